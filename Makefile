@@ -1,0 +1,40 @@
+# Every target sets up what it needs by itself; `make help` lists them.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+RUN := PYTHONPATH=ci:generator $(VENV)/bin/python
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+.PHONY: demo
+demo: setup ## Bring up a cluster, install the caches, pull through them, take one away: about 20 s once everything is built
+	@$(RUN) -m demo
+
+.PHONY: demo-down
+demo-down: setup ## Take the demo's cluster away
+	@ci/cluster down --name demo
+
+.PHONY: test
+test: setup ## Run all tests, the cluster ones included
+	@$(RUN) -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: setup ## Check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy generator ci chart/files
+
+.PHONY: generate
+generate: setup ## Write the schema, the values file and the dashboard from the model
+	$(RUN) -m registry_cache.regenerate
+
+.PHONY: setup
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml
+	@echo "Setting up Python packages in $(VENV), once: about 1 min" >&2
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@

@@ -1,0 +1,99 @@
+"""Control groups: every process of a cluster lives below one of its own, so that all of them, and only they, are ended.
+
+Works with version 1 (one hierarchy a controller), version 2, and both beside each other (man 7 cgroups).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def hierarchies() -> tuple[Path, ...]:
+    """The mount points of all cgroup hierarchies."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return tuple(Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2"))
+
+
+@cache
+def is_version_1() -> bool:
+    """Whether controllers are mounted one by one."""
+    return any((root / "cpuset.cpus").exists() and (root / "tasks").exists() for root in hierarchies())
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """One group, in every hierarchy."""
+
+    name: str
+
+    def folders(self) -> list[Path]:
+        return [root / self.name for root in hierarchies()]
+
+    def create(self) -> None:
+        """Make the group; in version 1 a cpuset takes no process before it has processors and memory nodes."""
+        for root in hierarchies():
+            group = root
+            for part in Path(self.name).parts:
+                group = group / part
+                group.mkdir(exist_ok=True)
+                for setting in ("cpuset.cpus", "cpuset.mems"):
+                    value, inherited = group / setting, group.parent / setting
+                    if is_version_1() and value.exists() and not value.read_text().strip():
+                        value.write_text(inherited.read_text())
+
+    def join_command(self) -> str:
+        """A line of shell that moves the shell into the group."""
+        return "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in self.folders())
+
+    def processes(self) -> set[int]:
+        """The ids of all processes in the group and below it."""
+        found: set[int] = set()
+        for folder in self.folders():
+            for procs in folder.rglob("cgroup.procs"):
+                try:
+                    found.update(map(int, procs.read_text().split()))
+                except OSError:
+                    continue  # the group went away between listing and reading
+        return found - {os.getpid()}
+
+    def kill(self, timeout: float = 30.0) -> None:
+        """End all processes in it.
+
+        Raises:
+            TimeoutError: some are still there after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while processes := self.processes():
+            for process in processes:
+                try:
+                    os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if time.monotonic() > deadline:
+                message = f"processes {sorted(processes)} in {self.name} do not end"
+                raise TimeoutError(message)
+            time.sleep(0.02)
+
+    def remove(self, timeout: float = 10.0) -> None:
+        """Remove the group and those below it; the kernel needs a moment after the last process ended.
+
+        Raises:
+            TimeoutError: a group is still busy after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        for folder in self.folders():
+            for group in sorted([folder, *folder.rglob("*/")], key=lambda path: -len(path.parts)):
+                while group.is_dir():
+                    try:
+                        group.rmdir()
+                    except OSError as error:
+                        if time.monotonic() > deadline:
+                            message = f"{group} cannot be removed: {error}"
+                            raise TimeoutError(message) from error
+                        time.sleep(0.02)

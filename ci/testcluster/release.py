@@ -1,0 +1,123 @@
+"""One installation of the chart: put in, changed and taken out with helm, and asked through the API server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from testcluster import interface
+from testcluster.paths import CHART
+from testcluster.processes import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from testcluster.interface import Cluster, Node
+
+SAMPLE = re.compile(r"^(?P<name>registry_proxy_\w+)\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
+
+
+@dataclass
+class Release:
+    """A helm release; `name` is also what its objects' names begin with."""
+
+    cluster: Cluster
+    name: str = "registry-cache"
+    namespace: str = "registry-cache"
+
+    def install(self, *arguments: str, chart: Path = CHART, timeout: int = 180) -> None:
+        """`helm install` and wait until everything is ready: the caches run and each node uses them."""
+        self._helm("install", self.name, str(chart), "--create-namespace", *_wait(timeout), *arguments)
+
+    def upgrade(self, *arguments: str, chart: Path = CHART, timeout: int = 180) -> None:
+        """`helm upgrade`, and wait likewise."""
+        self._helm("upgrade", self.name, str(chart), *_wait(timeout), *arguments)
+
+    def uninstall(self) -> None:
+        """`helm uninstall`, wait until every pod is gone, and delete the namespace with the volumes in it."""
+        self._helm("uninstall", self.name, "--wait", "--timeout=120s", "--ignore-not-found")
+        wait_for(
+            "the release's pods to end", lambda: not self.get("pods", "--selector", self._selector())["items"], 120
+        )
+        interface.kubectl(
+            self.cluster.kubeconfig, "delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=120s"
+        )
+
+    def test(self) -> str:
+        """`helm test` with the test pod's log, which is returned.
+
+        Raises:
+            RuntimeError: it failed; the message carries the log.
+        """
+        return self._helm("test", self.name, "--logs", "--timeout=120s")
+
+    def secret(self, name: str, username: str, password: str) -> None:
+        """Create the namespace and a Secret with credentials in it."""
+        kubeconfig = self.cluster.kubeconfig
+        space = interface.kubectl(
+            kubeconfig, "create", "namespace", self.namespace, "--dry-run=client", "--output=yaml"
+        )
+        interface.kubectl(kubeconfig, "apply", "--filename", "-", text=space)
+        literals = [f"--from-literal=username={username}", f"--from-literal=password={password}"]
+        self.kubectl("create", "secret", "generic", name, *literals)
+
+    def kubectl(self, *arguments: str) -> str:
+        """Run kubectl in the release's namespace."""
+        return interface.kubectl(self.cluster.kubeconfig, "--namespace", self.namespace, *arguments)
+
+    def get(self, *arguments: str) -> Any:
+        """`kubectl get` in the release's namespace, parsed."""
+        return interface.get(self.cluster.kubeconfig, "--namespace", self.namespace, *arguments)
+
+    def object_name(self, upstream: str) -> str:
+        """The name of the cache's objects, found by label."""
+        (stateful_set,) = self.get("statefulsets", "--selector", f"{self._selector()},upstream-host={upstream}")[
+            "items"
+        ]
+        return str(stateful_set["metadata"]["name"])
+
+    def pod(self, upstream: str) -> Any:
+        """The cache's pod."""
+        return self.get("pod", f"{self.object_name(upstream)}-0")
+
+    def service_address(self, upstream: str) -> str:
+        """The ClusterIP of the cache's Service."""
+        (service,) = self.get("services", "--selector", f"{self._selector()},upstream-host={upstream}")["items"]
+        return str(service["spec"]["clusterIP"])
+
+    def scale(self, upstream: str, replicas: int) -> None:
+        """Take a cache away or bring it back, and wait until it is gone or ready."""
+        name = self.object_name(upstream)
+        self.kubectl("scale", "statefulset", name, f"--replicas={replicas}")
+        if replicas == 0:
+            self.kubectl("wait", "--for=delete", f"pod/{name}-0", "--timeout=90s")
+        else:
+            self.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=120s")
+
+    def metrics(self, upstream: str) -> dict[str, float]:
+        """The cache's own counters by name, blobs only: `registry_proxy_hits_total` and its like."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{self.object_name(upstream)}-0:5001/proxy/metrics"
+        text = interface.kubectl(self.cluster.kubeconfig, "get", "--raw", path)
+        samples = SAMPLE.finditer(text)
+        return {found["name"]: float(found["value"]) for found in samples if 'type="blob"' in found["labels"]}
+
+    def uses_cache(self, node: Node, upstream: str) -> bool:
+        """Whether the node's containerd is told to ask the cache first."""
+        hosts = node.run("cat", f"/etc/containerd/certs.d/{upstream}/hosts.toml", check=False)
+        return f"http://{self.service_address(upstream)}:5000" in hosts
+
+    def wait_for_nodes(self, upstream: str, *, use: bool, timeout: float = 60) -> None:
+        """Wait until every node uses, or none uses, the cache of an upstream."""
+        what = f"every node to {'use' if use else 'leave'} the cache of {upstream}"
+        wait_for(what, lambda: all(self.uses_cache(node, upstream) is use for node in self.cluster.nodes), timeout)
+
+    def _selector(self) -> str:
+        return f"app.kubernetes.io/instance={self.name}"
+
+    def _helm(self, *arguments: str) -> str:
+        return interface.helm(self.cluster.kubeconfig, *arguments, "--namespace", self.namespace)
+
+
+def _wait(timeout: int) -> tuple[str, ...]:
+    return ("--wait", f"--timeout={timeout}s")

