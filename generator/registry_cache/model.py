@@ -1,0 +1,259 @@
+"""The contract: RegistryConfig v1alpha3 and what the chart's values add to it.
+
+The one source: values.schema.json, values.yaml and the reference are made from these classes. `title` says what a value
+is, in words that an error can use; `examples` say what to write.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+API_VERSION = "registry.extensions.gardener.cloud/v1alpha3"
+
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_HOST = f"{_SUBDOMAIN}(:{_PORT})?"
+_QUANTITY_UNIT = "([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?"
+_GO_DURATION = "([0-9]+([.][0-9]*)?|[.][0-9]+)(ns|us|µs|μs|ms|s|m|h)"
+
+# The patterns are anchored and use what RE2 has, since Helm checks the schema with Go's regular expressions.
+Upstream = Annotated[
+    str,
+    Field(
+        title="the host of a registry in lower case, with a port where it has one",
+        pattern=f"^{_HOST}$",
+        max_length=253,
+        examples=["docker.io", "registry.example.com:5000"],
+    ),
+]
+URL = Annotated[
+    str,
+    Field(
+        title="a URL of scheme, host and port alone",
+        pattern=f"^https?://{_HOST}/?$",
+        examples=["https://registry.example.com"],
+    ),
+]
+# apimachinery/pkg/api/resource/quantity.go; at least one digit that is not zero, so greater than zero.
+Quantity = Annotated[
+    Annotated[
+        str,
+        Field(
+            pattern=(
+                f"^[+]?([0-9]*[1-9][0-9]*([.][0-9]*)?|[0-9]+[.][0-9]*[1-9][0-9]*|[.][0-9]*[1-9][0-9]*){_QUANTITY_UNIT}$"
+            )
+        ),
+    ]
+    | Annotated[int, Field(ge=1)],
+    Field(title="a quantity of bytes greater than zero", examples=["10Gi"]),
+]
+# time.ParseDuration in Go; not negative.
+Duration = Annotated[
+    str,
+    Field(
+        title="a duration of hours, minutes and seconds, zero or more",
+        pattern=f"^[+]?(0|({_GO_DURATION})+)$",
+        examples=["168h", "1h30m", "0s"],
+    ),
+]
+Subdomain = Annotated[
+    str,
+    Field(title="the name of a Kubernetes object", pattern=f"^{_SUBDOMAIN}$", max_length=253, examples=["fast"]),
+]
+Path = Annotated[str, Field(title="an absolute path", pattern="^/[^:]*$", examples=["/etc/containerd/certs.d"])]
+Digest = Annotated[
+    str,
+    Field(
+        title="a digest, or nothing",
+        pattern="^(sha256:[a-f0-9]{64})?$",
+        examples=["sha256:1be55279f18a2fe1a74edf2664cac61c1bea305b7b4642dab412e7affdcb3e33"],
+    ),
+]
+Strings = dict[str, str]
+Objects = list[dict[str, Any]]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Volume(_Model):
+    """The volume of one cache."""
+
+    size: Quantity = Field("10Gi", description="Size of the volume.")
+    storageClassName: Subdomain | None = Field(  # noqa: N815 - the document's own names
+        None, description="Storage class of the volume; the cluster's default where unset."
+    )
+
+
+class GarbageCollection(_Model):
+    """When what is cached goes."""
+
+    ttl: Duration = Field(description="How long a blob is kept after it was fetched, as a Go duration; 0s keeps all.")
+
+
+class Proxy(_Model):
+    """The HTTP proxy through which a cache reaches its upstream."""
+
+    httpProxy: URL | None = Field(None, description="Proxy for http upstreams.", examples=["http://proxy:3128"])  # noqa: N815
+    httpsProxy: URL | None = Field(None, description="Proxy for https upstreams.", examples=["http://proxy:3128"])  # noqa: N815
+
+
+class HTTP(_Model):
+    """How the cache itself is reached."""
+
+    tls: Literal[False] = Field(
+        False,
+        title="supported yet",
+        description="TLS between node and cache. Not there yet, so only false; Gardener's default is true.",
+        examples=[False],
+    )
+
+
+class HighAvailability(_Model):
+    """More than one replica."""
+
+    enabled: Literal[False] = Field(
+        False,
+        title="supported yet",
+        description="Two replicas of the cache. Not there yet, so only false.",
+        examples=[False],
+    )
+
+
+class Cache(_Model):
+    """One upstream and its cache: the fields of RegistryConfig and no others."""
+
+    upstream: Upstream = Field(description="The host that image references begin with.")
+    remoteURL: URL | None = Field(  # noqa: N815
+        None,
+        description="Where the cache fetches from; https://<upstream> where unset, for docker.io https://registry-1.docker.io.",
+    )
+    volume: Volume | None = Field(None, description="The cache's volume.")
+    garbageCollection: GarbageCollection | None = Field(None, description="When what is cached goes; 168h where unset.")  # noqa: N815
+    secretReferenceName: Subdomain | None = Field(  # noqa: N815
+        None,
+        description="A Secret in the release's namespace with the keys username and password for the upstream.",
+        examples=["registry-example-com"],
+    )
+    proxy: Proxy | None = Field(None, description="The HTTP proxy on the way to the upstream.")
+    http: HTTP | None = Field(None, description="How the cache itself is reached.")
+    highAvailability: HighAvailability | None = Field(None, description="More than one replica.")  # noqa: N815
+    serviceNameSuffix: (  # noqa: N815
+        Annotated[str, Field(title="a DNS label of at most 54 characters", pattern=f"^{_LABEL}$", max_length=54)] | None
+    ) = Field(None, description="Names the Service registry-<suffix>.", examples=["docker-hub"])
+
+
+class Image(_Model):
+    """A container image."""
+
+    registry: str = Field(description="Registry.", examples=["docker.io"])
+    repository: str = Field(description="Repository.", examples=["library/registry"])
+    tag: str = Field(description="Tag.", examples=["3.1.1"])
+    digest: Digest = Field("", description="Digest; wins over the tag.")
+    pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="Pull policy.")  # noqa: N815
+
+
+class CachePods(_Model):
+    """The pods of all caches."""
+
+    image: Image = Field(
+        Image(registry="docker.io", repository="library/registry", tag="3.1.1"),
+        description="Image of distribution.",
+    )
+    resources: dict[str, Any] = Field(
+        {"requests": {"cpu": "20m", "memory": "50Mi"}}, description="Resources of each cache."
+    )
+    priorityClassName: str = Field("", description="Priority class.", examples=["system-cluster-critical"])  # noqa: N815
+    nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")  # noqa: N815
+    tolerations: Objects = Field([], description="Tolerations.")
+    affinity: dict[str, Any] = Field({}, description="Affinity.")
+    podAnnotations: Strings = Field({}, description="Annotations of the pods.")  # noqa: N815
+
+
+class Probe(_Model):
+    """How the node program asks a cache."""
+
+    interval: Duration = Field("5s", description="Time between two probes of a cache, as a Go duration.")
+    timeout: Duration = Field("2s", description="How long an answer may take, as a Go duration.")
+    failureThreshold: int = Field(  # noqa: N815
+        2, ge=1, description="After so many failures in a row the node leaves the cache; one success brings it back."
+    )
+
+
+class Node(_Model):
+    """The program that points containerd on each node to the caches."""
+
+    enabled: bool = Field(True, description="Whether nodes are configured at all.")
+    image: Image = Field(
+        Image(registry="docker.io", repository="library/python", tag="3.13-alpine"),
+        description="Image of Python, for this program and for helm test.",
+    )
+    registryDirectory: Path = Field(  # noqa: N815
+        "/etc/containerd/certs.d", description="The folder on the node that containerd's config_path names."
+    )
+    dialTimeout: Duration = Field(  # noqa: N815
+        "500ms",
+        description="How long containerd (2.1 and newer) tries to connect to a cache, as a Go duration.",
+    )
+    probe: Probe = Field(Probe(), description="How a cache is asked whether it answers.")
+    resources: dict[str, Any] = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources.")
+    priorityClassName: str = Field("system-node-critical", description="Priority class.")  # noqa: N815
+    nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")  # noqa: N815
+    tolerations: Objects = Field([{"operator": "Exists"}], description="Tolerations; every node by default.")
+    updateStrategy: dict[str, Any] = Field(  # noqa: N815
+        {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}, description="Update strategy."
+    )
+    podAnnotations: Strings = Field({}, description="Annotations of the pods.")  # noqa: N815
+
+
+class Dashboard(_Model):
+    """The ConfigMap with the dashboard."""
+
+    enabled: bool = Field(True, description="Whether it is created.")
+    labels: Strings = Field(
+        {"grafana_dashboard": "1", "dashboard.monitoring.gardener.cloud/shoot": "true"},
+        description="Labels by which a Grafana sidecar, or Gardener's Plutono, finds it.",
+    )
+    annotations: Strings = Field({}, description="Annotations.", examples=[{"grafana_folder": "Registries"}])
+
+
+class Monitoring(_Model):
+    """What is there to watch the caches with."""
+
+    dashboard: Dashboard = Field(Dashboard(), description='The dashboard "Registry Caches" as a ConfigMap.')
+
+
+class Test(_Model):
+    """What `helm test` does."""
+
+    images: Strings = Field(
+        {
+            "docker.io": "library/busybox:latest",
+            "ghcr.io": "fluxcd/source-controller:v1.4.1",
+            "quay.io": "prometheus/busybox:latest",
+            "registry.k8s.io": "pause:3.10",
+        },
+        description="An image for each upstream that is pulled through its cache; others are only asked for an answer.",
+    )
+
+
+class Values(_Model):
+    """A values file of the chart: a RegistryConfig and what the chart adds beside it."""
+
+    apiVersion: Literal["registry.extensions.gardener.cloud/v1alpha3"] = Field(  # noqa: N815
+        API_VERSION, description="The format of `caches`."
+    )
+    kind: Literal["RegistryConfig"] = Field("RegistryConfig", description="The format of `caches`.")
+    caches: list[Cache] = Field(min_length=1, description="The upstreams to cache.")
+    nameOverride: str = Field("", description="Replaces the chart's name in names of objects.")  # noqa: N815
+    fullnameOverride: str = Field("", description="What names of objects begin with.")  # noqa: N815
+    imagePullSecrets: Objects = Field([], description="Pull secrets of the chart's own pods.")  # noqa: N815
+    commonLabels: Strings = Field({}, description="Labels of all objects, pods excepted.")  # noqa: N815
+    cache: CachePods = Field(CachePods(), description="The pods of all caches.")
+    node: Node = Field(Node(), description="The program that points containerd on each node to the caches.")
+    monitoring: Monitoring = Field(Monitoring(), description="What is there to watch the caches with.")
+    test: Test = Field(Test(), description="What helm test does.")
