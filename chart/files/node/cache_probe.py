@@ -1,0 +1,99 @@
+"""Asks a cache whether it answers, the way containerd will: from the node's network, at the Service's address."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+LARGEST_ANSWER = 64 * 1024
+
+
+class NoAnswer(Exception):
+    """The cache did not answer as a registry does; the message says how."""
+
+
+class Address:
+    """A Service's address, kept after the cluster's DNS is gone."""
+
+    def __init__(self, service: str, port: int) -> None:
+        """Describe where to ask for it; nothing is asked yet."""
+        self._service = service
+        self._port = port
+        self._known: str | None = None
+        self._problem = "its address is not known yet"
+        self._lookup: threading.Thread | None = None
+
+    def current(self, timeout: float) -> str:
+        """The IP address; the last known one where DNS does not answer within `timeout` seconds.
+
+        Raises:
+            NoAnswer: there never was one.
+        """
+        # getaddrinfo cannot be given a deadline; a lookup that hangs goes on beside us, and none is added to it.
+        if self._lookup is None or not self._lookup.is_alive():
+            self._lookup = threading.Thread(target=self._look_up, daemon=True)
+            self._lookup.start()
+        self._lookup.join(timeout)
+        if self._known is None:
+            raise NoAnswer(self._problem)
+        return self._known
+
+    def _look_up(self) -> None:
+        try:
+            found = socket.getaddrinfo(self._service, self._port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            self._problem = f"{self._service} has no address: {error.strerror or error}"
+            return
+        addresses = {str(entry[4][0]) for entry in found}
+        # One of several is as good as another, and the same each time rewrites no file.
+        self._known = min(addresses, key=lambda address: (":" in address, address))
+
+
+def url(address: str, port: int) -> str:
+    """The URL of a cache at an IP address; one of version 6 stands in brackets."""
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def probe(address: str, port: int, timeout: float) -> None:
+    """Ask for /v2/, which every registry answers (distribution-spec, end-1), and have all of it within `timeout` seconds.
+
+    Raises:
+        NoAnswer: no connection, no whole answer in time, or another status than 200.
+    """
+    deadline = time.monotonic() + timeout
+    request = (
+        f"GET /v2/ HTTP/1.1\r\nHost: {address}:{port}\r\nUser-Agent: registry-cache-node\r\nConnection: close\r\n\r\n"
+    )
+    try:
+        with socket.create_connection((address, port), timeout=timeout) as connection:
+            connection.sendall(request.encode())
+            answer = _receive(connection, deadline)
+    except TimeoutError:
+        message = f"no answer within {timeout:g} s"
+        raise NoAnswer(message) from None
+    except OSError as error:
+        message = f"{error.strerror or error}".lower()
+        raise NoAnswer(message) from None
+    status = answer.partition(b"\r\n")[0].split(b" ", 2)
+    if len(status) < 2 or not status[0].startswith(b"HTTP/"):  # noqa: PLR2004 - version and status
+        message = "the answer is not HTTP"
+        raise NoAnswer(message)
+    if status[1] != b"200":
+        message = f"status {status[1].decode('ascii', errors='replace')}"
+        raise NoAnswer(message)
+
+
+def _receive(connection: socket.socket, deadline: float) -> bytes:
+    """All that comes until the other side closes; each byte on its own would not prolong the deadline."""
+    received = b""
+    while len(received) < LARGEST_ANSWER:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        part = connection.recv(4096)
+        if not part:
+            break
+        received += part
+    return received

@@ -1,0 +1,136 @@
+"""The text of a hosts.toml that asks the cache first, and what was there before next.
+
+What containerd makes of it: core/remotes/docker/config/hosts.go. Hosts are tried in the order of their tables, the
+server comes last. `dial_timeout` is known since containerd 2.1; older versions ignore it.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+MARK = "# registry-cache: written by "
+MADE_FOLDER = "# registry-cache: the folder was made for it"
+TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+
+
+class CannotMerge(Exception):
+    """What is there cannot be kept together with the cache; the message says why. It is left as it is."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A cache to be asked first: `address` is its URL, `server` the upstream's, `dial_timeout` a Go duration."""
+
+    server: str
+    address: str
+    dial_timeout: str
+
+
+def render(mirror: Mirror, owner: str, *, before: str = "", made_folder: bool = False) -> str:
+    """The whole file. `before` is the hosts.toml that counts without us: its keys stay, its hosts follow the cache.
+
+    Raises:
+        CannotMerge: `before` is no TOML, or is written so that no table can be put in front of its own.
+    """
+    found = _parse(before)
+    if mirror.address in found.get("host", {}):
+        message = f"it names {mirror.address} already"
+        raise CannotMerge(message)
+    top, tables = _split(before)
+    lines = [f"{MARK}{owner}", *([MADE_FOLDER] if made_folder else [])]
+    if "server" not in found:
+        lines.append(f'server = "{mirror.server}"')
+    lines += [line for line in (top.rstrip("\n"),) if line]
+    lines += [
+        "",
+        f'[host."{mirror.address}"]',
+        '  capabilities = ["pull", "resolve"]',
+        f'  dial_timeout = "{mirror.dial_timeout}"',
+    ]
+    text = "\n".join(lines) + "\n"
+    if tables:
+        text += f"\n{tables}"
+    _check(text, found, mirror)
+    return text
+
+
+def owner_of(text: str) -> str | None:
+    """Who wrote the file, `namespace/name`; None where it is somebody else's and not a registry cache's."""
+    first = text.partition("\n")[0]
+    return first.removeprefix(MARK).strip() if first.startswith(MARK) else None
+
+
+def folder_was_made(text: str) -> bool:
+    """Whether the file's folder was made for it, so that it goes with it."""
+    return MADE_FOLDER in text.splitlines()[:2]
+
+
+def from_certificates(names: list[str]) -> str:
+    """The keys that do what the certificate files of a folder without hosts.toml do (hosts.go, loadCertFiles).
+
+    Raises:
+        CannotMerge: some client certificates have keys and some have none, which the keys cannot say.
+    """
+    authorities = sorted(name for name in names if name.endswith(".crt"))
+    clients = sorted(name for name in names if name.endswith(".cert"))
+    with_key = [name for name in clients if f"{name.removesuffix('.cert')}.key" in names]
+    lines = []
+    if authorities:
+        lines.append(f"ca = [{', '.join(map(_quoted, authorities))}]")
+    if clients and with_key == clients:
+        pairs = [f"[{_quoted(name)}, {_quoted(name.removesuffix('.cert') + '.key')}]" for name in clients]
+        lines.append(f"client = [{', '.join(pairs)}]")
+    elif clients and not with_key:
+        lines.append(f"client = [{', '.join(map(_quoted, clients))}]")
+    elif clients:
+        message = "of its client certificates some have a key and some have none"
+        raise CannotMerge(message)
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def names_relative_files(text: str) -> bool:
+    """Whether it names certificates by a path that means something in its own folder alone."""
+    try:
+        found = _parse(text)
+    except CannotMerge:
+        return False
+    tables = [found, *found.get("host", {}).values()]
+    files = [_strings(table.get(key, [])) for table in tables for key in ("ca", "client")]
+    return any(not name.startswith("/") for names in files for name in names)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = f"it is not TOML: {error}"
+        raise CannotMerge(message) from error
+
+
+def _split(text: str) -> tuple[str, str]:
+    """What stands before the first table, and the rest."""
+    table = TABLE.search(text)
+    return (text[: table.start()], text[table.start() :]) if table else (text, "")
+
+
+def _check(text: str, before: dict[str, Any], mirror: Mirror) -> None:
+    """Make sure, by reading it as containerd will, that all that was there is there, and the cache in front."""
+    ours = {"capabilities": ["pull", "resolve"], "dial_timeout": mirror.dial_timeout}
+    hosts = {mirror.address: ours, **before.get("host", {})}
+    merged = _parse(text)
+    if merged != {"server": mirror.server, **before, "host": hosts} or list(merged["host"]) != list(hosts):
+        message = "it is written so that no host can be put in front of its own"
+        raise CannotMerge(message)
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [text for item in value for text in _strings(item)] if isinstance(value, list) else []
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

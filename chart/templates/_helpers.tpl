@@ -1,0 +1,219 @@
+{{- /*
+registry-cache.fullname: what the names of all objects begin with: fullnameOverride, or the release's name where it
+holds the chart's name, else both. At most 63 characters. Scope: the root context.
+  {{ include "registry-cache.fullname" . }}
+*/}}
+{{- define "registry-cache.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.suffixedName: a name with a suffix, cut so that it stays within 63 characters.
+  {{ include "registry-cache.suffixedName" (dict "root" $ "suffix" "node") }}
+*/}}
+{{- define "registry-cache.suffixedName" -}}
+{{- $room := sub 62 (len .suffix) | int -}}
+{{- printf "%s-%s" (include "registry-cache.fullname" .root | trunc $room | trimSuffix "-") .suffix -}}
+{{- end -}}
+
+{{- /*
+registry-cache.cacheName: the name of a cache's objects, of its upstream alone, so that one more cache renames no other.
+Dots and colons become dashes. That is ambiguous where the upstream holds a dash or a colon (a.b:5000, a.b-5000), and
+may be too long: a StatefulSet's name is a label with 11 more characters, so 52. Such names end in a hash.
+  {{ include "registry-cache.cacheName" (dict "root" $ "cache" $cache) }}
+*/}}
+{{- define "registry-cache.cacheName" -}}
+{{- $fullname := include "registry-cache.fullname" .root -}}
+{{- $name := printf "%s-%s" $fullname (.cache.upstream | replace "." "-" | replace ":" "-") -}}
+{{- if or (regexMatch "[-:]" .cache.upstream) (gt (len $name) 52) -}}
+{{- $hash := printf "%s/%s" $fullname .cache.upstream | sha256sum | trunc 8 -}}
+{{- printf "%s-%s" ($name | trunc 43 | trimSuffix "-") $hash -}}
+{{- else -}}
+{{- $name -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.serviceName: the name of a cache's Service; `serviceNameSuffix` of RegistryConfig replaces it.
+  {{ include "registry-cache.serviceName" (dict "root" $ "cache" $cache) }}
+*/}}
+{{- define "registry-cache.serviceName" -}}
+{{- if .cache.serviceNameSuffix -}}
+{{- printf "registry-%s" .cache.serviceNameSuffix -}}
+{{- else -}}
+{{- include "registry-cache.cacheName" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.upstreamLabel: the upstream as a label's value: no colon, at most 63 characters. For people and
+dashboards; selectors use the object's name, which is unique.
+  {{ include "registry-cache.upstreamLabel" $cache.upstream }}
+*/}}
+{{- define "registry-cache.upstreamLabel" -}}
+{{- $label := . | replace ":" "-" -}}
+{{- if gt (len $label) 63 -}}
+{{- printf "%s-%s" ($label | trunc 54 | trimAll "-.") (sha256sum . | trunc 8) -}}
+{{- else -}}
+{{- $label -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.remoteURL: where a cache fetches from. The host of docker.io is registry-1.docker.io.
+  {{ include "registry-cache.remoteURL" $cache }}
+*/}}
+{{- define "registry-cache.remoteURL" -}}
+{{- $default := ternary "https://registry-1.docker.io" (printf "https://%s" .upstream) (eq .upstream "docker.io") -}}
+{{- default $default .remoteURL | trimSuffix "/" -}}
+{{- end -}}
+
+{{- /*
+registry-cache.selector: what tells the pods of one component from all others; never changes.
+  {{ include "registry-cache.selector" (dict "root" $ "component" "node") }}
+*/}}
+{{- define "registry-cache.selector" -}}
+app.kubernetes.io/name: registry-cache
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- /*
+registry-cache.labels: the labels of an object that is not a pod; versions stay off pods, which they would restart.
+  {{ include "registry-cache.labels" (dict "root" $ "component" "node") }}
+*/}}
+{{- define "registry-cache.labels" -}}
+{{ include "registry-cache.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
+app.kubernetes.io/part-of: registry-cache
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | quote }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+registry-cache.cacheSelector: what tells the pods of one cache from all others.
+  {{ include "registry-cache.cacheSelector" (dict "root" $ "cache" $cache) }}
+*/}}
+{{- define "registry-cache.cacheSelector" -}}
+app: {{ include "registry-cache.cacheName" . }}
+{{ include "registry-cache.selector" (dict "root" .root "component" "cache") }}
+{{- end -}}
+
+{{- /*
+registry-cache.cachePodLabels: the labels of a cache's pod and of its volume claim.
+  {{ include "registry-cache.cachePodLabels" (dict "root" $ "cache" $cache) }}
+*/}}
+{{- define "registry-cache.cachePodLabels" -}}
+{{ include "registry-cache.cacheSelector" . }}
+upstream-host: {{ include "registry-cache.upstreamLabel" .cache.upstream | quote }}
+{{- end -}}
+
+{{- /*
+registry-cache.cacheLabels: the labels of a cache's other objects.
+  {{ include "registry-cache.cacheLabels" (dict "root" $ "cache" $cache) }}
+*/}}
+{{- define "registry-cache.cacheLabels" -}}
+app: {{ include "registry-cache.cacheName" . }}
+upstream-host: {{ include "registry-cache.upstreamLabel" .cache.upstream | quote }}
+{{ include "registry-cache.labels" (dict "root" .root "component" "cache") }}
+{{- end -}}
+
+{{- /*
+registry-cache.image: an image's reference; the digest wins over the tag. Scope: an image of the values.
+  {{ include "registry-cache.image" .Values.cache.image }}
+*/}}
+{{- define "registry-cache.image" -}}
+{{- $name := printf "%s/%s" .registry .repository | trimPrefix "/" -}}
+{{- if .digest -}}
+{{- printf "%s@%s" $name .digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name .tag -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.restricted: the security context of a container that Pod Security's "restricted" takes.
+*/}}
+{{- define "registry-cache.restricted" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+readOnlyRootFilesystem: true
+{{- end -}}
+
+{{- /*
+registry-cache.cacheConfigData: the data of a cache's ConfigMap, whose hash is on the pod.
+  {{ include "registry-cache.cacheConfigData" (dict "root" $ "cache" $cache) }}
+*/}}
+{{- define "registry-cache.cacheConfigData" -}}
+config.yml: |
+  version: 0.1
+  log:
+    level: warn # each node asks every few seconds; two lines each would hide all else
+    accesslog:
+      disabled: true
+    fields:
+      service: registry
+  storage:
+    delete:
+      enabled: true # what has expired is removed only with this
+    filesystem:
+      rootdirectory: /var/lib/registry
+    tag:
+      concurrencylimit: 5
+  http:
+    addr: :5000
+    draintimeout: 25s
+    debug:
+      addr: :5001
+      prometheus:
+        enabled: true
+        path: /metrics
+    headers:
+      X-Content-Type-Options: [nosniff]
+  health:
+    storagedriver:
+      enabled: true
+      interval: 10s
+      threshold: 3
+  proxy:
+    remoteurl: {{ include "registry-cache.remoteURL" .cache | quote }}
+    ttl: {{ dig "garbageCollection" "ttl" "168h" .cache | quote }}
+    exec: # and not username and password: so it does not ask the upstream at its start, and starts without it
+      command: /etc/distribution/credentials
+      lifetime: 30s
+credentials: |
+{{ .root.Files.Get "files/cache/credentials" | indent 2 }}
+{{- end -}}
+
+{{- /*
+registry-cache.nodeConfigData: the data of the node program's ConfigMap, whose hash is on the pod.
+*/}}
+{{- define "registry-cache.nodeConfigData" -}}
+{{- $caches := list -}}
+{{- range .Values.caches -}}
+{{- $scope := dict "root" $ "cache" . -}}
+{{- $service := printf "%s.%s.svc" (include "registry-cache.serviceName" $scope) $.Release.Namespace -}}
+{{- $caches = append $caches (dict "upstream" .upstream "server" (include "registry-cache.remoteURL" .) "service" $service "port" 5000) -}}
+{{- end -}}
+{{- $owner := printf "%s/%s" .Release.Namespace (include "registry-cache.fullname" .) -}}
+{{- $configuration := dict "owner" $owner "registryDirectory" "/host/registry" "stateDirectory" "/run/registry-cache" "dialTimeout" .Values.node.dialTimeout "probe" .Values.node.probe "caches" $caches -}}
+node.json: |
+{{ toPrettyJson $configuration | indent 2 }}
+{{- range $path, $_ := .Files.Glob "files/node/*.py" }}
+{{ base $path }}: |
+{{ $.Files.Get $path | indent 2 }}
+{{- end }}
+{{- end -}}

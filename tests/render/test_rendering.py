@@ -1,0 +1,333 @@
+"""What the chart renders, for each shape of values that it supports."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rendering import SCENARIOS, RenderingFailed, by_kind, names, pod_specs, render, render_text
+from testcluster import tools
+from testcluster.paths import CHART, REPOSITORY
+
+THREE = REPOSITORY / "ci" / "three-upstreams-values.yaml"
+PRIVATE = REPOSITORY / "ci" / "private-values.yaml"
+AWKWARD = REPOSITORY / "ci" / "awkward-names-values.yaml"
+EVERYTHING = REPOSITORY / "ci" / "everything-values.yaml"
+INVENTORY = Path(__file__).with_name("inventory.yaml")
+
+scenarios = pytest.mark.parametrize("values", SCENARIOS, ids=lambda path: path.name.removesuffix("-values.yaml"))
+
+
+def written(folder: Path, document: object) -> Path:
+    """A values file."""
+    path = folder / f"{abs(hash(json.dumps(document)))}.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@scenarios
+def test_inventory_is_exact(values: Path) -> None:
+    assert names(render(values)) == yaml.safe_load(INVENTORY.read_text())[values.name.removesuffix("-values.yaml")]
+
+
+@scenarios
+def test_two_renderings_are_the_same_bytes(values: Path) -> None:
+    first = render_text(values)
+    render_text.cache_clear()
+    assert render_text(values) == first
+
+
+@scenarios
+def test_lint_finds_nothing(values: Path) -> None:
+    command = [str(tools.helm()), "lint", "--strict", str(CHART), "--values", str(values)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@scenarios
+def test_labels_are_on_everything(values: Path) -> None:
+    for found in render(values):
+        labels = found["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "registry-cache"
+        assert labels["app.kubernetes.io/instance"] == "x"
+        assert {"app.kubernetes.io/component", "app.kubernetes.io/version", "app.kubernetes.io/managed-by"} <= set(labels)
+        if labels["app.kubernetes.io/component"] == "cache":
+            assert labels["upstream-host"]
+        for text in (*labels.values(), found["metadata"]["name"]):
+            assert len(text) <= 63
+
+
+@scenarios
+def test_version_is_on_no_pod_and_no_claim(values: Path) -> None:
+    """Or a new version of the chart would restart every pod, and could not change a claim at all."""
+    for found in by_kind(render(values), "StatefulSet") + by_kind(render(values), "DaemonSet"):
+        templates = [found["spec"]["template"], *found["spec"].get("volumeClaimTemplates", [])]
+        for template in templates:
+            assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(template["metadata"]["labels"])
+
+
+@scenarios
+def test_selectors_find_their_own_pods_alone(values: Path) -> None:
+    objects = render(values)
+    pods = {
+        found["metadata"]["name"]: found["spec"]["template"]["metadata"]["labels"]
+        for found in by_kind(objects, "StatefulSet") + by_kind(objects, "DaemonSet")
+    }
+    for found in by_kind(objects, "StatefulSet") + by_kind(objects, "DaemonSet"):
+        selector = found["spec"]["selector"]["matchLabels"]
+        assert _selected(selector, pods) == [found["metadata"]["name"]]
+    for found in by_kind(objects, "Service"):
+        assert _selected(found["spec"]["selector"], pods) == [found["metadata"]["labels"]["app"]]
+
+
+def test_volume_claims_carry_the_upstream() -> None:
+    for found in by_kind(render(THREE), "StatefulSet"):
+        (claim,) = found["spec"]["volumeClaimTemplates"]
+        assert claim["metadata"]["labels"]["upstream-host"] == found["metadata"]["labels"]["upstream-host"]
+
+
+def test_volume_has_the_size_and_class_that_are_asked_for() -> None:
+    claims = {
+        found["metadata"]["labels"]["upstream-host"]: found["spec"]["volumeClaimTemplates"][0]["spec"]
+        for found in by_kind(render(THREE), "StatefulSet")
+    }
+    assert claims["docker.io"]["resources"]["requests"]["storage"] == "20Gi"
+    assert claims["quay.io"]["resources"]["requests"]["storage"] == "10Gi"
+    assert claims["quay.io"]["storageClassName"] == "fast"
+    assert "storageClassName" not in claims["docker.io"]
+
+
+def test_configuration_of_the_caches() -> None:
+    proxies = {name: config["proxy"] for name, config in configurations(THREE).items()}
+    assert proxies["docker.io"]["remoteurl"] == "https://registry-1.docker.io"
+    assert proxies["docker.io"]["ttl"] == "168h"
+    assert proxies["registry.k8s.io"]["remoteurl"] == "https://registry.k8s.io"
+    assert proxies["registry.k8s.io"]["ttl"] == "0s"
+    (private,) = configurations(PRIVATE).values()
+    assert private["proxy"]["remoteurl"] == "http://registry.example.com:5000"
+    assert private["storage"]["delete"]["enabled"] is True
+    assert "cache" not in private["storage"], "with a cache of descriptors, a blob shared by two images can come empty"
+
+
+def test_credentials_are_mounted_and_nowhere_else() -> None:
+    objects = render(PRIVATE)
+    (stateful_set,) = by_kind(objects, "StatefulSet")
+    volume = next(v for v in stateful_set["spec"]["template"]["spec"]["volumes"] if v["name"] == "credentials")
+    assert volume["secret"] == {"secretName": "registry-example-com", "defaultMode": 0o440, "optional": True}
+    assert not by_kind(objects, "Secret")
+    for found in by_kind(objects, "ConfigMap"):
+        assert "registry-example-com" not in re.sub("registry-example-com-[0-9a-f]{8}", "", json.dumps(found["data"]))
+
+
+def test_proxy_is_in_the_environment() -> None:
+    (stateful_set,) = by_kind(render(PRIVATE), "StatefulSet")
+    environment = {entry["name"]: entry["value"] for entry in _container(stateful_set)["env"]}
+    assert environment["HTTP_PROXY"] == environment["HTTPS_PROXY"] == "http://proxy.example.com:3128"
+
+
+def test_service_is_named_by_its_suffix() -> None:
+    objects = render(PRIVATE)
+    (service,) = by_kind(objects, "Service")
+    assert service["metadata"]["name"] == "registry-private"
+    (node,) = [node_configuration(objects)]
+    assert node["caches"][0]["service"] == "registry-private.space.svc"
+
+
+def test_node_program_is_told_every_cache() -> None:
+    node = node_configuration(render(THREE))
+    assert node["owner"] == "space/x-registry-cache"
+    assert [(cache["upstream"], cache["server"]) for cache in node["caches"]] == [
+        ("docker.io", "https://registry-1.docker.io"),
+        ("registry.k8s.io", "https://registry.k8s.io"),
+        ("quay.io", "https://quay.io"),
+    ]
+
+
+def test_awkward_upstreams_get_distinct_legal_names() -> None:
+    objects = render(AWKWARD)
+    found = [one["metadata"]["name"] for one in by_kind(objects, "StatefulSet")]
+    assert len(set(found)) == len(found) == 5
+    for name in found:
+        assert len(name) <= 52
+        assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name)
+
+
+def test_plain_upstreams_get_plain_names() -> None:
+    (found,) = by_kind(render(REPOSITORY / "ci" / "one-upstream-values.yaml", release="registry-cache"), "StatefulSet")
+    assert found["metadata"]["name"] == "registry-cache-docker-io"
+
+
+def test_one_more_cache_leaves_the_others_objects_as_they_are(tmp_path: Path) -> None:
+    one = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}]}))
+    two = render(written(tmp_path, {"caches": [{"upstream": "quay.io"}, {"upstream": "docker.io"}]}))
+    wanted = [found for found in one if found["metadata"]["labels"]["app.kubernetes.io/component"] == "cache"]
+    assert len(wanted) == 3
+    for found in wanted:
+        assert found in two
+
+
+def test_changed_ttl_restarts_that_cache_alone(tmp_path: Path) -> None:
+    def checksums(ttl: str) -> dict[str, str]:
+        caches = [{"upstream": "docker.io", "garbageCollection": {"ttl": ttl}}, {"upstream": "quay.io"}]
+        return {
+            found["metadata"]["name"]: found["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            for found in by_kind(render(written(tmp_path, {"caches": caches})), "StatefulSet")
+        }
+
+    before, after = checksums("1h"), checksums("2h")
+    assert [name for name in before if before[name] != after[name]] == ["x-registry-cache-docker-io"]
+
+
+def test_all_wrong_combinations_are_told_at_once(tmp_path: Path) -> None:
+    caches: list[dict[str, Any]] = [
+        {"upstream": "docker.io", "serviceNameSuffix": "one"},
+        {"upstream": "docker.io"},
+        {"upstream": "quay.io", "serviceNameSuffix": "one"},
+    ]
+    with pytest.raises(RenderingFailed) as refused:
+        render_text(written(tmp_path, {"caches": caches}))
+    assert "caches[1].upstream: docker.io is there already, at caches[0]" in str(refused.value)
+    assert "caches[2].serviceNameSuffix: the Service would be called registry-one" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param({}, id="no-caches"),
+        pytest.param({"caches": []}, id="empty"),
+        pytest.param({"caches": [{"upstream": "Docker.io"}]}, id="upper-case"),
+        pytest.param({"caches": [{"upstream": "docker.io", "volume": {"size": "0"}}]}, id="no-size"),
+        pytest.param({"caches": [{"upstream": "docker.io", "garbageCollection": {"ttl": "7d"}}]}, id="days"),
+        pytest.param({"caches": [{"upstream": "docker.io", "http": {"tls": True}}]}, id="tls"),
+        pytest.param({"caches": [{"upstream": "docker.io", "size": "1Gi"}]}, id="unknown-field"),
+    ],
+)
+def test_wrong_values_render_nothing(tmp_path: Path, document: object) -> None:
+    with pytest.raises(RenderingFailed, match="caches"):
+        render_text(written(tmp_path, document))
+
+
+@scenarios
+def test_pods_meet_what_pod_security_asks(values: Path) -> None:
+    """Caches and tests meet "restricted"; the node program has no capability, no API token and one folder."""
+    for name, pod in pod_specs(render(values)):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        host_paths = [volume["hostPath"] for volume in pod["volumes"] if "hostPath" in volume]
+        if name.endswith("-node"):
+            assert len(host_paths) == 1
+        else:
+            assert not host_paths
+            assert pod["securityContext"]["runAsNonRoot"] is True
+
+
+@scenarios
+def test_no_list_holds_a_name_twice(values: Path) -> None:
+    """Server-side apply refuses it."""
+    for _, pod in pod_specs(render(values)):
+        for container in pod["containers"]:
+            for key in ("env", "ports", "volumeMounts"):
+                found = [entry.get("mountPath", entry.get("name")) for entry in container.get(key, [])]
+                assert len(found) == len(set(found))
+
+
+def test_every_value_reaches_the_manifests() -> None:
+    """What is written in the scenario with everything is found again in what it renders."""
+    text = render_text(EVERYTHING)
+    for value in _leaves(yaml.safe_load(EVERYTHING.read_text())):
+        if value in ("registry.extensions.gardener.cloud/v1alpha3", "RegistryConfig", "caches"):
+            continue  # the format's name, and a name that fullnameOverride replaces
+        if value in ("3.1.1-alpine", "3.12-alpine"):
+            assert value not in text, "the digest wins over the tag"
+        else:
+            assert value in text, value
+
+
+def test_dashboard_carries_its_labels() -> None:
+    (found,) = [one for one in by_kind(render(EVERYTHING), "ConfigMap") if one["metadata"]["name"].endswith("-dashboard")]
+    assert found["metadata"]["labels"]["dashboards"] == "yes"
+    assert json.loads(found["data"]["registry-caches.json"])["title"] == "Registry Caches"
+
+
+def test_templates_depend_on_nothing_but_their_input() -> None:
+    """No look at the cluster, no chance, no clock: Argo CD would see a drift in each."""
+    forbidden = r"\b(lookup|rand\w+|uuidv4|now|genCA|genSignedCert|genSelfSignedCert|derivePassword|htpasswd|getHostByName)\b"
+    for path in sorted((CHART / "templates").rglob("*.*")):
+        actions = "\n".join(re.findall(r"\{\{(.*?)\}\}", re.sub(r"\{\{-? */\*.*?\*/", "", path.read_text(), flags=re.S), re.S))
+        assert not re.search(forbidden, actions), path
+        assert ".Capabilities" not in actions, path
+        for name in re.findall(r'\b(?:define|include|template) "([^"]*)"', actions):
+            assert name.startswith("registry-cache."), path
+
+
+def test_values_that_templates_use_are_declared() -> None:
+    declared = yaml.safe_load((CHART / "values.yaml").read_text())
+    text = "\n".join(path.read_text() for path in sorted((CHART / "templates").rglob("*.*")))
+    used = set(re.findall(r"\.Values\.([A-Za-z.]+[A-Za-z])", text))
+    for path in used:
+        found: Any = declared
+        for part in path.split("."):
+            assert part in found, path
+            found = found[part]
+
+
+def test_package_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    made = []
+    for folder in ("one", "two"):
+        command = [str(tools.helm()), "package", str(CHART), "--destination", str(tmp_path / folder)]
+        subprocess.run(command, check=True, capture_output=True)
+        (package,) = (tmp_path / folder).iterdir()
+        made.append(package.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_chart_works_as_a_dependency(tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    (parent / "charts").mkdir(parents=True)
+    (parent / "charts" / "registry-cache").symlink_to(CHART)
+    dependency = {"name": "registry-cache", "version": "0.1.0", "condition": "registry-cache.enabled"}
+    chart = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]}
+    (parent / "Chart.yaml").write_text(json.dumps(chart))
+    values = {"global": {"x": 1}, "registry-cache": {"enabled": True, "caches": [{"upstream": "docker.io"}]}}
+    objects = render(written(tmp_path, values), chart=parent)
+    assert "StatefulSet x-registry-cache-docker-io" in names(objects)
+
+
+def configurations(values: Path) -> dict[str, Any]:
+    """Each cache's config.yml, by its upstream."""
+    return {
+        found["metadata"]["labels"]["upstream-host"]: yaml.safe_load(found["data"]["config.yml"])
+        for found in by_kind(render(values), "ConfigMap")
+        if "config.yml" in found["data"]
+    }
+
+
+def node_configuration(objects: list[Any]) -> Any:
+    (found,) = [one for one in by_kind(objects, "ConfigMap") if "node.json" in one["data"]]
+    return json.loads(found["data"]["node.json"])
+
+
+def _selected(selector: dict[str, str], pods: dict[str, dict[str, str]]) -> list[str]:
+    return [name for name, labels in pods.items() if selector.items() <= labels.items()]
+
+
+def _container(workload: Any) -> Any:
+    (found,) = workload["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [leaf for part in value.values() for leaf in _leaves(part)]
+    if isinstance(value, list):
+        return [leaf for part in value for leaf in _leaves(part)]
+    return [value] if isinstance(value, str) else []
