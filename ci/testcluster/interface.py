@@ -58,8 +58,16 @@ class Cluster(Protocol):
 
 def client_environment(kubeconfig: Path) -> dict[str, str]:
     """The environment in which helm and kubectl speak to the cluster."""
-    path = os.pathsep.join([str(tools.helm().parent), os.environ.get("PATH", "")])
-    return {**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path}
+    own = kubeconfig.parent / "client"  # helm and kubectl keep caches, which go with the cluster
+    return {
+        **os.environ,
+        "HELM_CACHE_HOME": str(own / "helm-cache"),
+        "HELM_CONFIG_HOME": str(own / "helm-config"),
+        "HELM_DATA_HOME": str(own / "helm-data"),
+        "KUBECACHEDIR": str(own / "kubectl"),
+        "KUBECONFIG": str(kubeconfig),
+        "PATH": os.pathsep.join([str(tools.helm().parent), os.environ.get("PATH", "")]),
+    }
 
 
 def kubectl(kubeconfig: Path, *arguments: str, text: str | None = None) -> str:

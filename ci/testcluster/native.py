@@ -212,7 +212,6 @@ exec sleep 2147483647
             "failSwapOn": False,
             "healthzPort": 0,
             "imageGCHighThresholdPercent": 100,
-            "localStorageCapacityIsolation": False,
             "maxPods": 200,
             "serializeImagePulls": False,
             "volumeStatsAggPeriod": "5s",

@@ -26,20 +26,19 @@ class Release:
     name: str = "registry-cache"
     namespace: str = "registry-cache"
 
-    def install(self, *arguments: str, chart: Path = CHART, timeout: int = 180) -> None:
+    def install(self, *arguments: str, chart: Path = CHART, timeout: int = 90) -> None:
         """`helm install` and wait until everything is ready: the caches run and each node uses them."""
         self._helm("install", self.name, str(chart), "--create-namespace", *_wait(timeout), *arguments)
 
-    def upgrade(self, *arguments: str, chart: Path = CHART, timeout: int = 180) -> None:
+    def upgrade(self, *arguments: str, chart: Path = CHART, timeout: int = 90) -> None:
         """`helm upgrade`, and wait likewise."""
         self._helm("upgrade", self.name, str(chart), *_wait(timeout), *arguments)
 
     def uninstall(self) -> None:
         """`helm uninstall`, wait until every pod is gone, and delete the namespace with the volumes in it."""
         self._helm("uninstall", self.name, "--wait", "--timeout=120s", "--ignore-not-found")
-        wait_for(
-            "the release's pods to end", lambda: not self.get("pods", "--selector", self._selector())["items"], 120
-        )
+        pods = f"{self._selector()},app.kubernetes.io/component!=test"
+        wait_for("the release's pods to end", lambda: not self.get("pods", "--selector", pods)["items"], 120)
         interface.kubectl(
             self.cluster.kubeconfig, "delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=120s"
         )

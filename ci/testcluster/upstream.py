@@ -148,7 +148,8 @@ class Upstream:
         login = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
         target = f"{self.address}:{site.port}"
         authfile.write_text(json.dumps({"auths": {target: {"auth": login}} if site.private else {}}))
-        options = ["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "--dest-authfile", str(authfile)]
+        options = ["--insecure-policy", "copy", "--quiet", "--preserve-digests"]
+        options += ["--dest-tls-verify=false", "--dest-authfile", str(authfile)]
         tag = rest.rpartition(":")[2]
         try:
             subprocess.run(
