@@ -35,6 +35,6 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml
 	@echo "Setting up Python packages in $(VENV), once: about 1 min" >&2
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@

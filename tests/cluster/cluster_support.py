@@ -1,0 +1,69 @@
+"""What several cluster tests need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testcluster import images, interface, oci, upstream
+from testcluster.native import REGISTRY_DIRECTORY
+from testcluster.release import Release
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testcluster.interface import Cluster
+
+
+def new_image(
+    cluster: Cluster, reference: str, *, layers: int = 2, layer_bytes: int = 3_000_000
+) -> tuple[str, oci.Image]:
+    """Put an image of content of its own into the upstream that the reference names."""
+    assert cluster.upstream is not None
+    content = [oci.random_layer(f"{reference} {number}", layer_bytes) for number in range(layers)]
+    image = images.busybox(*content, label=reference)
+    cluster.upstream.push(reference, image)
+    return reference, image
+
+
+def install_for(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]:
+    """A release in a namespace of its own, with the private upstream's Secret in it, taken out at the end."""
+    release = Release(cluster, name=name, namespace=name)
+    release.uninstall()
+    release.secret("registry-example-com", upstream.USERNAME, upstream.PASSWORD)
+    try:
+        try:
+            release.install(*arguments)
+        except RuntimeError as error:
+            error.add_note(describe(cluster))
+            raise
+        yield release
+    finally:
+        release.uninstall()
+
+
+def describe(cluster: Cluster) -> str:
+    """Pods, events, logs of every release, and each node's hosts.toml."""
+    parts = []
+    for title, arguments in (
+        ("pods", ["get", "pods", "--all-namespaces", "--output=wide"]),
+        ("events", ["get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"]),
+    ):
+        parts.append(f"--- {title}\n{_said(cluster, *arguments)}")
+    pods = interface.get(
+        cluster.kubeconfig, "pods", "--all-namespaces", "--selector=app.kubernetes.io/name=registry-cache"
+    )
+    for pod in pods["items"]:
+        name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        logs = _said(cluster, "logs", name, f"--namespace={namespace}", "--all-containers", "--tail=40")
+        parts.append(f"--- log of {namespace}/{name}\n{logs}")
+    for node in cluster.nodes:
+        script = f'for file in $(find {REGISTRY_DIRECTORY} -type f); do echo "$file"; cat $file; done'
+        parts.append(f"--- {REGISTRY_DIRECTORY} on {node.name}\n{node.run('sh', '-c', script, check=False)}")
+    return "\n".join(parts)
+
+
+def _said(cluster: Cluster, *arguments: str) -> str:
+    try:
+        return "\n".join(interface.kubectl(cluster.kubeconfig, *arguments).splitlines()[-60:])
+    except RuntimeError as error:
+        return str(error)

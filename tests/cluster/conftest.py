@@ -1,0 +1,75 @@
+"""The cluster rung: the chart in a real cluster, pulled through by real kubelets and containerds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster_support import describe
+from testcluster import interface, upstream
+from testcluster.cli import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from testcluster.interface import Cluster
+
+PULL_SECRET = "pull-secret"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what only this rung knows; `--kube-config` comes from pytest-helm-charts."""
+    parser.addoption(
+        "--keep-cluster", action="store_true", help="leave the test cluster up, to look around or run again"
+    )
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The test cluster: brought up for the run, taken down after it."""
+    kubeconfig = request.config.getoption("kubeconfig")
+    chosen = choose("test", Path(kubeconfig) if kubeconfig else None)
+    chosen.up()
+    yield chosen
+    if not request.config.getoption("--keep-cluster"):
+        chosen.down()
+
+
+@pytest.fixture(autouse=True)
+def needs_nodes(request: pytest.FixtureRequest, cluster: Cluster) -> None:
+    """Skip what looks into nodes or at the upstream where the cluster is somebody's own."""
+    if cluster.upstream is None and request.node.get_closest_marker("portable") is None:
+        pytest.skip("needs the nodes' files and an upstream registry of its own: run it without --kube-config")
+
+
+@pytest.fixture(scope="session")
+def pull_secret(cluster: Cluster) -> str:
+    """A pull secret for the private upstream in the namespace default: a private image without its cache needs it."""
+    interface.kubectl(cluster.kubeconfig, "delete", "secret", PULL_SECRET, "--ignore-not-found")
+    interface.kubectl(
+        cluster.kubeconfig,
+        *["create", "secret", "docker-registry", PULL_SECRET, "--docker-server=registry.example.com"],
+        *[f"--docker-username={upstream.USERNAME}", f"--docker-password={upstream.PASSWORD}"],
+    )
+    return PULL_SECRET
+
+
+@pytest.fixture
+def healthy_upstream(cluster: Cluster) -> Iterator[upstream.Upstream]:
+    """The upstream, whose faults end with the test."""
+    assert cluster.upstream is not None
+    yield cluster.upstream
+    cluster.upstream.resume()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failure's report what a person would look at first."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and cluster is not None and call.when in ("setup", "call"):
+        report.sections.append(("the cluster at that moment", describe(cluster)))
+    return report

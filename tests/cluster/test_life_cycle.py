@@ -1,0 +1,121 @@
+"""Install, upgrade, uninstall: an upgrade loses nothing, and an uninstall leaves each node as it was found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster_support import install_for, new_image
+from testcluster import upstream
+from testcluster.native import REGISTRY_DIRECTORY
+from testcluster.pulls import pull
+from testcluster.release import Release
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from testcluster.interface import Cluster, Node
+
+pytestmark = pytest.mark.cluster
+
+FOREIGN = """# put here by somebody else
+server = "https://registry-1.docker.io"
+
+[host."https://mirror.invalid:8443"]
+  capabilities = ["pull"] # theirs
+"""
+
+
+def values(path: Path, *upstreams: str) -> str:
+    """A RegistryConfig with these upstreams, in a file."""
+    document = {
+        "apiVersion": "registry.extensions.gardener.cloud/v1alpha3",
+        "kind": "RegistryConfig",
+        "caches": [{"upstream": name, "volume": {"size": "1Gi"}} for name in upstreams],
+    }
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def containerd_files(node: Node) -> str:
+    """Everything below /etc/containerd: path, kind, mode, owner, and each file's time and digest."""
+    listing = "find /etc/containerd -printf '%p %y %m %u:%g\\n' | sort"
+    files = "find /etc/containerd -type f -printf '%p %T@\\n' -exec sha256sum {} + | sort"
+    return node.run("sh", "-c", f"{listing}; {files}")
+
+
+def test_uninstall_leaves_each_node_as_it_was_found(cluster: Cluster, tmp_path: Path) -> None:
+    with_foreign, plain = cluster.nodes
+    folder = f"{REGISTRY_DIRECTORY}/docker.io"
+    with_foreign.run("mkdir", "-p", folder)
+    with_foreign.run("sh", "-c", f"printf '%s' '{FOREIGN}' > {folder}/hosts.toml; chmod 640 {folder}/hosts.toml")
+    before = [containerd_files(node) for node in cluster.nodes]
+    try:
+        installed = install_for(cluster, "uninstalled", "--values", values(tmp_path / "v.yaml", "docker.io", "ghcr.io"))
+        release = next(installed)
+        merged = with_foreign.run("cat", f"{folder}/hosts.toml")
+        assert merged.index(release.service_address("docker.io")) < merged.index("mirror.invalid")
+        assert plain.run("cat", f"{REGISTRY_DIRECTORY}/ghcr.io/hosts.toml")
+        reference, _ = new_image(cluster, "docker.io/library/foreign:1")
+        assert pull(cluster, reference, with_foreign).served_by == "upstream through the cache"
+
+        installed.close()  # type: ignore[attr-defined]
+
+        assert [containerd_files(node) for node in cluster.nodes] == before
+    finally:
+        with_foreign.run("rm", "-r", folder)
+
+
+def test_upgrade_with_one_more_cache_leaves_the_others_alone(cluster: Cluster, tmp_path: Path) -> None:
+    for release in install_for(cluster, "upgraded", "--values", values(tmp_path / "one.yaml", "docker.io")):
+        reference, _ = new_image(cluster, "docker.io/library/kept:1")
+        pull(cluster, reference, cluster.nodes[0])
+        before = release.pod("docker.io")["metadata"]["uid"]
+
+        release.upgrade("--values", values(tmp_path / "two.yaml", "docker.io", "ghcr.io"))
+
+        assert release.pod("docker.io")["metadata"]["uid"] == before, "the pod was replaced"
+        assert pull(cluster, reference, cluster.nodes[1]).served_by == "cache"
+        added, _ = new_image(cluster, "ghcr.io/tests/added:1")
+        assert pull(cluster, added, cluster.nodes[0]).served_by == "upstream through the cache"
+        assert pull(cluster, added, cluster.nodes[1]).served_by == "cache"
+
+
+def test_cache_taken_out_by_an_upgrade_is_left_by_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    both = values(tmp_path / "two.yaml", "docker.io", "ghcr.io")
+    for release in install_for(cluster, "reduced", "--values", both):
+        release.upgrade("--values", values(tmp_path / "one.yaml", "docker.io"))
+
+        for node in cluster.nodes:
+            assert node.run("ls", REGISTRY_DIRECTORY) == "docker.io\n"
+        reference, _ = new_image(cluster, "ghcr.io/tests/reduced:1")
+        assert pull(cluster, reference, cluster.nodes[0]).served_by == "upstream"
+
+
+def test_generated_chart_installs_and_serves(cluster: Cluster, tmp_path: Path) -> None:
+    chart = tmp_path / "my-caches"
+    document = values(tmp_path / "v.yaml", "docker.io")
+    subprocess.run([sys.executable, "-m", "registry_cache", "generate", document, "--output", str(chart)], check=True)
+    release = Release(cluster, name="my-caches", namespace="generated")
+    release.secret("unused", upstream.USERNAME, upstream.PASSWORD)
+    try:
+        release.install(chart=chart)
+        reference, _ = new_image(cluster, "docker.io/library/generated:1")
+        assert pull(cluster, reference, cluster.nodes[0]).served_by == "upstream through the cache"
+        assert pull(cluster, reference, cluster.nodes[1]).served_by == "cache"
+    finally:
+        release.uninstall()
+
+
+def test_node_program_killed_leaves_pulls_alone_and_its_successor_tidies(cluster: Cluster, tmp_path: Path) -> None:
+    for release in install_for(cluster, "killed", "--values", values(tmp_path / "v.yaml", "docker.io")):
+        selector = "--selector=app.kubernetes.io/component=node"
+        release.kubectl("delete", "pods", selector, "--grace-period=0", "--force")
+        reference, _ = new_image(cluster, "docker.io/library/orphaned:1")
+        pull(cluster, reference, cluster.nodes[0])
+        release.wait_for_nodes("docker.io", use=True)
+    for node in cluster.nodes:
+        assert node.run("ls", REGISTRY_DIRECTORY) == ""

@@ -1,0 +1,173 @@
+"""What one node pulled, no node pulls from the upstream again; and a cache that is away harms no pull."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster_support import install_for, new_image
+from testcluster import interface, upstream
+from testcluster.paths import REPOSITORY
+from testcluster.processes import wait_for
+from testcluster.pulls import Pod, PullFailed, pull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testcluster.interface import Cluster
+    from testcluster.release import Release
+    from testcluster.upstream import Upstream
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster) -> Iterator[Release]:
+    """The chart, installed with the example that the README shows."""
+    yield from install_for(cluster, "registry-cache", "--values", str(REPOSITORY / "examples" / "registry-config.yaml"))
+
+
+def test_second_node_is_served_from_the_cache(cluster: Cluster, release: Release) -> None:
+    reference, image = new_image(cluster, "docker.io/library/first-and-second:1")
+    hits_before = release.metrics("docker.io").get("registry_proxy_hits_total", 0)
+
+    first = pull(cluster, reference, cluster.nodes[0])
+    second = pull(cluster, reference, cluster.nodes[1])
+
+    assert Counter(first.blobs) == Counter(dict.fromkeys(image.blobs, 1)), "each blob leaves the upstream once"
+    assert {request.client for request in first.requests} == {release.pod("docker.io")["status"]["podIP"]}
+    assert second.blobs == []
+    assert second.served_by == "cache"
+    assert release.metrics("docker.io")["registry_proxy_hits_total"] >= hits_before + len(image.blobs)
+
+
+def test_private_image_is_cached_with_the_credentials_of_the_secret(cluster: Cluster, release: Release) -> None:
+    reference, image = new_image(cluster, "registry.example.com/team/private:1")
+
+    first = pull(cluster, reference, cluster.nodes[0])
+    second = pull(cluster, reference, cluster.nodes[1])
+
+    assert Counter(first.blobs) == Counter(dict.fromkeys(image.blobs, 1))
+    assert second.blobs == []
+
+
+def test_credentials_are_in_the_secret_alone(cluster: Cluster, release: Release) -> None:
+    pull(cluster, new_image(cluster, "registry.example.com/team/secrecy:1")[0], cluster.nodes[0])
+    name = release.object_name("registry.example.com")
+    places = {
+        "the manifests": interface.helm(cluster.kubeconfig, "get", "manifest", release.name, "-n", release.namespace),
+        "the ConfigMaps": release.kubectl("get", "configmaps", "--output=json"),
+        "the pod": json.dumps(release.pod("registry.example.com")),
+        "the log": release.kubectl("logs", f"{name}-0"),
+        "the process list": release.kubectl("exec", f"{name}-0", "--", "sh", "-c", "cat /proc/[0-9]*/cmdline"),
+        "the environment": release.kubectl("exec", f"{name}-0", "--", "sh", "-c", "cat /proc/1/environ"),
+    }
+    for place, text in places.items():
+        for secret in (upstream.PASSWORD, upstream.USERNAME, json.dumps(upstream.PASSWORD)[1:-1]):
+            assert secret not in text, f"{secret!r} is in {place}"
+
+
+def test_pull_without_the_cache_goes_to_the_upstream_and_comes_back_by_itself(
+    cluster: Cluster, release: Release, healthy_upstream: Upstream
+) -> None:
+    node = cluster.nodes[0]
+    # An upstream without a cache: what a pull of the same size costs where there is none.
+    direct = pull(cluster, new_image(cluster, "quay.io/tests/direct:1")[0], node)
+    references = [new_image(cluster, f"docker.io/library/away:{number}")[0] for number in range(3)]
+
+    release.scale("docker.io", 0)
+    at_once = pull(cluster, references[0], node)
+    release.wait_for_nodes("docker.io", use=False)
+    withdrawn = pull(cluster, references[1], node)
+    release.scale("docker.io", 1)
+    release.wait_for_nodes("docker.io", use=True)
+    again = pull(cluster, references[2], node)
+
+    assert at_once.served_by == "upstream"
+    assert withdrawn.served_by == "upstream"
+    assert again.served_by == "upstream through the cache"
+    print(f"direct {direct.seconds:.2f} s, cache away {at_once.seconds:.2f} s, withdrawn {withdrawn.seconds:.2f} s")
+    # The promise is 3 s more than direct; ten times that only a hang breaks.
+    assert at_once.seconds < direct.seconds + 30
+    assert withdrawn.seconds < direct.seconds + 30
+
+
+def test_cache_pod_killed_in_the_middle_of_a_layer(
+    cluster: Cluster, release: Release, healthy_upstream: Upstream
+) -> None:
+    reference, image = new_image(cluster, "docker.io/library/killed:1", layers=1, layer_bytes=30_000_000)
+    name = release.object_name("docker.io")
+    healthy_upstream.slow("docker.io", 6_000_000)
+    mark = healthy_upstream.mark()
+
+    with Pod(cluster.kubeconfig, reference, cluster.nodes[0]) as pod:
+        layer_is_under_way = "find /var/lib/registry -path '*_uploads*' -name data -size +2000k | grep -q ."
+        wait_for(
+            "the layer to be under way",
+            lambda: _succeeds(release, "exec", f"{name}-0", "--", "sh", "-c", layer_is_under_way),
+            timeout=60,
+        )
+        release.kubectl("delete", "pod", f"{name}-0", "--grace-period=0", "--force")
+        seconds = pod.wait_until_pulled(timeout=120)
+
+    print(f"pulled in {seconds:.1f} s although its cache was killed")
+    broken_off = [
+        request for request in healthy_upstream.requests(mark) if request.is_blob and request.status in (200, 206)
+    ]
+    assert len(broken_off) > len(image.blobs), "the layer was asked for again after the cache broke off"
+    release.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=120s")
+    release.wait_for_nodes("docker.io", use=True)
+
+
+def test_image_that_is_nowhere_fails_and_harms_nothing(cluster: Cluster, release: Release) -> None:
+    with pytest.raises(PullFailed, match=r"(?i)not found"):
+        pull(cluster, "docker.io/library/nowhere:1", cluster.nodes[0], timeout=10)
+    assert all(release.uses_cache(node, "docker.io") for node in cluster.nodes)
+
+
+def test_helm_test_proves_the_caches_from_inside(cluster: Cluster, release: Release) -> None:
+    new_image(cluster, "docker.io/library/busybox:latest")
+    new_image(cluster, "registry.k8s.io/pause:3.10")
+
+    log = release.test()
+
+    for name in ("docker.io", "registry.k8s.io", "registry.example.com"):
+        assert name in log
+
+
+def test_helm_test_fails_where_a_cache_does_not_answer(cluster: Cluster, release: Release) -> None:
+    release.scale("registry.k8s.io", 0)
+    try:
+        with pytest.raises(RuntimeError, match=r"registry\.k8s\.io"):
+            release.test()
+    finally:
+        release.scale("registry.k8s.io", 1)
+        release.wait_for_nodes("registry.k8s.io", use=True)
+
+
+def test_command_of_the_notes_shows_the_hit(cluster: Cluster, release: Release) -> None:
+    reference, _ = new_image(cluster, "docker.io/library/notes:1")
+    for node in cluster.nodes:
+        pull(cluster, reference, node)
+    notes = interface.helm(cluster.kubeconfig, "get", "notes", release.name, "--namespace", release.namespace)
+    (command,) = re.findall(r"^\s*(kubectl get --raw \S*docker-io\S*)", notes, re.MULTILINE)
+
+    shown = interface.kubectl(cluster.kubeconfig, *command.replace("'", "").replace('"', "").split()[1:])
+
+    assert re.search(r'registry_proxy_hits_total\{type="blob"\} [1-9]', shown)
+
+
+def test_volume_is_found_by_its_upstream(release: Release) -> None:
+    (claim,) = release.get("persistentvolumeclaims", "--selector=upstream-host=docker.io")["items"]
+    assert claim["status"]["phase"] == "Bound"
+
+
+def _succeeds(release: Release, *arguments: str) -> bool:
+    try:
+        release.kubectl(*arguments)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,104 @@
+"""The test cluster itself: it leaves nothing behind, and its upstream can be watched and made to fail."""
+
+from __future__ import annotations
+
+import ssl
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster_support import new_image
+from testcluster import pki
+from testcluster.cgroups import hierarchies
+from testcluster.native import NativeCluster
+from testcluster.paths import cluster_folder
+from testcluster.pulls import pull
+
+if TYPE_CHECKING:
+    from testcluster.interface import Cluster
+    from testcluster.upstream import Upstream
+
+pytestmark = pytest.mark.cluster
+
+
+def machine() -> dict[str, set[str]]:
+    """What a cluster could leave behind on this machine."""
+    return {
+        "namespaces": {path.name for path in Path("/run/netns").glob("*")},
+        "links": {path.name for path in Path("/sys/class/net").iterdir()},
+        "mounts": {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()},
+        "cgroups": {str(path) for root in hierarchies() for path in root.glob("rcache-*")},
+        "processes": {line for line in _command_lines() if "rcache-second" in line or "/clusters/second/" in line},
+        "routes": set(Path("/proc/net/route").read_text().splitlines()),
+        "folders": {
+            str(path) for path in (*Path("/etc").glob("c*"), *Path("/opt").glob("*"), *Path("/var/lib").glob("*"))
+        },
+    }
+
+
+def test_down_leaves_nothing_behind(cluster: Cluster) -> None:
+    if not isinstance(cluster, NativeCluster):
+        pytest.skip("this is about the native cluster; kind deletes its containers itself")
+    before = machine()
+    second = NativeCluster("second")
+    second.up()
+    try:
+        assert machine() != before, "the comparison sees a cluster"
+        assert second.status().startswith("second: up")
+    finally:
+        second.down()
+    assert machine() == before
+    assert not cluster_folder("second").exists()
+    assert second.status() == "second: down"
+
+
+def test_upstream_fails_stops_and_comes_back(cluster: Cluster, healthy_upstream: Upstream) -> None:
+    assert _status(healthy_upstream) == 200
+    healthy_upstream.fail("docker.io", 503)
+    assert _status(healthy_upstream) == 503
+    healthy_upstream.stop()
+    with pytest.raises(ConnectionRefusedError):
+        _status(healthy_upstream)
+    healthy_upstream.resume()
+    assert _status(healthy_upstream) == 200
+    healthy_upstream.hang()
+    with pytest.raises(TimeoutError):
+        _status(healthy_upstream, timeout=1)
+    healthy_upstream.resume()
+    assert _status(healthy_upstream) == 200
+
+
+def test_upstream_is_slow_when_told(cluster: Cluster, healthy_upstream: Upstream) -> None:
+    reference, _ = new_image(cluster, "quay.io/tests/slow:1", layers=1, layer_bytes=4_000_000)
+    healthy_upstream.slow("quay.io", 2_000_000)
+    start = time.monotonic()
+    pull(cluster, reference, cluster.nodes[0])
+    assert time.monotonic() - start > 1.5, "4 MB at 2 MB/s"
+
+
+def _status(upstream: Upstream, timeout: float = 10) -> int:
+    """What the upstream that stands for docker.io answers, asked as the cluster's programs ask it."""
+    context = ssl.create_default_context(cafile=str(pki.authority_file()))
+    context.check_hostname = False
+    request = urllib.request.Request(f"https://{upstream.address}/v2/", headers={"Host": "registry-1.docker.io"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout, context=context) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+    except urllib.error.URLError as error:
+        raise error.reason if isinstance(error.reason, OSError) else error from error
+
+
+def _command_lines() -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
