@@ -114,11 +114,11 @@ class Pod:
     def _pull_seconds(self, deadline: float) -> float:
         """The time in the kubelet's own event, which comes a moment after the pod runs."""
         while True:
-            for message in self._messages():
-                if found := PULLED.search(message):
-                    return sum(float(number) * UNITS[unit] for number, unit in PARTS.findall(found["duration"]))
-            if time.monotonic() > deadline:
-                message = f"{self.name} runs, but no event tells of a pull: was the image there already?"
+            messages = "\n".join(self._messages())
+            if found := PULLED.search(messages):
+                return sum(float(number) * UNITS[unit] for number, unit in PARTS.findall(found["duration"]))
+            if "already present" in messages or time.monotonic() > deadline:
+                message = f"{self.name} runs without a pull:\n{messages}"
                 raise PullFailed(message)
             time.sleep(0.1)
 

@@ -11,7 +11,8 @@ from registry_cache.document import Document, Unreadable, read
 from registry_cache.validation import problems
 
 EPILOG = """
-exit codes: 0 all is well; 1 the document has problems, or the chart cannot be written: nothing was changed; 2 wrong usage
+exit codes: 0 all is well; 1 the document has problems, or the chart cannot be written, and nothing was changed;
+            2 wrong usage
 
 example:
   registry-cache validate registry-config.yaml

@@ -1,7 +1,7 @@
 """Makes the dashboard "Registry Caches", for Grafana and for Plutono 7.5 alike.
 
-What both understand: schemaVersion 27 (Plutono knows none above it and Grafana migrates from it), a data source named by
-a variable, and the panel types stat, timeseries and row.
+What both understand: schemaVersion 27 (Plutono knows none above it and Grafana migrates from it), a data source named
+by a variable, and the panel types stat, timeseries and row.
 """
 
 from __future__ import annotations
@@ -151,8 +151,10 @@ def _rows() -> list[tuple[str, list[Panel]]]:
                     "Share of each cache's volume that is used, as the kubelet sees it.",
                     (
                         (
-                            f"max by (persistentvolumeclaim) (kubelet_volume_stats_used_bytes{{{CLAIM}}}"
-                            f" / kubelet_volume_stats_capacity_bytes{{{CLAIM}}})",
+                            (
+                                f"max by (persistentvolumeclaim) (kubelet_volume_stats_used_bytes{{{CLAIM}}}"
+                                f" / kubelet_volume_stats_capacity_bytes{{{CLAIM}}})"
+                            ),
                             "{{persistentvolumeclaim}}",
                         ),
                     ),

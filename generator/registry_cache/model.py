@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-API_VERSION = "registry.extensions.gardener.cloud/v1alpha3"
-
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
@@ -84,7 +82,7 @@ class Volume(_Model):
     """The volume of one cache."""
 
     size: Quantity = Field("10Gi", description="Size of the volume.")
-    storageClassName: Subdomain | None = Field(  # noqa: N815 - the document's own names
+    storageClassName: Subdomain | None = Field(
         None, description="Storage class of the volume; the cluster's default where unset."
     )
 
@@ -98,8 +96,8 @@ class GarbageCollection(_Model):
 class Proxy(_Model):
     """The HTTP proxy through which a cache reaches its upstream."""
 
-    httpProxy: URL | None = Field(None, description="Proxy for http upstreams.", examples=["http://proxy:3128"])  # noqa: N815
-    httpsProxy: URL | None = Field(None, description="Proxy for https upstreams.", examples=["http://proxy:3128"])  # noqa: N815
+    httpProxy: URL | None = Field(None, description="Proxy for http upstreams.", examples=["http://proxy:3128"])
+    httpsProxy: URL | None = Field(None, description="Proxy for https upstreams.", examples=["http://proxy:3128"])
 
 
 class HTTP(_Model):
@@ -128,21 +126,21 @@ class Cache(_Model):
     """One upstream and its cache: the fields of RegistryConfig and no others."""
 
     upstream: Upstream = Field(description="The host that image references begin with.")
-    remoteURL: URL | None = Field(  # noqa: N815
+    remoteURL: URL | None = Field(
         None,
         description="Where the cache fetches from; https://<upstream> where unset, for docker.io https://registry-1.docker.io.",
     )
     volume: Volume | None = Field(None, description="The cache's volume.")
-    garbageCollection: GarbageCollection | None = Field(None, description="When what is cached goes; 168h where unset.")  # noqa: N815
-    secretReferenceName: Subdomain | None = Field(  # noqa: N815
+    garbageCollection: GarbageCollection | None = Field(None, description="When what is cached goes; 168h where unset.")
+    secretReferenceName: Subdomain | None = Field(
         None,
         description="A Secret in the release's namespace with the keys username and password for the upstream.",
         examples=["registry-example-com"],
     )
     proxy: Proxy | None = Field(None, description="The HTTP proxy on the way to the upstream.")
     http: HTTP | None = Field(None, description="How the cache itself is reached.")
-    highAvailability: HighAvailability | None = Field(None, description="More than one replica.")  # noqa: N815
-    serviceNameSuffix: (  # noqa: N815
+    highAvailability: HighAvailability | None = Field(None, description="More than one replica.")
+    serviceNameSuffix: (
         Annotated[str, Field(title="a DNS label of at most 54 characters", pattern=f"^{_LABEL}$", max_length=54)] | None
     ) = Field(None, description="Names the Service registry-<suffix>.", examples=["docker-hub"])
 
@@ -154,7 +152,7 @@ class Image(_Model):
     repository: str = Field(description="Repository.", examples=["library/registry"])
     tag: str = Field(description="Tag.", examples=["3.1.1"])
     digest: Digest = Field("", description="Digest; wins over the tag.")
-    pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="Pull policy.")  # noqa: N815
+    pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="Pull policy.")
 
 
 class CachePods(_Model):
@@ -167,11 +165,11 @@ class CachePods(_Model):
     resources: dict[str, Any] = Field(
         {"requests": {"cpu": "20m", "memory": "50Mi"}}, description="Resources of each cache."
     )
-    priorityClassName: str = Field("", description="Priority class.", examples=["system-cluster-critical"])  # noqa: N815
-    nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")  # noqa: N815
+    priorityClassName: str = Field("", description="Priority class.", examples=["system-cluster-critical"])
+    nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
     tolerations: Objects = Field([], description="Tolerations.")
     affinity: dict[str, Any] = Field({}, description="Affinity.")
-    podAnnotations: Strings = Field({}, description="Annotations of the pods.")  # noqa: N815
+    podAnnotations: Strings = Field({}, description="Annotations of the pods.")
 
 
 class Probe(_Model):
@@ -179,7 +177,7 @@ class Probe(_Model):
 
     interval: Duration = Field("5s", description="Time between two probes of a cache, as a Go duration.")
     timeout: Duration = Field("2s", description="How long an answer may take, as a Go duration.")
-    failureThreshold: int = Field(  # noqa: N815
+    failureThreshold: int = Field(
         2, ge=1, description="After so many failures in a row the node leaves the cache; one success brings it back."
     )
 
@@ -192,22 +190,22 @@ class Node(_Model):
         Image(registry="docker.io", repository="library/python", tag="3.13-alpine"),
         description="Image of Python, for this program and for helm test.",
     )
-    registryDirectory: Path = Field(  # noqa: N815
+    registryDirectory: Path = Field(
         "/etc/containerd/certs.d", description="The folder on the node that containerd's config_path names."
     )
-    dialTimeout: Duration = Field(  # noqa: N815
+    dialTimeout: Duration = Field(
         "500ms",
         description="How long containerd (2.1 and newer) tries to connect to a cache, as a Go duration.",
     )
     probe: Probe = Field(Probe(), description="How a cache is asked whether it answers.")
     resources: dict[str, Any] = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources.")
-    priorityClassName: str = Field("system-node-critical", description="Priority class.")  # noqa: N815
-    nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")  # noqa: N815
+    priorityClassName: str = Field("system-node-critical", description="Priority class.")
+    nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
     tolerations: Objects = Field([{"operator": "Exists"}], description="Tolerations; every node by default.")
-    updateStrategy: dict[str, Any] = Field(  # noqa: N815
+    updateStrategy: dict[str, Any] = Field(
         {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}, description="Update strategy."
     )
-    podAnnotations: Strings = Field({}, description="Annotations of the pods.")  # noqa: N815
+    podAnnotations: Strings = Field({}, description="Annotations of the pods.")
 
 
 class Dashboard(_Model):
@@ -244,15 +242,15 @@ class Test(_Model):
 class Values(_Model):
     """A values file of the chart: a RegistryConfig and what the chart adds beside it."""
 
-    apiVersion: Literal["registry.extensions.gardener.cloud/v1alpha3"] = Field(  # noqa: N815
-        API_VERSION, description="The format of `caches`."
+    apiVersion: Literal["registry.extensions.gardener.cloud/v1alpha3"] = Field(
+        "registry.extensions.gardener.cloud/v1alpha3", description="The format of `caches`."
     )
     kind: Literal["RegistryConfig"] = Field("RegistryConfig", description="The format of `caches`.")
     caches: list[Cache] = Field(min_length=1, description="The upstreams to cache.")
-    nameOverride: str = Field("", description="Replaces the chart's name in names of objects.")  # noqa: N815
-    fullnameOverride: str = Field("", description="What names of objects begin with.")  # noqa: N815
-    imagePullSecrets: Objects = Field([], description="Pull secrets of the chart's own pods.")  # noqa: N815
-    commonLabels: Strings = Field({}, description="Labels of all objects, pods excepted.")  # noqa: N815
+    nameOverride: str = Field("", description="Replaces the chart's name in names of objects.")
+    fullnameOverride: str = Field("", description="What names of objects begin with.")
+    imagePullSecrets: Objects = Field([], description="Pull secrets of the chart's own pods.")
+    commonLabels: Strings = Field({}, description="Labels of all objects, pods excepted.")
     cache: CachePods = Field(CachePods(), description="The pods of all caches.")
     node: Node = Field(Node(), description="The program that points containerd on each node to the caches.")
     monitoring: Monitoring = Field(Monitoring(), description="What is there to watch the caches with.")

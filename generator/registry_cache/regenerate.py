@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from registry_cache.build import render
@@ -34,8 +35,6 @@ def reference_rows() -> list[tuple[str, str, str]]:
 
 
 def _collect(schema: dict[str, object], path: str, defaults: object, rows: list[tuple[str, str, str]]) -> None:
-    import json
-
     properties = schema["properties"]
     assert isinstance(properties, dict)  # noqa: S101 - a schema
     for name, part in properties.items():

@@ -25,7 +25,7 @@ def values_schema() -> dict[str, Any]:
         "type": "boolean",
         "description": "Not used; the condition under which a parent chart takes this one.",
     }
-    return {"$schema": DRAFT, "title": "Values of registry-cache", **schema}
+    return {"$schema": DRAFT, "title": "a mapping with the key caches", **schema}
 
 
 def schema_text() -> str:
@@ -33,37 +33,40 @@ def schema_text() -> str:
     return json.dumps(values_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _inline(node: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """Put definitions where they are used, so that each path of a document has its own schema, and tidy them."""
-    if isinstance(node, list):
-        return [_inline(item, definitions) for item in node]
-    if not isinstance(node, dict):
-        return node
     node = {key: value for key, value in node.items() if not _is_made_title(key, value)}
-    # An optional field is one that may be left out: there is no null to write.
-    options = node.get("anyOf", [])
-    if {"type": "null"} in options:
-        (only,) = [option for option in options if option != {"type": "null"}]
-        del node["anyOf"]
-        node = {**_inline(only, definitions), **node}
+    node = _one_of_two_types(_without_null(node))
     if "$ref" in node:
-        definition = definitions[node.pop("$ref").rpartition("/")[2]]
-        node = {**_inline(definition, definitions), **node}
-    # A value of two types: the keywords of each apply to it alone.
-    options = node.get("anyOf", [])
-    if options and all("type" in option for option in options):
-        del node["anyOf"]
-        types = [option["type"] for option in options]
-        node = {"type": types, **{key: option[key] for option in options for key in option if key != "type"}, **node}
-    if node.get("default", 0) is None:
-        del node["default"]
-    for key in ("properties", "patternProperties"):
-        if key in node:
-            node[key] = {name: _inline(value, definitions) for name, value in node[key].items()}
+        node = {**definitions[node.pop("$ref").rpartition("/")[2]], **node}
+        return _inline(node, definitions)
+    if "properties" in node:
+        node["properties"] = {name: _inline(part, definitions) for name, part in node["properties"].items()}
     for key in ("items", "additionalProperties"):
         if isinstance(node.get(key), dict):
             node[key] = _inline(node[key], definitions)
     return node
+
+
+def _without_null(node: dict[str, Any]) -> dict[str, Any]:
+    """An optional field is one that may be left out: there is no null to write."""
+    options = node.pop("anyOf", [])
+    left = [option for option in options if option != {"type": "null"}]
+    if len(left) == len(options):
+        return {**node, "anyOf": options} if options else node
+    (only,) = left
+    if node.get("default", 0) is None:
+        del node["default"]
+    return {**only, **node}
+
+
+def _one_of_two_types(node: dict[str, Any]) -> dict[str, Any]:
+    """A value of either of two types in one schema: the keywords of each type apply to it alone."""
+    options = node.pop("anyOf", [])
+    if not options:
+        return node
+    keywords = {key: option[key] for option in options for key in option if key != "type"}
+    return {"type": [option["type"] for option in options], **keywords, **node}
 
 
 def _is_made_title(key: str, value: object) -> bool:

@@ -44,7 +44,8 @@ class Problem:
 @cache
 def _validator() -> Any:  # noqa: ANN401 - jsonschema makes the class
     """The schema's validator, in which a pattern's end is the text's end, as in Helm; Python's takes a newline more."""
-    return jsonschema.validators.extend(jsonschema.Draft7Validator, {"pattern": _pattern})(values_schema())
+    extend: Any = jsonschema.validators.extend  # it has no types
+    return extend(jsonschema.Draft7Validator, {"pattern": _pattern})(values_schema())
 
 
 def _pattern(_: object, pattern: str, instance: object, __: object) -> Iterator[jsonschema.ValidationError]:
@@ -72,11 +73,13 @@ def path_text(path: tuple[Hashable, ...]) -> str:
     return text
 
 
-def _explain(error: jsonschema.ValidationError) -> Iterator[tuple[tuple[Hashable, ...], str]]:
+def _explain(  # noqa: C901 - a case for each keyword of the schema
+    error: jsonschema.ValidationError,
+) -> Iterator[tuple[tuple[Hashable, ...], str]]:
     """What the schema's error means for a person."""
     path = tuple(error.absolute_path)
-    value, schema = error.instance, error.schema
-    assert isinstance(schema, dict)  # noqa: S101 - ours holds no boolean schema
+    value: Any = error.instance
+    schema: Any = error.schema
     match error.validator:
         case "required":
             for name in schema["required"]:
@@ -87,17 +90,12 @@ def _explain(error: jsonschema.ValidationError) -> Iterator[tuple[tuple[Hashable
                 if name not in schema["properties"]:
                     yield (*path, name), _unknown(str(name), list(schema["properties"]))
         case "type":
-            names = error.validator_value
-            wanted = schema.get("title") or " or ".join(
-                TYPES[name] for name in ([names] if isinstance(names, str) else names)
-            )
+            wanted = schema.get("title") or TYPES[schema["type"]]
             yield path, f"{_shown(value)} is not {wanted}{_instead(value, schema)}"
         case "minItems":
             yield path, "at least one cache must be given; write [{upstream: docker.io}]"
         case "const" | "enum":
-            allowed = schema.get("enum") or [schema["const"]]
-            words = f"is not {schema['title']}" if "title" in schema else "is not known here"
-            yield path, f"{_shown(value)} {words}; write {' or '.join(map(_shown, allowed))}"
+            yield path, _not_among(value, schema)
         case "maxLength":
             yield path, f"has {len(value)} characters; write at most {error.validator_value}"
         case _:
@@ -114,6 +112,11 @@ def _instead(value: object, schema: dict[str, Any]) -> str:
     if "examples" in schema:
         return f"; write for example {_shown(schema['examples'][0])}"
     return ""
+
+
+def _not_among(value: object, schema: dict[str, Any]) -> str:
+    allowed = " or ".join(_shown(one) for one in schema.get("enum") or [schema["const"]])
+    return f"{_shown(value)} is not {schema.get('title', 'known here')}; write {allowed}"
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -22,6 +22,8 @@ def new_image(
     content = [oci.random_layer(f"{reference} {number}", layer_bytes) for number in range(layers)]
     image = images.busybox(*content, label=reference)
     cluster.upstream.push(reference, image)
+    for node in cluster.nodes:  # an earlier run on a cluster that was kept may have left it there
+        node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", reference, check=False)
     return reference, image
 
 

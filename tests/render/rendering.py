@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import yaml
 from testcluster import tools
 from testcluster.paths import CHART, REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KUBERNETES = "1.37"
 SCENARIOS = sorted((REPOSITORY / "ci").glob("*-values.yaml"))
@@ -40,7 +42,9 @@ def render_text(values: Path, *arguments: str, release: str = "x", chart: Path =
 @cache
 def render(values: Path, *arguments: str, release: str = "x", chart: Path = CHART) -> list[Object]:
     """`helm template`, each object valid as Kubernetes sees it; strict, so an unknown field is an error."""
-    objects = [found for found in yaml.safe_load_all(render_text(values, *arguments, release=release, chart=chart)) if found]
+    objects = [
+        found for found in yaml.safe_load_all(render_text(values, *arguments, release=release, chart=chart)) if found
+    ]
     for found in objects:
         kubernetes_validate.validate(found, KUBERNETES, strict=True)
     return objects

@@ -55,7 +55,9 @@ def test_labels_are_on_everything(values: Path) -> None:
         labels = found["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "registry-cache"
         assert labels["app.kubernetes.io/instance"] == "x"
-        assert {"app.kubernetes.io/component", "app.kubernetes.io/version", "app.kubernetes.io/managed-by"} <= set(labels)
+        assert {"app.kubernetes.io/component", "app.kubernetes.io/version", "app.kubernetes.io/managed-by"} <= set(
+            labels
+        )
         if labels["app.kubernetes.io/component"] == "cache":
             assert labels["upstream-host"]
         for text in (*labels.values(), found["metadata"]["name"]):
@@ -253,16 +255,22 @@ def test_every_value_reaches_the_manifests() -> None:
 
 
 def test_dashboard_carries_its_labels() -> None:
-    (found,) = [one for one in by_kind(render(EVERYTHING), "ConfigMap") if one["metadata"]["name"].endswith("-dashboard")]
+    (found,) = [
+        one for one in by_kind(render(EVERYTHING), "ConfigMap") if one["metadata"]["name"].endswith("-dashboard")
+    ]
     assert found["metadata"]["labels"]["dashboards"] == "yes"
     assert json.loads(found["data"]["registry-caches.json"])["title"] == "Registry Caches"
 
 
 def test_templates_depend_on_nothing_but_their_input() -> None:
     """No look at the cluster, no chance, no clock: Argo CD would see a drift in each."""
-    forbidden = r"\b(lookup|rand\w+|uuidv4|now|genCA|genSignedCert|genSelfSignedCert|derivePassword|htpasswd|getHostByName)\b"
+    forbidden = (
+        r"\b(lookup|rand\w+|uuidv4|now|genCA|genSignedCert|genSelfSignedCert|derivePassword|htpasswd|getHostByName)\b"
+    )
     for path in sorted((CHART / "templates").rglob("*.*")):
-        actions = "\n".join(re.findall(r"\{\{(.*?)\}\}", re.sub(r"\{\{-? */\*.*?\*/", "", path.read_text(), flags=re.S), re.S))
+        actions = "\n".join(
+            re.findall(r"\{\{(.*?)\}\}", re.sub(r"\{\{-? */\*.*?\*/", "", path.read_text(), flags=re.DOTALL), re.DOTALL)
+        )
         assert not re.search(forbidden, actions), path
         assert ".Capabilities" not in actions, path
         for name in re.findall(r'\b(?:define|include|template) "([^"]*)"', actions):

@@ -56,7 +56,7 @@ def url(address: str, port: int) -> str:
 
 
 def probe(address: str, port: int, timeout: float) -> None:
-    """Ask for /v2/, which every registry answers (distribution-spec, end-1), and have all of it within `timeout` seconds.
+    """Ask for /v2/, which every registry answers (distribution-spec, end-1), and have it all in `timeout` seconds.
 
     Raises:
         NoAnswer: no connection, no whole answer in time, or another status than 200.

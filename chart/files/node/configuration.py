@@ -71,7 +71,9 @@ def read(path: Path) -> Configuration:
     probe = take(content, "", "probe", dict)
     caches = tuple(
         Cache(
-            *(take(entry, f"caches[{index}].", key, str) for key in ("upstream", "server", "service")),
+            upstream=take(entry, f"caches[{index}].", "upstream", str),
+            server=take(entry, f"caches[{index}].", "server", str),
+            service=take(entry, f"caches[{index}].", "service", str),
             port=take(entry, f"caches[{index}].", "port", int),
         )
         for index, entry in enumerate(take(content, "", "caches", list))

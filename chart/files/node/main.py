@@ -23,7 +23,7 @@ JITTER = 0.2
 
 
 class State:
-    """What the readiness probe sees: the file `ready`, or the file `not-ready` with a line for each cache not in use."""
+    """What the readiness probe sees: the file `ready`, or `not-ready` with a line for each cache not in use."""
 
     def __init__(self, folder: Path, upstreams: list[str]) -> None:
         """Say at first that nothing is in use yet."""

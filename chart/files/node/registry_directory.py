@@ -15,10 +15,13 @@ import errno
 import hashlib
 import os
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hosts_toml
 from hosts_toml import CannotMerge, Mirror
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HOSTS = "hosts.toml"
 ORIGINAL = "hosts.toml.before-registry-cache"
@@ -72,16 +75,9 @@ class RegistryDirectory:
         if not folder.exists():
             self._create(folder, self._render(mirror, self._before_in_default(), made_folder=True))
             return True
-        made = current is not None and owner is not None and hosts_toml.folder_was_made(current)
-        if made:
-            before = self._before_in_default()
-        elif owner is not None:
-            before = _read(folder / ORIGINAL)
-        else:
-            before = current
-        if before is None and not made:
-            before = hosts_toml.from_certificates([path.name for path in folder.iterdir() if path.is_file()])
-        wanted = self._render(mirror, before or "", made_folder=made)
+        made = owner is not None and hosts_toml.folder_was_made(current or "")
+        before = self._before_in_default() if made else self._before_in_folder(folder, current, owner)
+        wanted = self._render(mirror, before, made_folder=made)
         if wanted == current:
             return False
         if current is not None and owner is None:
@@ -122,6 +118,16 @@ class RegistryDirectory:
         """The folder that containerd reads for an upstream, or that it would look for first."""
         names = _folder_names(upstream)
         return next((self._root / name for name in names if (self._root / name).is_dir()), self._root / names[0])
+
+    def _before_in_folder(self, folder: Path, current: str | None, owner: str | None) -> str:
+        """The hosts.toml that counts for an upstream whose folder was there before us.
+
+        Raises:
+            CannotMerge: there is none, and its certificate files cannot be said in one.
+        """
+        foreign = current if owner is None else _read(folder / ORIGINAL)
+        # containerd takes an empty file for none, too.
+        return foreign or hosts_toml.from_certificates([path.name for path in folder.iterdir() if path.is_file()])
 
     def _before_in_default(self) -> str:
         """The hosts.toml that counts for an upstream without a folder of its own.
