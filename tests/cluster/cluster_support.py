@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from testcluster import images, interface, oci, upstream
@@ -13,21 +15,24 @@ if TYPE_CHECKING:
 
     from testcluster.interface import Cluster
 
+RUN = uuid.uuid4().hex
+
 
 def new_image(
     cluster: Cluster, reference: str, *, layers: int = 2, layer_bytes: int = 3_000_000
 ) -> tuple[str, oci.Image]:
-    """Put an image of content of its own into the upstream that the reference names."""
+    """Put an image into the upstream that its reference names; its content is its own, and this run's."""
     assert cluster.upstream is not None
-    content = [oci.random_layer(f"{reference} {number}", layer_bytes) for number in range(layers)]
-    image = images.busybox(*content, label=reference)
+    content = [oci.random_layer(f"{RUN} {reference} {number}", layer_bytes) for number in range(layers)]
+    image = images.busybox(*content, label=f"{RUN} {reference}")
     cluster.upstream.push(reference, image)
-    for node in cluster.nodes:  # an earlier run on a cluster that was kept may have left it there
+    for node in cluster.nodes:  # an earlier run on a kept cluster may have left the name
         node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", reference, check=False)
     return reference, image
 
 
-def install_for(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]:
+@contextmanager
+def installed(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]:
     """A release in a namespace of its own, with the private upstream's Secret in it, taken out at the end."""
     release = Release(cluster, name=name, namespace=name)
     release.uninstall()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from cluster_support import install_for, new_image
-from testcluster import tools
+from cluster_support import installed, new_image
+from testcluster import interface, tools
 from testcluster.cgroups import Cgroup
 from testcluster.paths import CHART, cluster_folder
 from testcluster.processes import Place, wait_for
@@ -41,17 +41,18 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """One cache."""
     path = tmp_path_factory.mktemp("dashboard") / "values.yaml"
     path.write_text(json.dumps({"caches": [{"upstream": "docker.io", "volume": {"size": "1Gi"}}]}))
-    yield from install_for(cluster, "watched", "--values", str(path))
+    with installed(cluster, "watched", "--values", str(path)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def prometheus(cluster: Cluster) -> Iterator[str]:
+def prometheus(cluster: Cluster, release: Release) -> Iterator[str]:
     """A Prometheus that scrapes pods and kubelets through the API server, as in Gardener; its address."""
     folder = cluster_folder("test") / "prometheus"
     place = Place(folder, Cgroup("rcache-test/prometheus"))
     place.cgroup.create()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(scrape_configuration(cluster.kubeconfig, folder)))
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(scrape_configuration(cluster, folder)))
     program = tools.debian_root() / "usr" / "bin" / "prometheus"
     options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     place.start("prometheus", [program, *options, f"--web.listen-address=127.0.0.1:{PORT}"])
@@ -70,66 +71,43 @@ def prometheus(cluster: Cluster) -> Iterator[str]:
         place.stop("prometheus")
 
 
-def scrape_configuration(kubeconfig: Path, folder: Path) -> dict[str, Any]:
-    """Scrape, every second, what pods announce with annotations, and the kubelets for the use of volumes."""
-    client = yaml.safe_load(kubeconfig.read_text())
+def scrape_configuration(cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """Scrape, every second, the pods that ask for it with annotations, and the kubelets for the use of volumes.
+
+    Debian's Prometheus cannot find Kubernetes' objects by itself, so they are listed here, with the labels that are
+    customary: the pod's `upstream-host` as `upstream_host`, namespace and pod.
+    """
+    client = yaml.safe_load(cluster.kubeconfig.read_text())
     api = urllib.parse.urlsplit(client["clusters"][0]["cluster"]["server"])
-    user = client["users"][0]["user"]
     tls = {"insecure_skip_verify": True}
     for key, name in (("client-certificate-data", "cert_file"), ("client-key-data", "key_file")):
         path = folder / name
         path.touch(mode=0o600)
-        path.write_bytes(base64.b64decode(user[key]))
+        path.write_bytes(base64.b64decode(client["users"][0]["user"][key]))
         tls[name] = str(path)
-    through_api = {"scheme": "https", "tls_config": tls}
-    pod = "/api/v1/namespaces/$1/pods/$2:$3/proxy/metrics"
+    targets = {
+        f"/api/v1/nodes/{node['metadata']['name']}/proxy/metrics": {}
+        for node in interface.get(cluster.kubeconfig, "nodes")["items"]
+    }
+    for pod in interface.get(cluster.kubeconfig, "pods", "--all-namespaces")["items"]:
+        metadata = pod["metadata"]
+        wanted = metadata.get("annotations", {})
+        if wanted.get("prometheus.io/scrape") == "true":
+            address = f"{metadata['name']}:{wanted['prometheus.io/port']}"
+            path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{address}/proxy{wanted['prometheus.io/path']}"
+            labels = {"namespace": metadata["namespace"], "pod": metadata["name"]}
+            targets[path] = {**labels, "upstream_host": metadata["labels"]["upstream-host"]}
     return {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
         "scrape_configs": [
             {
-                "job_name": "pods",
-                **through_api,
-                "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(kubeconfig)}],
-                "relabel_configs": [
-                    {
-                        "source_labels": [
-                            "__meta_kubernetes_pod_annotation_prometheus_io_scrape",
-                            "__meta_kubernetes_pod_container_port_number",
-                            "__meta_kubernetes_pod_annotation_prometheus_io_port",
-                        ],
-                        "regex": "true;5001;5001",
-                        "action": "keep",
-                    },
-                    {
-                        "source_labels": [
-                            "__meta_kubernetes_namespace",
-                            "__meta_kubernetes_pod_name",
-                            "__meta_kubernetes_pod_annotation_prometheus_io_port",
-                        ],
-                        "separator": "/",
-                        "regex": "(.+)/(.+)/(.+)",
-                        "replacement": pod,
-                        "target_label": "__metrics_path__",
-                    },
-                    {"target_label": "__address__", "replacement": api.netloc},
-                    {"action": "labelmap", "regex": "__meta_kubernetes_pod_label_(upstream_host)"},
-                    {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
-                    {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
-                ],
-            },
-            {
-                "job_name": "kubelets",
-                **through_api,
-                "kubernetes_sd_configs": [{"role": "node", "kubeconfig_file": str(kubeconfig)}],
-                "relabel_configs": [
-                    {
-                        "source_labels": ["__meta_kubernetes_node_name"],
-                        "replacement": "/api/v1/nodes/$1/proxy/metrics",
-                        "target_label": "__metrics_path__",
-                    },
-                    {"target_label": "__address__", "replacement": api.netloc},
-                ],
-            },
+                "job_name": path,
+                "scheme": "https",
+                "tls_config": tls,
+                "metrics_path": path,
+                "static_configs": [{"targets": [api.netloc], "labels": labels}],
+            }
+            for path, labels in targets.items()
         ],
     }
 

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import install_for, new_image
+from cluster_support import installed, new_image
 from testcluster import upstream
 from testcluster.native import REGISTRY_DIRECTORY
 from testcluster.pulls import pull
@@ -54,23 +54,20 @@ def test_uninstall_leaves_each_node_as_it_was_found(cluster: Cluster, tmp_path: 
     with_foreign.run("sh", "-c", f"printf '%s' '{FOREIGN}' > {folder}/hosts.toml; chmod 640 {folder}/hosts.toml")
     before = [containerd_files(node) for node in cluster.nodes]
     try:
-        installed = install_for(cluster, "uninstalled", "--values", values(tmp_path / "v.yaml", "docker.io", "ghcr.io"))
-        release = next(installed)
-        merged = with_foreign.run("cat", f"{folder}/hosts.toml")
-        assert merged.index(release.service_address("docker.io")) < merged.index("mirror.invalid")
-        assert plain.run("cat", f"{REGISTRY_DIRECTORY}/ghcr.io/hosts.toml")
-        reference, _ = new_image(cluster, "docker.io/library/foreign:1")
-        assert pull(cluster, reference, with_foreign).served_by == "upstream through the cache"
-
-        installed.close()  # type: ignore[attr-defined]
-
+        document = values(tmp_path / "v.yaml", "docker.io", "ghcr.io")
+        with installed(cluster, "uninstalled", "--values", document) as release:
+            merged = with_foreign.run("cat", f"{folder}/hosts.toml")
+            assert merged.index(release.service_address("docker.io")) < merged.index("mirror.invalid")
+            assert plain.run("cat", f"{REGISTRY_DIRECTORY}/ghcr.io/hosts.toml")
+            reference, _ = new_image(cluster, "docker.io/library/foreign:1")
+            assert pull(cluster, reference, with_foreign).served_by == "upstream through the cache"
         assert [containerd_files(node) for node in cluster.nodes] == before
     finally:
         with_foreign.run("rm", "-r", folder)
 
 
 def test_upgrade_with_one_more_cache_leaves_the_others_alone(cluster: Cluster, tmp_path: Path) -> None:
-    for release in install_for(cluster, "upgraded", "--values", values(tmp_path / "one.yaml", "docker.io")):
+    with installed(cluster, "upgraded", "--values", values(tmp_path / "one.yaml", "docker.io")) as release:
         reference, _ = new_image(cluster, "docker.io/library/kept:1")
         pull(cluster, reference, cluster.nodes[0])
         before = release.pod("docker.io")["metadata"]["uid"]
@@ -86,7 +83,7 @@ def test_upgrade_with_one_more_cache_leaves_the_others_alone(cluster: Cluster, t
 
 def test_cache_taken_out_by_an_upgrade_is_left_by_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
     both = values(tmp_path / "two.yaml", "docker.io", "ghcr.io")
-    for release in install_for(cluster, "reduced", "--values", both):
+    with installed(cluster, "reduced", "--values", both) as release:
         release.upgrade("--values", values(tmp_path / "one.yaml", "docker.io"))
 
         for node in cluster.nodes:
@@ -111,7 +108,7 @@ def test_generated_chart_installs_and_serves(cluster: Cluster, tmp_path: Path) -
 
 
 def test_node_program_killed_leaves_pulls_alone_and_its_successor_tidies(cluster: Cluster, tmp_path: Path) -> None:
-    for release in install_for(cluster, "killed", "--values", values(tmp_path / "v.yaml", "docker.io")):
+    with installed(cluster, "killed", "--values", values(tmp_path / "v.yaml", "docker.io")) as release:
         selector = "--selector=app.kubernetes.io/component=node"
         release.kubectl("delete", "pods", selector, "--grace-period=0", "--force")
         reference, _ = new_image(cluster, "docker.io/library/orphaned:1")

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import install_for, new_image
+from cluster_support import installed, new_image
 from testcluster import interface, upstream
 from testcluster.paths import REPOSITORY
 from testcluster.processes import wait_for
@@ -27,7 +27,10 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(scope="module")
 def release(cluster: Cluster) -> Iterator[Release]:
     """The chart, installed with the example that the README shows."""
-    yield from install_for(cluster, "registry-cache", "--values", str(REPOSITORY / "examples" / "registry-config.yaml"))
+    with installed(
+        cluster, "registry-cache", "--values", str(REPOSITORY / "examples" / "registry-config.yaml")
+    ) as made:
+        yield made
 
 
 def test_second_node_is_served_from_the_cache(cluster: Cluster, release: Release) -> None:
