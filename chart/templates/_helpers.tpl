@@ -1,19 +1,13 @@
 {{- /*
 registry-cache.fullname: what the names of all objects begin with: fullnameOverride, or the release's name where it
-holds the chart's name, else both. At most 63 characters. Scope: the root context.
+holds the chart's name, else both. At most 63 characters. A release's name may have dots, a Service's may not.
+Scope: the root context.
   {{ include "registry-cache.fullname" . }}
 */}}
 {{- define "registry-cache.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
-{{- end -}}
-{{- end -}}
+{{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $both .Values.fullnameOverride | replace "." "-" | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- /*
@@ -27,30 +21,32 @@ registry-cache.suffixedName: a name with a suffix, cut so that it stays within 6
 
 {{- /*
 registry-cache.cacheName: the name of a cache's objects, of its upstream alone, so that one more cache renames no other.
-Dots and colons become dashes. That is ambiguous where the upstream holds a dash or a colon (a.b:5000, a.b-5000), and
-may be too long: a StatefulSet's name is a label with 11 more characters, so 52. Such names end in a hash.
+Dots and colons become dashes. That is ambiguous where the upstream holds a dash or a colon (a.b:5000, a.b-5000), may be
+the name of another of the chart's objects where it has no dot (node, test), and may be too long: a StatefulSet's name is
+a label with 11 more characters, so 52. Such names end in a hash.
   {{ include "registry-cache.cacheName" (dict "root" $ "cache" $cache) }}
 */}}
 {{- define "registry-cache.cacheName" -}}
 {{- $fullname := include "registry-cache.fullname" .root -}}
 {{- $name := printf "%s-%s" $fullname (.cache.upstream | replace "." "-" | replace ":" "-") -}}
-{{- if or (regexMatch "[-:]" .cache.upstream) (gt (len $name) 52) -}}
+{{- if or (regexMatch "[-:]|^[^.]+$" .cache.upstream) (gt (len $name) 52) -}}
 {{- $hash := printf "%s/%s" $fullname .cache.upstream | sha256sum | trunc 8 -}}
-{{- printf "%s-%s" ($name | trunc 43 | trimSuffix "-") $hash -}}
+{{- printf "%s-%s" ($name | trunc 43 | trimAll "-") $hash -}}
 {{- else -}}
 {{- $name -}}
 {{- end -}}
 {{- end -}}
 
 {{- /*
-registry-cache.serviceName: the name of a cache's Service; `serviceNameSuffix` of RegistryConfig replaces it.
+registry-cache.serviceName: the name of a cache's Service; `serviceNameSuffix` of RegistryConfig replaces it. It must
+begin with a letter, which a release's name need not.
   {{ include "registry-cache.serviceName" (dict "root" $ "cache" $cache) }}
 */}}
 {{- define "registry-cache.serviceName" -}}
 {{- if .cache.serviceNameSuffix -}}
 {{- printf "registry-%s" .cache.serviceNameSuffix -}}
 {{- else -}}
-{{- include "registry-cache.cacheName" . -}}
+{{- regexReplaceAll "^[0-9]" (include "registry-cache.cacheName" .) "s${0}" -}}
 {{- end -}}
 {{- end -}}
 
@@ -89,17 +85,15 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- /*
 registry-cache.labels: the labels of an object that is not a pod; versions stay off pods, which they would restart.
-  {{ include "registry-cache.labels" (dict "root" $ "component" "node") }}
+Each once, whatever commonLabels says: of equal keys the chart's own win, then `more` (optional), then commonLabels.
+  {{ include "registry-cache.labels" (dict "root" $ "component" "node" "more" $labels) }}
 */}}
 {{- define "registry-cache.labels" -}}
-{{ include "registry-cache.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
-app.kubernetes.io/part-of: registry-cache
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | quote }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimAll "-._" -}}
+{{- $versions := dict "app.kubernetes.io/version" .root.Chart.AppVersion "helm.sh/chart" $chart -}}
+{{- $rest := dict "app.kubernetes.io/managed-by" .root.Release.Service "app.kubernetes.io/part-of" "registry-cache" -}}
+{{- $own := merge (include "registry-cache.selector" . | fromYaml) $versions $rest -}}
+{{- merge $own (.more | default dict) .root.Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{- /*
@@ -107,7 +101,7 @@ registry-cache.cacheSelector: what tells the pods of one cache from all others.
   {{ include "registry-cache.cacheSelector" (dict "root" $ "cache" $cache) }}
 */}}
 {{- define "registry-cache.cacheSelector" -}}
-app: {{ include "registry-cache.cacheName" . }}
+app: {{ include "registry-cache.cacheName" . | quote }}
 {{ include "registry-cache.selector" (dict "root" .root "component" "cache") }}
 {{- end -}}
 
@@ -125,9 +119,8 @@ registry-cache.cacheLabels: the labels of a cache's other objects.
   {{ include "registry-cache.cacheLabels" (dict "root" $ "cache" $cache) }}
 */}}
 {{- define "registry-cache.cacheLabels" -}}
-app: {{ include "registry-cache.cacheName" . }}
-upstream-host: {{ include "registry-cache.upstreamLabel" .cache.upstream | quote }}
-{{ include "registry-cache.labels" (dict "root" .root "component" "cache") }}
+{{- $own := include "registry-cache.cachePodLabels" . | fromYaml -}}
+{{- include "registry-cache.labels" (dict "root" .root "component" "cache" "more" $own) -}}
 {{- end -}}
 
 {{- /*

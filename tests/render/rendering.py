@@ -6,7 +6,7 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
 from testcluster import tools
 from testcluster.paths import CHART, REPOSITORY
@@ -18,6 +18,16 @@ KUBERNETES = "1.37"
 SCENARIOS = sorted((REPOSITORY / "ci").glob("*-values.yaml"))
 
 Object = dict[str, Any]
+
+
+class Strict(yaml.SafeLoader):
+    """Refuses a key that a mapping holds twice: of those, some programs take the last and some refuse the file."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        made = super().construct_mapping(node, deep=deep)
+        keys = [key.value for key, _ in node.value]
+        assert len(made) == len(keys), f"a key twice in {sorted(keys)}"
+        return made
 
 
 class RenderingFailed(Exception):
@@ -42,9 +52,8 @@ def render_text(values: Path, *arguments: str, release: str = "x", chart: Path =
 @cache
 def render(values: Path, *arguments: str, release: str = "x", chart: Path = CHART) -> list[Object]:
     """`helm template`, each object valid as Kubernetes sees it; strict, so an unknown field is an error."""
-    objects = [
-        found for found in yaml.safe_load_all(render_text(values, *arguments, release=release, chart=chart)) if found
-    ]
+    text = render_text(values, *arguments, release=release, chart=chart)
+    objects = [found for found in yaml.load_all(text, Loader=Strict) if found]
     for found in objects:
         kubernetes_validate.validate(found, KUBERNETES, strict=True)
     return objects

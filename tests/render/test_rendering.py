@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from rendering import SCENARIOS, RenderingFailed, by_kind, names, pod_specs, render, render_text
 from testcluster import tools
 from testcluster.paths import CHART, REPOSITORY
@@ -159,6 +162,56 @@ def test_awkward_upstreams_get_distinct_legal_names() -> None:
         assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name)
 
 
+def neighbours(upstream: str) -> list[str]:
+    """An upstream and those that look like it once dots, dashes and colons are all the same."""
+    host, _, port = upstream.partition(":")
+    alike = [upstream, host, host.replace(".", "-"), host.replace("-", ".")]
+    return alike + [f"{name}{joint}{port}" for name in alike for joint in (":", "-", ".") if port and ":" not in name]
+
+
+def test_no_upstream_takes_the_name_of_another_or_of_the_charts_own_objects(tmp_path: Path) -> None:
+    label = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
+    host = st.lists(label, min_size=1, max_size=5).map(".".join)
+    upstream = st.one_of(host, st.builds("{}:{}".format, host, st.integers(1, 65535)))
+
+    # a rendering takes half a second: a failure is shown as it is found, not made smaller for minutes
+    @settings(max_examples=10, deadline=None, derandomize=True, phases=[Phase.generate])
+    @given(st.lists(upstream, min_size=20, max_size=40))
+    def check(upstreams: list[str]) -> None:
+        wanted = {"node", "test", "dashboard", *(one for upstream in upstreams for one in neighbours(upstream))}
+        caches = [{"upstream": one} for one in sorted(wanted)]
+        found = yaml.load_all(render_text(written(tmp_path, {"caches": caches})), Loader=yaml.CSafeLoader)
+        seen = [(one["kind"], one["metadata"]["name"]) for one in found if one]
+        assert [one for one, times in Counter(seen).items() if times > 1] == []
+        for kind, name in seen:
+            assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name)
+            assert len(name) <= (52 if kind == "StatefulSet" else 63)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "release",
+    [
+        pytest.param("my.dotted.release", id="dots"),
+        pytest.param("2nd", id="digit-first"),
+        pytest.param("r" * 53, id="as-long-as-helm-takes"),
+        pytest.param("registry-cache", id="the-charts-name"),
+    ],
+)
+def test_any_release_and_namespace_will_do(release: str) -> None:
+    """A namespace may be all digits, and then is text all the same."""
+    objects = render(AWKWARD, "--namespace", "123", release=release)
+    for found in objects:
+        assert found["metadata"]["namespace"] == "123"
+        assert re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", found["metadata"]["name"])
+    services = [found["metadata"]["name"] for found in by_kind(objects, "Service")]
+    assert all(re.match("[a-z]", name) for name in services)
+    assert [cache["service"] for cache in node_configuration(objects)["caches"]] == [
+        f"{name}.123.svc" for name in services
+    ]
+
+
 def test_plain_upstreams_get_plain_names() -> None:
     (found,) = by_kind(render(REPOSITORY / "ci" / "one-upstream-values.yaml", release="registry-cache"), "StatefulSet")
     assert found["metadata"]["name"] == "registry-cache-docker-io"
@@ -197,6 +250,12 @@ def test_all_wrong_combinations_are_told_at_once(tmp_path: Path) -> None:
     assert "caches[2].serviceNameSuffix: the Service would be called registry-one" in str(refused.value)
 
 
+def test_name_that_no_object_can_have_is_refused(tmp_path: Path) -> None:
+    document = {"caches": [{"upstream": "docker.io"}], "fullnameOverride": "My_Caches"}
+    with pytest.raises(RenderingFailed, match='would begin with "My_Caches"; write lower case'):
+        render_text(written(tmp_path, document))
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -224,12 +283,18 @@ def test_pods_meet_what_pod_security_asks(values: Path) -> None:
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        host_paths = [volume["hostPath"] for volume in pod["volumes"] if "hostPath" in volume]
+            assert not {"privileged", "procMount", "runAsUser", "runAsNonRoot"} & set(container["securityContext"])
+            assert not any("hostPort" in port for port in container.get("ports", []))
+        assert not {"hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(pod)
+        kinds = sorted(key for volume in pod["volumes"] for key in volume if key != "name")
         if name.endswith("-node"):
-            assert len(host_paths) == 1
+            assert pod["hostNetwork"] is True
+            assert kinds == ["configMap", "emptyDir", "hostPath"]
         else:
-            assert not host_paths
+            assert "hostNetwork" not in pod
+            assert set(kinds) <= {"configMap", "secret"}
             assert pod["securityContext"]["runAsNonRoot"] is True
+            assert pod["securityContext"]["runAsUser"] > 0
 
 
 @scenarios
@@ -240,6 +305,38 @@ def test_no_list_holds_a_name_twice(values: Path) -> None:
             for key in ("env", "ports", "volumeMounts"):
                 found = [entry.get("mountPath", entry.get("name")) for entry in container.get(key, [])]
                 assert len(found) == len(set(found))
+
+
+def test_labels_and_annotations_of_the_user_come_once(tmp_path: Path) -> None:
+    """The chart's own labels stay, since selectors live on them; what is said to Prometheus is the user's to change."""
+    document = {
+        "caches": [{"upstream": "docker.io"}],
+        "commonLabels": {"app": "mine", "app.kubernetes.io/name": "mine", "grafana_dashboard": "0", "team": "platform"},
+        "cache": {"podAnnotations": {"prometheus.io/scrape": "false", "checksum/config": "mine"}},
+        "node": {"podAnnotations": {"checksum/config": "mine"}},
+    }
+    objects = render(written(tmp_path, document))
+    for found in objects:
+        assert found["metadata"]["labels"]["app.kubernetes.io/name"] == "registry-cache"
+        assert found["metadata"]["labels"]["team"] == "platform"
+    (dashboard,) = [found for found in objects if found["metadata"]["name"].endswith("-dashboard")]
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    (stateful_set,), (daemon_set,) = by_kind(objects, "StatefulSet"), by_kind(objects, "DaemonSet")
+    assert stateful_set["metadata"]["labels"]["app"] == "x-registry-cache-docker-io"
+    annotations = stateful_set["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/scrape"] == "false"
+    assert annotations["prometheus.io/port"] == "5001"
+    for found in (stateful_set, daemon_set):
+        assert len(found["spec"]["template"]["metadata"]["annotations"]["checksum/config"]) == 64
+
+
+def test_scenario_with_everything_has_every_value_at_another_than_its_default() -> None:
+    """But for those that can have no other, or switch off what is to be seen."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(_unset(schema, yaml.safe_load(EVERYTHING.read_text()))) == {
+        *("global", "enabled", "apiVersion", "kind", "node.enabled", "monitoring.dashboard.enabled"),
+        *("caches.http.tls", "caches.highAvailability.enabled"),
+    }
 
 
 def test_every_value_reaches_the_manifests() -> None:
@@ -330,6 +427,19 @@ def _selected(selector: dict[str, str], pods: dict[str, dict[str, str]]) -> list
 
 def _container(workload: Any) -> Any:
     (found,) = workload["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def _unset(schema: Any, values: Any, path: str = "") -> list[str]:
+    """What of a schema is not in the values, or is there as it is by default."""
+    found = []
+    for name, part in schema["properties"].items():
+        if "properties" in part:
+            found += _unset(part, values.get(name, {}), f"{path}{name}.")
+        elif "properties" in part.get("items", {}):
+            found += _unset(part["items"], values[name][0], f"{path}{name}.")
+        elif values.get(name) == part.get("default"):
+            found.append(path + name)
     return found
 
 

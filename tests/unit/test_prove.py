@@ -1,0 +1,163 @@
+"""What `helm test` says of a cache, whatever it answers; pulls through real caches are the cluster rung's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import prove
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONFIG = b"{}"
+DIGEST = f"sha256:{hashlib.sha256(CONFIG).hexdigest()}"
+MANIFEST = {"config": {"digest": DIGEST, "size": 2}, "layers": [{"digest": "sha256:layer", "size": 9}]}
+BLOB = f"/v2/a/b/blobs/{DIGEST}"
+
+
+@dataclass
+class FakeCache:
+    """A server that gives each path its answer, and counts a blob as a hit from the pull `stored_from` on."""
+
+    answers: dict[str, tuple[int, bytes]]
+    stored_from: int = 2
+    short_by: int = 0
+    pulls: int = 0
+    address: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        self.asked.append(path)
+        if path == "/metrics":
+            hits = max(0, self.pulls - self.stored_from + 1)
+            return 200, f'registry_proxy_hits_total{{type="blob"}} {hits}\n'.encode()
+        self.pulls += path == BLOB
+        return self.answers.get(path, (404, b""))
+
+    def described(self, image: str = "a/b:1") -> dict[str, str]:
+        return {"upstream": "docker.io", "address": self.address, "metrics": f"{self.address}/metrics", "image": image}
+
+
+@pytest.fixture
+def cache() -> Iterator[FakeCache]:
+    fake = FakeCache(
+        {"/v2/": (200, b"{}"), "/v2/a/b/manifests/1": (200, json.dumps(MANIFEST).encode()), BLOB: (200, CONFIG)}
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = fake.answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body) + fake.short_by * (self.path == BLOB)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        fake.address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield fake
+        server.shutdown()
+        thread.join()
+
+
+def proved(cache: FakeCache, image: str = "a/b:1") -> str:
+    return prove.prove(cache.described(image), pause_seconds=0)
+
+
+def test_pull_that_comes_from_the_volume_is_proof(cache: FakeCache) -> None:
+    assert "a/b:1 came through the cache, and again from its volume (1 hits" in proved(cache)
+
+
+def test_blob_that_is_stored_a_little_later_is_waited_for(cache: FakeCache) -> None:
+    cache.stored_from = 4
+    assert "again from its volume" in proved(cache)
+
+
+def test_blob_that_is_never_stored_is_no_proof(cache: FakeCache) -> None:
+    cache.stored_from = 1000
+    with pytest.raises(prove.Unproved, match="never from its volume"):
+        proved(cache)
+
+
+def test_cache_without_an_image_is_only_asked(cache: FakeCache) -> None:
+    assert "no image is known" in proved(cache, image="")
+    assert cache.asked == ["/v2/", "/metrics"]
+
+
+def test_index_is_followed(cache: FakeCache) -> None:
+    cache.answers["/v2/a/b/manifests/1"] = (200, b'{"manifests": [{"digest": "sha256:one"}]}')
+    cache.answers["/v2/a/b/manifests/sha256:one"] = (200, json.dumps(MANIFEST).encode())
+    assert "again from its volume" in proved(cache)
+
+
+@pytest.mark.parametrize(
+    ("image", "asked"),
+    [
+        pytest.param("a/b", "latest", id="no-tag"),
+        pytest.param("a/b:2", "2", id="tag"),
+        pytest.param("a/b@sha256:x", "sha256:x", id="digest"),
+        pytest.param("a/b:2@sha256:x", "sha256:x", id="tag-and-digest"),
+    ],
+)
+def test_image_is_named_as_in_a_pod(cache: FakeCache, image: str, asked: str) -> None:
+    cache.answers[f"/v2/a/b/manifests/{asked}"] = cache.answers["/v2/a/b/manifests/1"]
+    assert image in proved(cache, image)
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_upstream_that_refuses_is_told_from_a_cache_that_does(cache: FakeCache, status: int) -> None:
+    cache.answers["/v2/a/b/manifests/1"] = (status, b"")
+    with pytest.raises(prove.Unproved, match=rf"the cache answers, but .* status {status}.*Its upstream"):
+        proved(cache)
+    cache.answers["/v2/"] = (status, b"")
+    with pytest.raises(prove.Unproved, match=rf"the cache does not answer as it should: .* status {status}$"):
+        proved(cache)
+
+
+@pytest.mark.parametrize("manifest", [b"<html>", b"[]", b"3", b'{"manifests": []}', b'{"schemaVersion": 1}'])
+def test_what_is_no_manifest_is_told(cache: FakeCache, manifest: bytes) -> None:
+    cache.answers["/v2/a/b/manifests/1"] = (200, manifest)
+    with pytest.raises(prove.Unproved, match="what came as the manifest of a/b:1 is none"):
+        proved(cache)
+
+
+def test_body_that_breaks_off_is_told(cache: FakeCache) -> None:
+    cache.short_by = 5
+    with pytest.raises(prove.Unproved, match="no whole answer"):
+        proved(cache)
+
+
+def test_other_content_than_the_digest_says_is_told(cache: FakeCache) -> None:
+    cache.answers[BLOB] = (200, b"[]")
+    with pytest.raises(prove.Unproved, match="other content"):
+        proved(cache)
+
+
+def test_every_cache_has_its_line_and_one_failure_fails_all(
+    cache: FakeCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    away = {"upstream": "quay.io", "address": f"http://127.0.0.1:{port}", "metrics": "", "image": ""}
+    path = tmp_path / "caches.json"
+
+    path.write_text(json.dumps([away, cache.described()]))
+    assert prove.main([str(path)]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("quay.io: FAILED: the cache does not answer")
+    assert second.startswith("docker.io: a/b:1 came through")
+
+    path.write_text(json.dumps([cache.described()]))
+    assert prove.main([str(path)]) == 0
