@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from testcluster.interface import Cluster
 
 EPILOG = """
-The cluster is a kind one where a Docker engine answers and kind is installed, the one of --kube-config where that is
+The cluster is a kind one where a Docker engine answers and kind is installed, the one of --kubeconfig where that is
 given, and else a native one: real Kubernetes programs in network namespaces of this machine (root on Linux).
 
 exit codes: 0 done; 1 it did not work, the reason is printed; 2 wrong usage
@@ -39,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("action", choices=("up", "down", "status"))
     parser.add_argument("--name", default="demo", help="keeps several clusters apart (default: demo)")
-    parser.add_argument("--kube-config", type=Path, help="use the cluster that this file leads to")
+    parser.add_argument("--kubeconfig", type=Path, help="use the cluster that this file leads to")
     options = parser.parse_args(arguments)
-    cluster = choose(options.name, options.kube_config)
+    cluster = choose(options.name, options.kubeconfig)
     try:
         if options.action == "up":
             cluster.up()

@@ -92,8 +92,8 @@ class Pod:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Delete it."""
-        interface.kubectl(self.kubeconfig, "delete", "pod", self.name, "--now", "--ignore-not-found")
+        """Have it deleted; nothing waits for its end."""
+        interface.kubectl(self.kubeconfig, "delete", "pod", self.name, "--now", "--ignore-not-found", "--wait=false")
 
     def wait_until_pulled(self, timeout: float) -> float:
         """Wait until its container runs, and return the seconds that the kubelet's pull took.

@@ -19,10 +19,21 @@ PULL_SECRET = "pull-secret"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what only this rung knows; `--kube-config` comes from pytest-helm-charts."""
+    """Add what only this rung knows; `--kubeconfig` comes from pytest-helm-charts."""
     parser.addoption(
         "--keep-cluster", action="store_true", help="leave the test cluster up, to look around or run again"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what looks into nodes or at the upstream where the cluster is somebody's own."""
+    if (
+        item.config.getoption("kubeconfig")
+        and item.get_closest_marker("cluster")
+        and not item.get_closest_marker("portable")
+    ):
+        pytest.skip("needs the nodes' files and an upstream registry of its own: run it without --kubeconfig")
 
 
 @pytest.fixture(scope="session")
@@ -34,13 +45,6 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     yield chosen
     if not request.config.getoption("--keep-cluster"):
         chosen.down()
-
-
-@pytest.fixture(autouse=True)
-def needs_nodes(request: pytest.FixtureRequest, cluster: Cluster) -> None:
-    """Skip what looks into nodes or at the upstream where the cluster is somebody's own."""
-    if cluster.upstream is None and request.node.get_closest_marker("portable") is None:
-        pytest.skip("needs the nodes' files and an upstream registry of its own: run it without --kube-config")
 
 
 @pytest.fixture(scope="session")

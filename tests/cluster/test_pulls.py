@@ -57,6 +57,18 @@ def test_private_image_is_cached_with_the_credentials_of_the_secret(cluster: Clu
     assert second.blobs == []
 
 
+def test_private_image_comes_with_the_pods_pull_secret_when_its_cache_is_away(
+    cluster: Cluster, release: Release, pull_secret: str
+) -> None:
+    reference, _ = new_image(cluster, "registry.example.com/team/fallback:1")
+    release.scale("registry.example.com", 0)
+    try:
+        assert pull(cluster, reference, cluster.nodes[0], secret=pull_secret).served_by == "upstream"
+    finally:
+        release.scale("registry.example.com", 1)
+        release.wait_for_nodes("registry.example.com", use=True)
+
+
 def test_credentials_are_in_the_secret_alone(cluster: Cluster, release: Release) -> None:
     pull(cluster, new_image(cluster, "registry.example.com/team/secrecy:1")[0], cluster.nodes[0])
     name = release.object_name("registry.example.com")
@@ -161,11 +173,6 @@ def test_command_of_the_notes_shows_the_hit(cluster: Cluster, release: Release) 
     shown = interface.kubectl(cluster.kubeconfig, *command.replace("'", "").replace('"', "").split()[1:])
 
     assert re.search(r'registry_proxy_hits_total\{type="blob"\} [1-9]', shown)
-
-
-def test_volume_is_found_by_its_upstream(release: Release) -> None:
-    (claim,) = release.get("persistentvolumeclaims", "--selector=upstream-host=docker.io")["items"]
-    assert claim["status"]["phase"] == "Bound"
 
 
 def _succeeds(release: Release, *arguments: str) -> bool:

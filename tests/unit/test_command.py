@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -96,6 +97,18 @@ def test_module_runs_as_a_program() -> None:
     command = [sys.executable, "-m", "registry_cache", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY / "generator")
     assert "exit codes" in done.stdout
+
+
+def test_installed_package_brings_its_chart(tmp_path: Path) -> None:
+    """As `pip install .` does, into a folder of its own, away from the repository."""
+    target = tmp_path / "installed"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(REPOSITORY)]
+    subprocess.run(install, check=True, capture_output=True)
+    output = tmp_path / "caches"
+    command = [sys.executable, "-m", "registry_cache", "generate", str(EXAMPLES[0]), "--output", str(output)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(target)}, cwd=tmp_path)
+    generate(EXAMPLES[0], tmp_path / "here" / "caches")
+    assert content(output) == content(tmp_path / "here" / "caches")
 
 
 def generate(document: Path, output: Path, *arguments: str) -> int:
