@@ -6,10 +6,6 @@ registry-cache.validate: what the schema cannot see: combinations. All problems 
 {{- $upstreams := dict -}}
 {{- $names := dict -}}
 {{- $services := dict -}}
-{{- $fullname := include "registry-cache.fullname" . -}}
-{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
-{{- $problems = append $problems (printf "fullnameOverride, nameOverride: the names of objects would begin with %q; write lower case letters, digits and dashes" $fullname) -}}
-{{- end -}}
 {{- range $index, $cache := .Values.caches -}}
 {{- $path := printf "caches[%d]" $index -}}
 {{- $scope := dict "root" $ "cache" $cache -}}

@@ -26,11 +26,11 @@ class Release:
     name: str = "registry-cache"
     namespace: str = "registry-cache"
 
-    def install(self, *arguments: str, chart: Path = CHART, timeout: int = 90) -> None:
+    def install(self, *arguments: str, chart: Path = CHART, timeout: int = 240) -> None:
         """`helm install` and wait until everything is ready: the caches run and each node uses them."""
         self._helm("install", self.name, str(chart), "--create-namespace", *_wait(timeout), *arguments)
 
-    def upgrade(self, *arguments: str, chart: Path = CHART, timeout: int = 90) -> None:
+    def upgrade(self, *arguments: str, chart: Path = CHART, timeout: int = 240) -> None:
         """`helm upgrade`, and wait likewise."""
         self._helm("upgrade", self.name, str(chart), *_wait(timeout), *arguments)
 
@@ -90,9 +90,9 @@ class Release:
         name = self.object_name(upstream)
         self.kubectl("scale", "statefulset", name, f"--replicas={replicas}")
         if replicas == 0:
-            self.kubectl("wait", "--for=delete", f"pod/{name}-0", "--timeout=90s")
+            self.kubectl("wait", "--for=delete", f"pod/{name}-0", "--timeout=240s")
         else:
-            self.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=120s")
+            self.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=240s")
 
     def metrics(self, upstream: str) -> dict[str, float]:
         """The cache's own counters by name, blobs only: `registry_proxy_hits_total` and its like."""
@@ -106,7 +106,7 @@ class Release:
         hosts = node.run("cat", f"/etc/containerd/certs.d/{upstream}/hosts.toml", check=False)
         return f"http://{self.service_address(upstream)}:5000" in hosts
 
-    def wait_for_nodes(self, upstream: str, *, use: bool, timeout: float = 60) -> None:
+    def wait_for_nodes(self, upstream: str, *, use: bool, timeout: float = 150) -> None:
         """Wait until every node uses, or none uses, the cache of an upstream."""
         what = f"every node to {'use' if use else 'leave'} the cache of {upstream}"
         wait_for(what, lambda: all(self.uses_cache(node, upstream) is use for node in self.cluster.nodes), timeout)

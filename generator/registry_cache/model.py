@@ -70,6 +70,15 @@ Digest = Annotated[
         examples=["sha256:1be55279f18a2fe1a74edf2664cac61c1bea305b7b4642dab412e7affdcb3e33"],
     ),
 ]
+Name = Annotated[
+    str,
+    Field(
+        title="a name of lower case letters, digits and dashes, or nothing",
+        pattern=f"^({_SUBDOMAIN})?$",
+        max_length=63,
+        examples=["caches"],
+    ),
+]
 Strings = dict[str, str]
 Objects = list[dict[str, Any]]
 
@@ -247,8 +256,8 @@ class Values(_Model):
     )
     kind: Literal["RegistryConfig"] = Field("RegistryConfig", description="The format of `caches`.")
     caches: list[Cache] = Field(min_length=1, description="The upstreams to cache.")
-    nameOverride: str = Field("", description="Replaces the chart's name in names of objects.")
-    fullnameOverride: str = Field("", description="What names of objects begin with.")
+    nameOverride: Name = Field("", description="Replaces the chart's name in names of objects.")
+    fullnameOverride: Name = Field("", description="What names of objects begin with.")
     imagePullSecrets: Objects = Field([], description="Pull secrets of the chart's own pods.")
     commonLabels: Strings = Field({}, description="Labels of all objects, pods excepted.")
     cache: CachePods = Field(CachePods(), description="The pods of all caches.")

@@ -168,6 +168,12 @@ def one(**fields: object) -> dict[str, Any]:
             id="api-version",
         ),
         pytest.param(
+            {**one(), "fullnameOverride": "my-x"},
+            {**one(), "fullnameOverride": "My_X"},
+            'fullnameOverride: "My_X" is not a name of lower case letters',
+            id="fullname",
+        ),
+        pytest.param(
             {**one(), "node": {"probe": {"failureThreshold": 1}}},
             {**one(), "node": {"probe": {"failureThreshold": 0}}},
             "node.probe.failureThreshold: 0 is not",
