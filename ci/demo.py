@@ -47,10 +47,9 @@ def main() -> int:
         for node in cluster.nodes
     ]
     say("5. The cache of docker.io taken away, and brought back")
-    release.scale("docker.io", 0)
+    release.take_away("docker.io")
     away = [pull(cluster, LATER, node) for node in cluster.nodes]
-    release.scale("docker.io", 1)
-    release.wait_for_nodes("docker.io", use=True)
+    release.bring_back("docker.io")
     back = [pull(cluster, LAST, node) for node in cluster.nodes]
     print()
     print(table([("", pulls), ("cache of docker.io away", away), ("cache of docker.io back", back)]))

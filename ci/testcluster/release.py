@@ -85,14 +85,17 @@ class Release:
         (service,) = self.get("services", "--selector", f"{self._selector()},upstream-host={upstream}")["items"]
         return str(service["spec"]["clusterIP"])
 
-    def scale(self, upstream: str, replicas: int) -> None:
-        """Take a cache away or bring it back, and wait until it is gone or ready."""
+    def take_away(self, upstream: str) -> None:
+        """Scale a cache to nothing, and wait until its pod is gone; the nodes notice a little later."""
         name = self.object_name(upstream)
-        self.kubectl("scale", "statefulset", name, f"--replicas={replicas}")
-        if replicas == 0:
-            self.kubectl("wait", "--for=delete", f"pod/{name}-0", "--timeout=240s")
-        else:
-            self.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=240s")
+        self.kubectl("scale", "statefulset", name, "--replicas=0")
+        self.kubectl("wait", "--for=delete", f"pod/{name}-0", "--timeout=240s")
+
+    def bring_back(self, upstream: str) -> None:
+        """Bring a cache back, once every node has left it, and wait until every node uses it again."""
+        self.wait_for_nodes(upstream, use=False)
+        self.kubectl("scale", "statefulset", self.object_name(upstream), "--replicas=1")
+        self.wait_for_nodes(upstream, use=True)
 
     def metrics(self, upstream: str) -> dict[str, float]:
         """The cache's own counters by name, blobs only: `registry_proxy_hits_total` and its like."""

@@ -61,12 +61,11 @@ def test_private_image_comes_with_the_pods_pull_secret_when_its_cache_is_away(
     cluster: Cluster, release: Release, pull_secret: str
 ) -> None:
     reference, _ = new_image(cluster, "registry.example.com/team/fallback:1")
-    release.scale("registry.example.com", 0)
+    release.take_away("registry.example.com")
     try:
         assert pull(cluster, reference, cluster.nodes[0], secret=pull_secret).served_by == "upstream"
     finally:
-        release.scale("registry.example.com", 1)
-        release.wait_for_nodes("registry.example.com", use=True)
+        release.bring_back("registry.example.com")
 
 
 def test_credentials_are_in_the_secret_alone(cluster: Cluster, release: Release) -> None:
@@ -93,12 +92,11 @@ def test_pull_without_the_cache_goes_to_the_upstream_and_comes_back_by_itself(
     direct = pull(cluster, new_image(cluster, "quay.io/tests/direct:1")[0], node)
     references = [new_image(cluster, f"docker.io/library/away:{number}")[0] for number in range(3)]
 
-    release.scale("docker.io", 0)
+    release.take_away("docker.io")
     at_once = pull(cluster, references[0], node)
     release.wait_for_nodes("docker.io", use=False)
     withdrawn = pull(cluster, references[1], node)
-    release.scale("docker.io", 1)
-    release.wait_for_nodes("docker.io", use=True)
+    release.bring_back("docker.io")
     again = pull(cluster, references[2], node)
 
     assert at_once.served_by == "upstream"
@@ -108,6 +106,43 @@ def test_pull_without_the_cache_goes_to_the_upstream_and_comes_back_by_itself(
     # The promise is 3 s more than direct; ten times that only a hang breaks.
     assert at_once.seconds < direct.seconds + 30
     assert withdrawn.seconds < direct.seconds + 30
+
+
+def test_image_that_is_nowhere_fails_and_harms_nothing(cluster: Cluster, release: Release) -> None:
+    with pytest.raises(PullFailed, match=r"(?i)not found"):
+        pull(cluster, "docker.io/library/nowhere:1", cluster.nodes[0], timeout=10)
+    assert all(release.uses_cache(node, "docker.io") for node in cluster.nodes)
+
+
+def test_helm_test_proves_the_caches_from_inside(cluster: Cluster, release: Release) -> None:
+    new_image(cluster, "docker.io/library/busybox:latest")
+    new_image(cluster, "registry.k8s.io/pause:3.10")
+
+    log = release.test()
+
+    for name in ("docker.io", "registry.k8s.io", "registry.example.com"):
+        assert name in log
+
+
+def test_helm_test_fails_where_a_cache_does_not_answer(cluster: Cluster, release: Release) -> None:
+    release.take_away("registry.k8s.io")
+    try:
+        with pytest.raises(RuntimeError, match=r"registry\.k8s\.io"):
+            release.test()
+    finally:
+        release.bring_back("registry.k8s.io")
+
+
+def test_command_of_the_notes_shows_the_hit(cluster: Cluster, release: Release) -> None:
+    reference, _ = new_image(cluster, "docker.io/library/notes:1")
+    for node in cluster.nodes:
+        pull(cluster, reference, node)
+    notes = interface.helm(cluster.kubeconfig, "get", "notes", release.name, "--namespace", release.namespace)
+    (command,) = re.findall(r"^\s*(kubectl get --raw \S*docker-io\S*)", notes, re.MULTILINE)
+
+    shown = interface.kubectl(cluster.kubeconfig, *command.replace("'", "").replace('"', "").split()[1:])
+
+    assert re.search(r'registry_proxy_hits_total\{type="blob"\} [1-9]', shown)
 
 
 def test_cache_pod_killed_in_the_middle_of_a_layer(
@@ -135,44 +170,6 @@ def test_cache_pod_killed_in_the_middle_of_a_layer(
     assert len(broken_off) > len(image.blobs), "the layer was asked for again after the cache broke off"
     release.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=120s")
     release.wait_for_nodes("docker.io", use=True)
-
-
-def test_image_that_is_nowhere_fails_and_harms_nothing(cluster: Cluster, release: Release) -> None:
-    with pytest.raises(PullFailed, match=r"(?i)not found"):
-        pull(cluster, "docker.io/library/nowhere:1", cluster.nodes[0], timeout=10)
-    assert all(release.uses_cache(node, "docker.io") for node in cluster.nodes)
-
-
-def test_helm_test_proves_the_caches_from_inside(cluster: Cluster, release: Release) -> None:
-    new_image(cluster, "docker.io/library/busybox:latest")
-    new_image(cluster, "registry.k8s.io/pause:3.10")
-
-    log = release.test()
-
-    for name in ("docker.io", "registry.k8s.io", "registry.example.com"):
-        assert name in log
-
-
-def test_helm_test_fails_where_a_cache_does_not_answer(cluster: Cluster, release: Release) -> None:
-    release.scale("registry.k8s.io", 0)
-    try:
-        with pytest.raises(RuntimeError, match=r"registry\.k8s\.io"):
-            release.test()
-    finally:
-        release.scale("registry.k8s.io", 1)
-        release.wait_for_nodes("registry.k8s.io", use=True)
-
-
-def test_command_of_the_notes_shows_the_hit(cluster: Cluster, release: Release) -> None:
-    reference, _ = new_image(cluster, "docker.io/library/notes:1")
-    for node in cluster.nodes:
-        pull(cluster, reference, node)
-    notes = interface.helm(cluster.kubeconfig, "get", "notes", release.name, "--namespace", release.namespace)
-    (command,) = re.findall(r"^\s*(kubectl get --raw \S*docker-io\S*)", notes, re.MULTILINE)
-
-    shown = interface.kubectl(cluster.kubeconfig, *command.replace("'", "").replace('"', "").split()[1:])
-
-    assert re.search(r'registry_proxy_hits_total\{type="blob"\} [1-9]', shown)
 
 
 def _succeeds(release: Release, *arguments: str) -> bool:
