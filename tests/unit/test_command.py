@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,13 @@ GOOD = "caches:\n  - upstream: docker.io\n"
 def test_good_file_prints_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["validate", str(path)]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_document_of_the_readme_is_good(tmp_path: Path) -> None:
+    (document,) = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    path = tmp_path / "registry-config.yaml"
+    path.write_text(document)
+    assert cli.main(["validate", str(path)]) == 0
 
 
 @pytest.mark.parametrize(
