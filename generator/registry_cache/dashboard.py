@@ -2,6 +2,9 @@
 
 What both understand: schemaVersion 27 (Plutono knows none above it and Grafana migrates from it), a data source named
 by a variable, and the panel types stat, timeseries and row.
+
+distribution's counters are there, at 0, from its start, so a sum has a value from the first scrape; a ratio has none,
+and is no NaN, while nobody asks for anything.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Any
 
 UID = "registry-caches"
 UPSTREAM = 'upstream_host=~"$upstream"'
-CLAIM = 'persistentvolumeclaim=~"cache-volume-.+"'
+CLAIM = "{{namespace}}/{{persistentvolumeclaim}}"
 HALF, QUARTER = 12, 6
 COLUMNS = 24
 
@@ -28,6 +31,7 @@ class Panel:
     width: int
     height: int
     kind: str = "timeseries"
+    without_value: str = ""
 
 
 def dashboard() -> dict[str, Any]:
@@ -63,11 +67,12 @@ def _rows() -> list[tuple[str, list[Panel]]]:
                 Panel(
                     "Hit ratio",
                     "Share of requests that were served from a volume, over the time shown.",
-                    ((f"{_increase('hits')} / {_increase('requests')}", ""),),
+                    ((f"{_increase('hits')} / ({_increase('requests')} > 0)", ""),),
                     "percentunit",
                     QUARTER,
                     5,
                     "stat",
+                    without_value="no requests",
                 ),
                 Panel(
                     "Not fetched",
@@ -149,15 +154,7 @@ def _rows() -> list[tuple[str, list[Panel]]]:
                 Panel(
                     "Volume use",
                     "Share of each cache's volume that is used, as the kubelet sees it.",
-                    (
-                        (
-                            (
-                                f"max by (persistentvolumeclaim) (kubelet_volume_stats_used_bytes{{{CLAIM}}}"
-                                f" / kubelet_volume_stats_capacity_bytes{{{CLAIM}}})"
-                            ),
-                            "{{persistentvolumeclaim}}",
-                        ),
-                    ),
+                    ((_by_claim(f"{_volume('used')} / {_volume('capacity')}"), CLAIM),),
                     "percentunit",
                     HALF,
                     8,
@@ -165,12 +162,7 @@ def _rows() -> list[tuple[str, list[Panel]]]:
                 Panel(
                     "Room left",
                     "What is free on each cache's volume, as the kubelet sees it.",
-                    (
-                        (
-                            f"max by (persistentvolumeclaim) (kubelet_volume_stats_available_bytes{{{CLAIM}}})",
-                            "{{persistentvolumeclaim}}",
-                        ),
-                    ),
+                    ((_by_claim(_volume("available")), CLAIM),),
                     "decbytes",
                     HALF,
                     8,
@@ -178,6 +170,14 @@ def _rows() -> list[tuple[str, list[Panel]]]:
             ],
         ),
     ]
+
+
+def _volume(metric: str) -> str:
+    return f'kubelet_volume_stats_{metric}_bytes{{persistentvolumeclaim=~"cache-volume-.+"}}'
+
+
+def _by_claim(expression: str) -> str:
+    return f"max by (namespace, persistentvolumeclaim) ({expression})"
 
 
 def _increase(metric: str) -> str:
@@ -215,8 +215,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
     if panel.unit == "percentunit":
         defaults["max"] = 1
-    if panel.title == "Not fetched":
-        del defaults["min"]  # below zero where more is fetched than asked for
+    if panel.without_value:
+        defaults["noValue"] = panel.without_value
     return {
         "datasource": "$datasource",
         "description": panel.description,

@@ -1,20 +1,23 @@
-"""Reads a YAML document strictly, and remembers on which line each of its values stands."""
+"""Reads a YAML document as strictly as Gardener and in the sense of Helm, and remembers the line of each value."""
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Iterator
     from pathlib import Path
 
-MAX_BYTES = 1_000_000
-MAX_VALUES = 100_000
+    Key = tuple[str | int, ...]
 
-type_names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+MAX_BYTES = 1_000_000
+MAX_VALUES = 20_000
 
 
 class Unreadable(Exception):
@@ -26,9 +29,9 @@ class Document:
     """A document's content, and the line of each value by its path, as `("caches", 0, "upstream")`."""
 
     content: Any
-    lines: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
+    lines: dict[Key, int] = field(default_factory=dict)
 
-    def line(self, path: tuple[Hashable, ...]) -> int:
+    def line(self, path: Key) -> int:
         """The line of a value, or of the nearest that holds it."""
         while path not in self.lines and path:
             path = path[:-1]
@@ -42,7 +45,8 @@ def read(path: Path) -> Document:
         Unreadable: there is no such file, it is too large, no YAML, no single document, or has a key twice.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         raise Unreadable(message) from error
@@ -52,11 +56,16 @@ def read(path: Path) -> Document:
 def parse(raw: bytes) -> Document:
     """Read what a file holds; errors as with `read`."""
     if len(raw) > MAX_BYTES:
-        message = f"has {len(raw)} bytes; a RegistryConfig has less than {MAX_BYTES}"
+        message = f"has more than {MAX_BYTES} bytes, which no RegistryConfig needs"
         raise Unreadable(message)
     try:
-        text = raw.decode("utf-8-sig")
-        nodes = [node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None]
+        loader = _Loader(raw.decode("utf-8-sig"))
+        nodes = [*_nodes(loader)]
+        if len(nodes) != 1:
+            message = "is empty" if not nodes else f"holds {len(nodes)} documents; write one into a file"
+            raise Unreadable(message)
+        document = Document(None)
+        document.content = _construct(loader, nodes[0], (), document)
     except UnicodeDecodeError as error:
         message = f"is not UTF-8: byte {error.start} is {raw[error.start]:#x}"
         raise Unreadable(message) from error
@@ -66,53 +75,87 @@ def parse(raw: bytes) -> Document:
         hint = "; indent with spaces, not with tabs" if "\\t" in str(error.problem) else ""
         message = f"{where}is not YAML: {error.problem}{hint}"
         raise Unreadable(message) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        message = f"is not YAML: {type(error).__name__}"
+    except yaml.reader.ReaderError as error:
+        message = f"is not YAML: {error.reason}: {error.character!r}"
         raise Unreadable(message) from error
-    if len(nodes) != 1:
-        message = "is empty" if not nodes else f"holds {len(nodes)} documents; write one into a file"
-        raise Unreadable(message)
-    document = Document(None)
-    try:
-        document.content = _construct(nodes[0], (), document)
     except RecursionError as error:
         message = "is nested too deeply"
         raise Unreadable(message) from error
     return document
 
 
-def _construct(node: yaml.Node, path: tuple[Hashable, ...], document: Document) -> Any:  # noqa: ANN401 - any YAML
+def shown(value: object) -> str:
+    """A value as it stands in a document, on one line, not at length, and without a URL's user and password."""
+    limit = 60
+    text = re.sub("://.*@", "://…@", json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+class _Loader(yaml.CSafeLoader):
+    """Takes bare words for what Helm's parser takes them: `y` and `1e3` are no text, `1:30` and `2026-01-01` are."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as in the class it replaces
+    bool_values = {**yaml.CSafeLoader.bool_values, "y": True, "n": False}  # noqa: RUF012
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"y|Y|[yY]es|YES|[oO]n|ON|[tT]rue|TRUE|n|N|[nN]o|NO|[oO]ff|OFF|[fF]alse|FALSE", "yYnNtTfFoO"),
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    ("int", r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9_]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan|\.NaN", "-+0123456789."),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def _nodes(loader: _Loader) -> Iterator[yaml.Node]:
+    while loader.check_node():
+        node = loader.get_node()
+        if node and node.value != "":  # nothing but a line of dashes
+            yield node
+
+
+def _construct(loader: _Loader, node: yaml.Node, path: Key, document: Document) -> Any:  # noqa: ANN401 - any YAML
     """The node's value; every value gets a path of its own, so that an alias that multiplies itself is noticed."""
-    document.lines[path] = node.start_mark.line + 1
+    line = node.start_mark.line + 1
+    document.lines[path] = line
     if len(document.lines) > MAX_VALUES:
         message = f"holds more than {MAX_VALUES} values, aliases counted where they are used"
         raise Unreadable(message)
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, (*path, index), document) for index, item in enumerate(node.value)]
+        return [_construct(loader, item, (*path, index), document) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
-        mapping: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = _scalar(key_node)
-            if key in mapping:
-                message = f"line {key_node.start_mark.line + 1}: {key} is there already; write each key once"
-                raise Unreadable(message)
-            mapping[key] = _construct(value_node, (*path, key), document)
-            document.lines[(*path, key)] = key_node.start_mark.line + 1
-        return mapping
-    return _scalar(node)
-
-
-def _scalar(node: yaml.Node) -> Any:  # noqa: ANN401 - any YAML
-    line = node.start_mark.line + 1
-    if not isinstance(node, yaml.ScalarNode):
-        message = f"line {line}: a key is a list or a mapping; write text"
-        raise Unreadable(message)
-    loader = yaml.SafeLoader("")
+        return _construct_mapping(loader, node, path, document)
     try:
         value = loader.construct_object(node)
-    except (yaml.YAMLError, ValueError) as error:
-        message = f"line {line}: {node.value!r} with the tag {node.tag} is no plain value"
-        raise Unreadable(message) from error
-    finally:
-        loader.dispose()
+    except (yaml.YAMLError, ValueError):
+        value = node
+    if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        message = f"line {line}: {shown(node.value)} with the tag {shown(node.tag)} is no plain value"
+        raise Unreadable(message)
     return value
+
+
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode, path: Key, document: Document) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = key_node.value
+        if not isinstance(key_node, yaml.ScalarNode):
+            message = f"line {line}: a key is a list or a mapping; write text"
+            raise Unreadable(message)
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            for source in sources:
+                if not isinstance(source, yaml.MappingNode):
+                    message = f"line {line}: << takes a mapping or a list of mappings"
+                    raise Unreadable(message)
+                merged = {**_construct_mapping(loader, source, path, document), **merged}
+            continue
+        if key in mapping:
+            message = f"line {line}: {shown(key)} is there already; write each key once"
+            raise Unreadable(message)
+        mapping[key] = _construct(loader, value_node, (*path, key), document)
+        document.lines[(*path, key)] = line
+    return {**merged, **mapping}

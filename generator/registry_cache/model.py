@@ -8,20 +8,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+# The patterns are anchored and use what RE2 has, since Helm checks the schema with Go's regular expressions. None can
+# match a text in two ways, since Python's would try them all.
+_LABEL = "[a-z0-9]+(-+[a-z0-9]+)*"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _HOST = f"{_SUBDOMAIN}(:{_PORT})?"
 _QUANTITY_UNIT = "([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?"
-_GO_DURATION = "([0-9]+([.][0-9]*)?|[.][0-9]+)(ns|us|µs|μs|ms|s|m|h)"
+_POSITIVE_NUMBER = "(0*[1-9][0-9]*([.][0-9]*)?|0*[.]0*[1-9][0-9]*)"
+# As many digits before the point as keep the sum of all units within the 292 years that Go can hold.
+_DURATION_DIGITS = {"h": 6, "m": 7, "s": 9, "ms": 12, "(us|µs|μs)": 15, "ns": 18}
+_DURATION = "|".join(f"([0-9]{{1,{n}}}([.][0-9]*)?|[.][0-9]+){unit}" for unit, n in _DURATION_DIGITS.items())
+_NO_DURATION = "(0+([.]0*)?|[.]0+)(ns|us|µs|μs|ms|s|m|h)"
+_POSITIVE_DURATION = "|".join(
+    f"(0*[1-9][0-9]{{0,{n - 1}}}([.][0-9]*)?|0*[.]0*[1-9][0-9]*){unit}" for unit, n in _DURATION_DIGITS.items()
+)
 
-# The patterns are anchored and use what RE2 has, since Helm checks the schema with Go's regular expressions.
 Upstream = Annotated[
     str,
     Field(
-        title="the host of a registry in lower case, with a port where it has one",
+        title="a registry's host in lower case, with a port from 1 to 65535 where it has one",
         pattern=f"^{_HOST}$",
         max_length=253,
         examples=["docker.io", "registry.example.com:5000"],
@@ -35,17 +43,9 @@ URL = Annotated[
         examples=["https://registry.example.com"],
     ),
 ]
-# apimachinery/pkg/api/resource/quantity.go; at least one digit that is not zero, so greater than zero.
+# apimachinery/pkg/api/resource/quantity.go; greater than zero.
 Quantity = Annotated[
-    Annotated[
-        str,
-        Field(
-            pattern=(
-                f"^[+]?([0-9]*[1-9][0-9]*([.][0-9]*)?|[0-9]+[.][0-9]*[1-9][0-9]*|[.][0-9]*[1-9][0-9]*){_QUANTITY_UNIT}$"
-            )
-        ),
-    ]
-    | Annotated[int, Field(ge=1)],
+    Annotated[str, Field(pattern=f"^[+]?{_POSITIVE_NUMBER}{_QUANTITY_UNIT}$")] | Annotated[int, Field(ge=1)],
     Field(title="a quantity of bytes greater than zero", examples=["10Gi"]),
 ]
 # time.ParseDuration in Go; not negative.
@@ -53,15 +53,22 @@ Duration = Annotated[
     str,
     Field(
         title="a duration of hours, minutes and seconds, zero or more",
-        pattern=f"^[+]?(0|({_GO_DURATION})+)$",
-        examples=["168h", "1h30m", "0s"],
+        pattern=f"^[+]?(0|({_DURATION})+)$",
+    ),
+]
+PositiveDuration = Annotated[
+    str,
+    Field(
+        title="a duration of hours, minutes and seconds, more than zero",
+        pattern=f"^[+]?({_NO_DURATION})*({_POSITIVE_DURATION})({_DURATION})*$",
     ),
 ]
 Subdomain = Annotated[
     str,
     Field(title="the name of a Kubernetes object", pattern=f"^{_SUBDOMAIN}$", max_length=253, examples=["fast"]),
 ]
-Path = Annotated[str, Field(title="an absolute path", pattern="^/[^:]*$", examples=["/etc/containerd/certs.d"])]
+# Of a folder below the root; Kubernetes takes no colon and no `..`.
+Path = Annotated[str, Field(title="an absolute path", pattern=r"^(/([^/:.\s]|[.][^/:.\s])[^/:\s]*)+/?$")]
 Digest = Annotated[
     str,
     Field(
@@ -81,6 +88,13 @@ Name = Annotated[
 ]
 Strings = dict[str, str]
 Objects = list[dict[str, Any]]
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}]
+        }
+    }
+}
 
 
 class _Model(BaseModel):
@@ -99,7 +113,10 @@ class Volume(_Model):
 class GarbageCollection(_Model):
     """When what is cached goes."""
 
-    ttl: Duration = Field(description="How long a blob is kept after it was fetched, as a Go duration; 0s keeps all.")
+    ttl: Duration = Field(
+        description="How long a blob is kept after it was fetched, as a Go duration; 0s keeps all.",
+        examples=["168h", "1h30m", "0s"],
+    )
 
 
 class Proxy(_Model):
@@ -109,25 +126,34 @@ class Proxy(_Model):
     httpsProxy: URL | None = Field(None, description="Proxy for https upstreams.", examples=["http://proxy:3128"])
 
 
+def _not_yet(value: bool) -> bool:  # noqa: FBT001 - a validator
+    if value:
+        message = "not supported yet"
+        raise ValueError(message)
+    return value
+
+
+# No Literal[False], which takes 0 for false.
+NotYet = Annotated[
+    bool, AfterValidator(_not_yet), WithJsonSchema({"const": False}), Field(title="supported yet", examples=[False])
+]
+
+
 class HTTP(_Model):
     """How the cache itself is reached."""
 
-    tls: Literal[False] = Field(
+    tls: NotYet = Field(
         False,
-        title="supported yet",
         description="TLS between node and cache. Not there yet, so only false; Gardener's default is true.",
-        examples=[False],
     )
 
 
 class HighAvailability(_Model):
     """More than one replica."""
 
-    enabled: Literal[False] = Field(
+    enabled: NotYet = Field(
         False,
-        title="supported yet",
         description="Two replicas of the cache. Not there yet, so only false.",
-        examples=[False],
     )
 
 
@@ -155,37 +181,52 @@ class Cache(_Model):
 
 
 class Image(_Model):
-    """A container image."""
+    """A container image; each use of it has its own defaults."""
 
-    registry: str = Field(description="Registry.", examples=["docker.io"])
-    repository: str = Field(description="Repository.", examples=["library/registry"])
-    tag: str = Field(description="Tag.", examples=["3.1.1"])
+    registry: str = Field("docker.io", description="Registry.")
+    repository: str = Field(description="Repository in the registry.")
+    tag: str = Field(description="Tag.")
     digest: Digest = Field("", description="Digest; wins over the tag.")
     pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="Pull policy.")
+
+
+class RegistryImage(Image):
+    """The image of distribution."""
+
+    repository: str = Field("library/registry", description="Repository in the registry.")
+    tag: str = Field("3.1.1", description="Tag.")
+
+
+class PythonImage(Image):
+    """The image of Python."""
+
+    repository: str = Field("library/python", description="Repository in the registry.")
+    tag: str = Field("3.13-alpine", description="Tag.")
 
 
 class CachePods(_Model):
     """The pods of all caches."""
 
-    image: Image = Field(
-        Image(registry="docker.io", repository="library/registry", tag="3.1.1"),
-        description="Image of distribution.",
-    )
+    image: RegistryImage = Field(default_factory=RegistryImage, description="Image of distribution.")
     resources: dict[str, Any] = Field(
         {"requests": {"cpu": "20m", "memory": "50Mi"}}, description="Resources of each cache."
     )
     priorityClassName: str = Field("", description="Priority class.", examples=["system-cluster-critical"])
     nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
-    tolerations: Objects = Field([], description="Tolerations.")
-    affinity: dict[str, Any] = Field({}, description="Affinity.")
-    podAnnotations: Strings = Field({}, description="Annotations of the pods.")
+    tolerations: Objects = Field(
+        [], description="Tolerations.", examples=[[{"key": "dedicated", "operator": "Exists"}]]
+    )
+    affinity: dict[str, Any] = Field({}, description="Affinity.", examples=[AFFINITY])
+    podAnnotations: Strings = Field(
+        {}, description="Annotations of the pods.", examples=[{"example.com/team": "platform"}]
+    )
 
 
 class Probe(_Model):
     """How the node program asks a cache."""
 
-    interval: Duration = Field("5s", description="Time between two probes of a cache, as a Go duration.")
-    timeout: Duration = Field("2s", description="How long an answer may take, as a Go duration.")
+    interval: PositiveDuration = Field("5s", description="Time between two probes of a cache, as a Go duration.")
+    timeout: PositiveDuration = Field("2s", description="How long an answer may take, as a Go duration.")
     failureThreshold: int = Field(
         2, ge=1, description="After so many failures in a row the node leaves the cache; one success brings it back."
     )
@@ -195,18 +236,17 @@ class Node(_Model):
     """The program that points containerd on each node to the caches."""
 
     enabled: bool = Field(True, description="Whether nodes are configured at all.")
-    image: Image = Field(
-        Image(registry="docker.io", repository="library/python", tag="3.13-alpine"),
-        description="Image of Python, for this program and for helm test.",
+    image: PythonImage = Field(
+        default_factory=PythonImage, description="Image of Python, for this program and for helm test."
     )
     registryDirectory: Path = Field(
         "/etc/containerd/certs.d", description="The folder on the node that containerd's config_path names."
     )
-    dialTimeout: Duration = Field(
+    dialTimeout: PositiveDuration = Field(
         "500ms",
         description="How long containerd (2.1 and newer) tries to connect to a cache, as a Go duration.",
     )
-    probe: Probe = Field(Probe(), description="How a cache is asked whether it answers.")
+    probe: Probe = Field(default_factory=Probe, description="How a cache is asked whether it answers.")
     resources: dict[str, Any] = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources.")
     priorityClassName: str = Field("system-node-critical", description="Priority class.")
     nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
@@ -214,7 +254,9 @@ class Node(_Model):
     updateStrategy: dict[str, Any] = Field(
         {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}, description="Update strategy."
     )
-    podAnnotations: Strings = Field({}, description="Annotations of the pods.")
+    podAnnotations: Strings = Field(
+        {}, description="Annotations of the pods.", examples=[{"example.com/team": "platform"}]
+    )
 
 
 class Dashboard(_Model):
@@ -231,7 +273,9 @@ class Dashboard(_Model):
 class Monitoring(_Model):
     """What is there to watch the caches with."""
 
-    dashboard: Dashboard = Field(Dashboard(), description='The dashboard "Registry Caches" as a ConfigMap.')
+    dashboard: Dashboard = Field(
+        default_factory=Dashboard, description='The dashboard "Registry Caches" as a ConfigMap.'
+    )
 
 
 class Test(_Model):
@@ -255,12 +299,20 @@ class Values(_Model):
         "registry.extensions.gardener.cloud/v1alpha3", description="The format of `caches`."
     )
     kind: Literal["RegistryConfig"] = Field("RegistryConfig", description="The format of `caches`.")
-    caches: list[Cache] = Field(min_length=1, description="The upstreams to cache.")
+    caches: list[Cache] = Field(
+        min_length=1, description="The upstreams to cache.", examples=[[{"upstream": "docker.io"}]]
+    )
     nameOverride: Name = Field("", description="Replaces the chart's name in names of objects.")
     fullnameOverride: Name = Field("", description="What names of objects begin with.")
-    imagePullSecrets: Objects = Field([], description="Pull secrets of the chart's own pods.")
-    commonLabels: Strings = Field({}, description="Labels of all objects, pods excepted.")
-    cache: CachePods = Field(CachePods(), description="The pods of all caches.")
-    node: Node = Field(Node(), description="The program that points containerd on each node to the caches.")
-    monitoring: Monitoring = Field(Monitoring(), description="What is there to watch the caches with.")
-    test: Test = Field(Test(), description="What helm test does.")
+    imagePullSecrets: Objects = Field(
+        [], description="Pull secrets of the chart's own pods.", examples=[[{"name": "registry-login"}]]
+    )
+    commonLabels: Strings = Field(
+        {}, description="Labels of all objects, pods excepted.", examples=[{"team": "platform"}]
+    )
+    cache: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")
+    node: Node = Field(
+        default_factory=Node, description="The program that points containerd on each node to the caches."
+    )
+    monitoring: Monitoring = Field(default_factory=Monitoring, description="What is there to watch the caches with.")
+    test: Test = Field(default_factory=Test, description="What helm test does.")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from registry_cache.build import render
 from registry_cache.dashboard import dashboard_text
 from registry_cache.schema import schema_text, values_schema
 from registry_cache.values_file import values_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,27 +31,19 @@ def generated() -> dict[str, str]:
     }
 
 
-def reference_rows() -> list[tuple[str, str, str]]:
+def reference_rows(schema: dict[str, Any] | None = None, path: str = "") -> Iterator[tuple[str, str, str]]:
     """Path, default and description of every value."""
-    rows: list[tuple[str, str, str]] = []
-    _collect(values_schema(), "", values_schema().get("default", {}), rows)
-    return [row for row in rows if row[0] not in ("global", "enabled")]
-
-
-def _collect(schema: dict[str, object], path: str, defaults: object, rows: list[tuple[str, str, str]]) -> None:
-    properties = schema["properties"]
-    assert isinstance(properties, dict)  # noqa: S101 - a schema
-    for name, part in properties.items():
-        own = f"{path}.{name}" if path else name
-        default = defaults.get(name, part.get("default")) if isinstance(defaults, dict) else part.get("default")
+    for name, part in (schema or values_schema())["properties"].items():
+        own = f"{path}{name}"
+        if own in ("global", "enabled"):
+            continue
         if "properties" in part:
-            _collect(part, own, default, rows)
-        elif isinstance(part.get("items"), dict) and "properties" in part["items"]:
-            rows.append((own, "", part["description"]))
-            _collect(part["items"], f"{own}[]", {}, rows)
-        else:
-            shown = "" if default is None else f"`{json.dumps(default, ensure_ascii=False)}`"
-            rows.append((own, shown, part["description"]))
+            yield from reference_rows(part, f"{own}.")
+            continue
+        shown = f"`{json.dumps(part['default'], ensure_ascii=False)}`" if "default" in part else ""
+        yield own, shown, part["description"]
+        if "properties" in part.get("items", {}):
+            yield from reference_rows(part["items"], f"{own}[].")
 
 
 if __name__ == "__main__":

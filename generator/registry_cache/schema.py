@@ -20,10 +20,12 @@ def values_schema() -> dict[str, Any]:
     schema["properties"]["global"] = {
         "type": "object",
         "description": "Not used; Helm sets it where this chart is a dependency.",
+        "examples": [{}],
     }
     schema["properties"]["enabled"] = {
         "type": "boolean",
         "description": "Not used; the condition under which a parent chart takes this one.",
+        "examples": [True],
     }
     return {"$schema": DRAFT, "title": "a mapping with the key caches", **schema}
 
@@ -45,6 +47,8 @@ def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
     for key in ("items", "additionalProperties"):
         if isinstance(node.get(key), dict):
             node[key] = _inline(node[key], definitions)
+    if node.get("default") not in (None, "", [], {}):
+        node.setdefault("examples", [node["default"]])
     return node
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -11,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
+from registry_cache import names
+from registry_cache.document import shown
 from registry_cache.schema import values_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Iterator
 
-    from registry_cache.document import Document
+    from registry_cache.document import Document, Key
+
+    Found = Iterator[tuple[Key, str]]
 
 TYPES = {
     "array": "a list",
@@ -25,7 +28,8 @@ TYPES = {
     "object": "a mapping",
     "string": "text",
 }
-DAYS = re.compile(r"^[0-9]+d")
+DAYS = re.compile("([0-9]{1,4})d(ays?)?")
+LONGEST_GUESSED = 300
 
 
 @dataclass(frozen=True, order=True)
@@ -55,27 +59,33 @@ def _pattern(_: object, pattern: str, instance: object, __: object) -> Iterator[
 
 def problems(document: Document) -> list[Problem]:
     """Every problem, in the order of the file."""
-    found = [
-        Problem(document.line(path), path_text(path), text)
-        for error in _validator().iter_errors(document.content)
-        for path, text in _explain(error)
-    ]
-    if not found:
-        found = [Problem(document.line(path), path_text(path), text) for path, text in _combinations(document.content)]
-    return sorted(set(found))
+    found = [*_combinations(document.content)]
+    for error in _validator().iter_errors(_without_what_null_takes_away(document.content, values_schema())):
+        found += _explain(error)
+    return sorted({Problem(document.line(path), path_text(path), text) for path, text in found})
 
 
-def path_text(path: tuple[Hashable, ...]) -> str:
-    """A path as a person writes it: `caches[1].upstream`."""
+def path_text(path: Key) -> str:
+    """A path as a person writes it: `caches[1].upstream`, and `commonLabels["example.com/team"]`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
+        simple = isinstance(part, str) and re.fullmatch("[A-Za-z0-9_-]{1,60}", part)
+        text += f".{part}" if simple else f"[{shown(part)}]"
+    return text.removeprefix(".")
 
 
-def _explain(  # noqa: C901 - a case for each keyword of the schema
-    error: jsonschema.ValidationError,
-) -> Iterator[tuple[tuple[Hashable, ...], str]]:
+def _without_what_null_takes_away(value: Any, schema: dict[str, Any]) -> Any:  # noqa: ANN401 - any document
+    """The document as Helm checks it: null in a mapping without fixed keys takes a default away."""
+    if not isinstance(value, dict):
+        return value
+    if "properties" in schema:
+        return {
+            key: _without_what_null_takes_away(part, schema["properties"].get(key, {})) for key, part in value.items()
+        }
+    return {key: part for key, part in value.items() if part is not None or key not in schema.get("default", {})}
+
+
+def _explain(error: jsonschema.ValidationError) -> Found:  # noqa: C901 - a case for each keyword of the schema
     """What the schema's error means for a person."""
     path = tuple(error.absolute_path)
     value: Any = error.instance
@@ -91,7 +101,7 @@ def _explain(  # noqa: C901 - a case for each keyword of the schema
                     yield (*path, name), _unknown(str(name), list(schema["properties"]))
         case "type":
             wanted = schema.get("title") or TYPES[schema["type"]]
-            yield path, f"{_shown(value)} is not {wanted}{_instead(value, schema)}"
+            yield path, f"{shown(value)} is not {wanted}{_instead(value, schema)}"
         case "minItems":
             yield path, "at least one cache must be given; write [{upstream: docker.io}]"
         case "const" | "enum":
@@ -99,24 +109,44 @@ def _explain(  # noqa: C901 - a case for each keyword of the schema
         case "maxLength":
             yield path, f"has {len(value)} characters; write at most {error.validator_value}"
         case _:
-            yield path, f"{_shown(value)} is not {schema.get('title', 'possible here')}{_instead(value, schema)}"
+            yield path, f"{shown(value)} is not {schema.get('title', 'possible here')}{_instead(value, schema)}"
 
 
 def _example(name: str, schema: dict[str, Any]) -> str:
-    return f"{name}: {_shown(schema['examples'][0])}" if "examples" in schema else name
+    return f"{name}: {shown(schema['examples'][0])}"
 
 
 def _instead(value: object, schema: dict[str, Any]) -> str:
-    if isinstance(value, str) and DAYS.match(value) and "168h" in schema.get("examples", []):
-        return "; days are written as hours: 7 days are 168h"
-    if "examples" in schema:
-        return f"; write for example {_shown(schema['examples'][0])}"
-    return ""
+    """What to write: what was most likely meant, else an example."""
+    validator = _validator().evolve(schema=schema)
+    if isinstance(value, int | float) and not isinstance(value, bool) and validator.is_valid(str(value)):
+        return "; write it in quotes"
+    if isinstance(value, str) and (days := DAYS.match(value)):
+        hours = f"{24 * int(days[1])}h{value[days.end() :]}"
+        if validator.is_valid(hours):
+            return f"; days are written as hours: write {shown(hours)}"
+    for candidate in _candidates(value, schema):
+        if candidate and validator.is_valid(candidate):
+            return f"; write {shown(candidate)}"
+    return f"; write for example {shown(schema['examples'][0])}" if "examples" in schema else ""
+
+
+def _candidates(value: object, schema: dict[str, Any]) -> Iterator[str]:
+    """Texts near to a value that may be what was meant."""
+    if not isinstance(value, str) or len(value) > LONGEST_GUESSED:
+        return
+    text = value.strip().lower()
+    scheme, _, rest = text.rpartition("://")
+    host = re.split("[/?#]", rest)[0].rpartition("@")[2]
+    example = str(schema.get("examples", [""])[0])
+    yield from (value.strip(), text, host)
+    yield f"{scheme if scheme in ('http', 'https') else example.partition('://')[0]}://{host}"
+    yield re.sub("[bB]$", "", value.replace(" ", ""))
 
 
 def _not_among(value: object, schema: dict[str, Any]) -> str:
-    allowed = " or ".join(_shown(one) for one in schema.get("enum") or [schema["const"]])
-    return f"{_shown(value)} is not {schema.get('title', 'known here')}; write {allowed}"
+    allowed = " or ".join(shown(one) for one in schema.get("enum") or [schema["const"]])
+    return f"{shown(value)} is not {schema.get('title', 'known here')}; write {allowed}"
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -128,28 +158,44 @@ def _unknown(name: str, known: list[str]) -> str:
     )
 
 
-def _shown(value: object) -> str:
-    """A value as it stands in a document, not at length."""
-    limit = 60
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= limit else f"{text[:limit]}…"
+def _combinations(values: Any) -> Found:  # noqa: ANN401 - any document
+    """What the schema cannot see, in the words of the chart (templates/_validate.tpl), and Gardener's own rule."""
 
+    def text(mapping: object, key: str) -> str:
+        value = mapping.get(key) if isinstance(mapping, dict) else None
+        return value if isinstance(value, str) else ""
 
-def _combinations(values: dict[str, Any]) -> Iterator[tuple[tuple[Hashable, ...], str]]:
-    """What the schema cannot see, in the words of the chart (templates/_validate.tpl)."""
+    entries = values.get("caches") if isinstance(values, dict) else None
+    full = names.fullname(
+        name_override=text(values, "nameOverride"), fullname_override=text(values, "fullnameOverride")
+    )
     upstreams: dict[str, int] = {}
-    suffixes: dict[str, int] = {}
-    for index, cache_values in enumerate(values["caches"]):
-        upstream, suffix = cache_values["upstream"], cache_values.get("serviceNameSuffix")
+    services: dict[str, int] = {}
+    in_gardener: dict[str, int] = {}
+    suffixes: dict[int, str] = {}
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        upstream, suffix = text(entry, "upstream"), text(entry, "serviceNameSuffix")
+        if not upstream:
+            continue
         if upstream in upstreams:
-            text = f"{upstream} is there already, at caches[{upstreams[upstream]}]; write each upstream once"
-            yield ("caches", index, "upstream"), text
-        elif suffix in suffixes:
-            text = (
-                f"the Service would be called registry-{suffix}, as that of caches[{suffixes[suffix]}]; "
-                "write another suffix"
+            said = (
+                f"{shown(upstream)[1:-1]} is there already, at caches[{upstreams[upstream]}]; write each upstream once"
             )
-            yield ("caches", index, "serviceNameSuffix"), text
-        upstreams.setdefault(upstream, index)
-        if suffix:
-            suffixes.setdefault(suffix, index)
+            yield ("caches", index, "upstream"), said
+            continue
+        upstreams[upstream] = index
+        service = shown(names.service_name(full, upstream, suffix))[1:-1]
+        if service in services:
+            said = (
+                f"the Service would be called {service}, as that of caches[{services[service]}]; write another suffix"
+            )
+            yield ("caches", index, "serviceNameSuffix"), said
+        elif suffix:
+            suffixes[index] = service
+        else:
+            in_gardener[names.gardener_service_name(upstream)] = index
+        services.setdefault(service, index)
+    for index, service in suffixes.items():
+        if service in in_gardener:
+            said = f"Gardener calls the Service of caches[{in_gardener[service]}] {service}; write another suffix"
+            yield ("caches", index, "serviceNameSuffix"), said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -20,38 +21,65 @@ CACHES_EXAMPLE = """# caches:
 #   - upstream: registry.example.com
 #     secretReferenceName: registry-example-com
 """
+# Text that no reader of YAML takes for anything else; all other is quoted. PyYAML would leave `y` and `1e3` bare, which
+# Helm reads as true and 1000.
+_BARE = re.compile(
+    r"(?!(y|n|yes|no|on|off|true|false|null)$)[a-z/][a-z0-9._/:-]*[a-z0-9]|[0-9]+([mhs]|ms|[KMGT]i)", re.IGNORECASE
+)
 
 
 def values_text(header: str, values: dict[str, Any] | None = None) -> str:
-    """The chart's values with a comment for each; `values` replace the defaults, value by value."""
+    """The chart's values with a comment for each; `values` are merged into the defaults as Helm merges them."""
     lines = [f"# {line}" for line in header.splitlines()]
     for name, schema in values_schema()["properties"].items():
         if name in ("global", "enabled"):
             continue
-        lines += ["", *_entry(name, schema, (values or {}).get(name, _MISSING), 0)]
+        lines += ["", *_entry(name, schema, (values or {}).get(name, schema.get("default")), 0)]
         if name == "caches" and values is None:
             lines += CACHES_EXAMPLE.splitlines()
     return "\n".join(lines) + "\n"
 
 
-_MISSING = object()
+def dump(content: object, *, flow: bool = False) -> str:
+    """YAML that Helm and PyYAML read alike."""
+    return yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100_000, default_flow_style=flow
+    )
 
 
-def _entry(name: str, schema: dict[str, Any], value: object, indent: int) -> Iterator[str]:
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - every value stands where it is used
+        return True
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if _BARE.fullmatch(text) else '"'
+    ),
+)
+
+
+def _entry(name: str, schema: dict[str, Any], value: Any, indent: int) -> Iterator[str]:  # noqa: ANN401 - any value
     margin = " " * indent
-    description = schema["description"]
     yield from textwrap.wrap(
-        f"-- {description}", WIDTH - indent, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# "
+        f"-- {schema['description']}", WIDTH - indent, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# "
     )
-    default = schema.get("default", [] if schema.get("type") == "array" else _MISSING)
-    if "properties" in schema and schema.get("additionalProperties") is False:
+    if "properties" in schema:
         yield f"{margin}{name}:"
-        given = value if isinstance(value, dict) else {}
         for key, part in schema["properties"].items():
-            own = default.get(key, part.get("default")) if isinstance(default, dict) else part.get("default")
-            yield from _entry(key, part, given.get(key, own), indent + 2)
+            yield from _entry(key, part, (value or {}).get(key, part.get("default")), indent + 2)
         return
-    text = yaml.safe_dump(
-        {name: default if value is _MISSING else value}, sort_keys=False, allow_unicode=True, width=1000
-    )
-    yield from textwrap.indent(text, margin).splitlines()
+    value = _merged(schema["default"], value) if "default" in schema else value or []
+    if value in ([], {}) and name != "caches":
+        example = f"Example: {dump(schema['examples'][0], flow=True)}"
+        yield from textwrap.wrap(example, WIDTH, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ")
+    yield from textwrap.indent(dump({name: value}), margin).splitlines()
+
+
+def _merged(default: Any, value: Any) -> Any:  # noqa: ANN401 - any value
+    """Helm's merge: mappings key by key, null takes a key away, all else replaces."""
+    if not isinstance(default, dict) or not isinstance(value, dict):
+        return value
+    both = {key: _merged(default.get(key), part) for key, part in value.items()}
+    return {key: part for key, part in {**default, **both}.items() if part is not None or key not in default}

@@ -7,7 +7,7 @@ from typing import Any
 
 import promql_parser
 import pytest
-from registry_cache.dashboard import dashboard
+from registry_cache.dashboard import dashboard, dashboard_text
 
 # What distribution's cache exports (registry/proxy/proxymetrics.go), and the kubelet about volumes.
 METRICS = {
@@ -57,6 +57,20 @@ def test_queries_parse_and_name_only_metrics_that_there_are(panel: dict[str, Any
         assert _metrics(promql_parser.parse(query)) <= METRICS
         if "registry_proxy" in query:
             assert "$upstream" in target["expr"], "the variable chooses"
+
+
+@panels
+def test_ratio_has_no_value_rather_than_nan_while_nobody_asks(panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        numerator, _, denominator = target["expr"].partition(" / ")
+        if denominator and "registry_proxy" in numerator:
+            assert denominator.endswith(" > 0)")
+
+
+def test_address_and_text_stay_as_they_are() -> None:
+    assert dashboard()["uid"] == "registry-caches"
+    assert dashboard_text() == dashboard_text()
+    assert dashboard_text().endswith("}\n")
 
 
 def _metrics(expression: Any) -> set[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,9 @@ from registry_cache.document import parse
 from registry_cache.model import Values
 from registry_cache.schema import values_schema
 from registry_cache.validation import problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LABEL = "a" * 63
 
@@ -33,7 +37,7 @@ def one(**fields: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("good", "bad", "message"),
     [
-        pytest.param(one(), {}, ": caches is missing; write caches", id="caches-required"),
+        pytest.param(one(), {}, ': caches is missing; write caches: [{"upstream": "docker.io"}]', id="caches-required"),
         pytest.param(one(), {"caches": []}, "caches: at least one cache must be given", id="caches-empty"),
         pytest.param(one(), {"caches": {}}, "caches: {} is not a list", id="caches-a-list"),
         pytest.param(one(), {"caches": ["docker.io"]}, 'caches[0]: "docker.io" is not a mapping', id="cache-a-mapping"),
@@ -108,8 +112,15 @@ def one(**fields: object) -> dict[str, Any]:
         pytest.param(
             one(garbageCollection={"ttl": "1h30m"}),
             one(garbageCollection={"ttl": "7d"}),
-            '"7d" is not a duration of hours, minutes and seconds, zero or more; days are written as hours: 7 days are',
+            '"7d" is not a duration of hours, minutes and seconds, zero or more; days are written as hours: '
+            'write "168h"',
             id="ttl-days",
+        ),
+        pytest.param(
+            one(garbageCollection={"ttl": "999999h"}),
+            one(garbageCollection={"ttl": "9999999h"}),
+            'caches[0].garbageCollection.ttl: "9999999h" is not',
+            id="ttl-longer-than-go-can-hold",
         ),
         pytest.param(
             one(garbageCollection={"ttl": "1.5h"}),
@@ -135,6 +146,27 @@ def one(**fields: object) -> dict[str, Any]:
             caches({"upstream": "a", "serviceNameSuffix": "x"}, {"upstream": "b", "serviceNameSuffix": "x"}),
             "caches[1].serviceNameSuffix: the Service would be called registry-x, as that of caches[0]",
             id="suffix-twice",
+        ),
+        pytest.param(
+            caches({"upstream": "docker.io"}, {"upstream": "b.c", "serviceNameSuffix": "docker-i"}),
+            caches({"upstream": "docker.io"}, {"upstream": "b.c", "serviceNameSuffix": "docker-io"}),
+            "caches[1].serviceNameSuffix: Gardener calls the Service of caches[0] registry-docker-io; write another",
+            id="suffix-as-gardeners-name",
+        ),
+        pytest.param(
+            caches(
+                {"upstream": "docker.io", "serviceNameSuffix": "x"},
+                {"upstream": "b.c", "serviceNameSuffix": "docker-io"},
+            ),
+            caches({"upstream": "b.c", "serviceNameSuffix": "docker-io"}, {"upstream": "docker.io"}),
+            "caches[0].serviceNameSuffix: Gardener calls the Service of caches[1] registry-docker-io; write another",
+            id="suffix-as-gardeners-name-of-a-later-one",
+        ),
+        pytest.param(
+            caches({"upstream": "a.b"}, {"upstream": "b.c", "serviceNameSuffix": "cache-a"}),
+            caches({"upstream": "a.b"}, {"upstream": "b.c", "serviceNameSuffix": "cache-a-b"}),
+            "caches[1].serviceNameSuffix: the Service would be called registry-cache-a-b, as that of caches[0]",
+            id="suffix-as-another-caches-name",
         ),
         pytest.param(
             one(http={"tls": False}),
@@ -180,16 +212,52 @@ def one(**fields: object) -> dict[str, Any]:
             id="threshold",
         ),
         pytest.param(
+            {**one(), "node": {"probe": {"interval": "0.5s"}}},
+            {**one(), "node": {"probe": {"interval": "0.0s"}}},
+            'node.probe.interval: "0.0s" is not a duration of hours, minutes and seconds, more than zero',
+            id="interval",
+        ),
+        pytest.param(
+            {**one(), "node": {"dialTimeout": "0h1ms"}},
+            {**one(), "node": {"dialTimeout": "0"}},
+            'node.dialTimeout: "0" is not',
+            id="dial-timeout",
+        ),
+        pytest.param(
+            {**one(), "node": {"registryDirectory": "/.k/y..d/"}},
+            {**one(), "node": {"registryDirectory": "/etc/../x"}},
+            "node.registryDirectory: ",
+            id="directory-up",
+        ),
+        pytest.param(
+            {**one(), "node": {"registryDirectory": "/x"}},
+            {**one(), "node": {"registryDirectory": "/"}},
+            "node.registryDirectory: ",
+            id="directory-root",
+        ),
+        pytest.param(
             {**one(), "node": {"registryDirectory": "/etc/x"}},
             {**one(), "node": {"registryDirectory": "etc/x"}},
             "node.registryDirectory: ",
             id="directory",
         ),
         pytest.param(
-            {**one(), "cache": {"image": {"registry": "r", "repository": "r", "tag": "t", "pullPolicy": "Never"}}},
+            {**one(), "cache": {"image": {"pullPolicy": "Never"}}},
             {**one(), "cache": {"image": {"pullPolicy": "never"}}},
             'write "Always" or "IfNotPresent" or "Never"',
             id="pull-policy",
+        ),
+        pytest.param(
+            {**one(), "node": {"image": {"tag": "3.10"}}},
+            {**one(), "node": {"image": {"tag": 3.10}}},
+            "node.image.tag: 3.1 is not text; write it in quotes",
+            id="tag-a-number",
+        ),
+        pytest.param(
+            {**one(), "cache": {"nodeSelector": {"kubernetes.io/os": None}}},
+            {**one(), "cache": {"nodeSelector": {"pool/x": None}}},
+            'cache.nodeSelector["pool/x"]: null is not text',
+            id="null-takes-a-default-away",
         ),
     ],
 )
@@ -208,67 +276,123 @@ def test_every_problem_is_told_with_its_line() -> None:
     ]
 
 
-def test_every_value_is_described() -> None:
-    def walk(schema: dict[str, Any], path: str) -> None:
-        for name, part in schema["properties"].items():
-            assert part.get("description"), f"{path}.{name} has no description"
-            if "properties" in part:
-                assert part["additionalProperties"] is False, f"{path}.{name} is open"
-                walk(part, f"{path}.{name}")
-            if "properties" in part.get("items", {}):
-                walk(part["items"], f"{path}.{name}[]")
+@pytest.mark.parametrize(
+    ("field", "written", "meant"),
+    [
+        ("upstream", "https://Docker.io/v2/", "docker.io"),
+        ("upstream", "registry.example.com:5000/team", "registry.example.com:5000"),
+        ("remoteURL", "registry.example.com", "https://registry.example.com"),
+        ("remoteURL", "http://user:secret@registry.example.com/v2?x#y", "http://registry.example.com"),
+        ("proxy.httpsProxy", "proxy:3128", "http://proxy:3128"),
+        ("volume.size", "10 GiB", "10Gi"),
+        ("garbageCollection.ttl", "7d", "168h"),
+        ("garbageCollection.ttl", "1d12h", "24h12h"),
+    ],
+)
+def test_what_was_meant_is_offered(field: str, written: str, meant: str) -> None:
+    value: object = written
+    for part in reversed(field.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    assert told(caches({"upstream": "docker.io", **value}))[0].endswith(f'write "{meant}"')
 
+
+def test_credentials_in_a_url_are_not_repeated() -> None:
+    (said,) = told(one(proxy={"httpProxy": "http://user:p@ss/word@proxy:3128"}))
+    assert '"http://…@proxy:3128" is not a URL' in said
+    assert "word" not in said
+
+
+def test_shape_and_combinations_are_told_at_once() -> None:
+    document = caches({"upstream": "a.b"}, {"upstream": "a.b", "volume": {"size": 0}})
+    assert [problem.partition(": ")[0] for problem in told(document)] == ["caches[1].upstream", "caches[1].volume.size"]
+
+
+def leaves(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and schema of every value, those that hold others included."""
+    for name, part in schema["properties"].items():
+        yield f"{path}{name}", part
+        if "properties" in part:
+            yield from leaves(part, f"{path}{name}.")
+        if "properties" in part.get("items", {}):
+            yield from leaves(part["items"], f"{path}{name}[].")
+
+
+def test_schema_is_closed_and_says_its_draft() -> None:
     schema = values_schema()
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
-    assert schema["additionalProperties"] is False
-    walk(schema, "")
+    jsonschema.Draft7Validator.check_schema(schema)
+    for path, part in [("", schema), *leaves(schema)]:
+        for inner in (part, part.get("items", {})):
+            assert "properties" not in inner or inner["additionalProperties"] is False, f"{path} is open"
+
+
+@pytest.mark.parametrize(
+    ("path", "part"), [*leaves(values_schema())], ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_value_is_described_and_shown(path: str, part: dict[str, Any]) -> None:
+    assert part["description"].endswith((".", '"'))
+    if "properties" not in part:
+        assert part["examples"], f"{path} has no example"
+        for value in [*part["examples"], *([part["default"]] if "default" in part else [])]:
+            jsonschema.Draft7Validator(part).validate(value)
 
 
 TEXTS = st.sampled_from(
-    [
-        "docker.io",
-        "a.b:5000",
-        "A",
-        "",
-        "a-",
-        "https://a.b",
-        "http://a:1/",
-        "10Gi",
-        "0",
-        "0s",
-        "168h",
-        "7d",
-        "1h30m",
-        "fast",
-    ]
-)
-ANYTHING = st.one_of(TEXTS, st.integers(-1, 2), st.booleans(), st.just([]), st.just({}))
+    ["docker.io", "a.b:5000", "A", "", "a-", "https://a.b", "http://a:1/", "/etc/x", "Always", "0s", "7d", "fast", "0"]
+) | st.from_regex(r"[a0.:-]{1,6}|[.0-9]{1,4}(Gi|e[-+]?[0-9]|m|h|ms|µs|d){0,2}|/?(\.?[a/]){1,3}", fullmatch=True)
+ANYTHING: st.SearchStrategy[Any] = TEXTS | st.integers(-1, 2) | st.booleans() | st.just([]) | st.just({})
+
+
+def mapping(*keys: str, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Some of the keys, with anything or what is given; sometimes one that there is not, or no mapping at all."""
+    optional = {**dict.fromkeys([*keys, "other"], ANYTHING), **parts}
+    return st.fixed_dictionaries({}, optional=optional) | ANYTHING
+
+
 CACHE = st.fixed_dictionaries(
-    {"upstream": st.one_of(st.sampled_from(["docker.io", "ghcr.io", "a.b:5000"]), ANYTHING)},
+    {"upstream": st.sampled_from(["docker.io", "ghcr.io", "a.b:5000"]) | ANYTHING},
     optional={
         "remoteURL": ANYTHING,
-        "volume": st.one_of(
-            ANYTHING, st.fixed_dictionaries({}, optional={"size": ANYTHING, "storageClassName": ANYTHING})
-        ),
-        "garbageCollection": st.one_of(ANYTHING, st.fixed_dictionaries({}, optional={"ttl": ANYTHING})),
+        "volume": mapping("size", "storageClassName"),
+        "garbageCollection": mapping("ttl"),
         "secretReferenceName": ANYTHING,
-        "proxy": st.fixed_dictionaries({}, optional={"httpProxy": ANYTHING, "httpsProxy": ANYTHING, "x": ANYTHING}),
-        "http": st.fixed_dictionaries({}, optional={"tls": ANYTHING}),
-        "highAvailability": st.fixed_dictionaries({}, optional={"enabled": ANYTHING}),
+        "proxy": mapping("httpProxy", "httpsProxy"),
+        "http": mapping("tls"),
+        "highAvailability": mapping("enabled"),
         "serviceNameSuffix": ANYTHING,
         "other": ANYTHING,
+    },
+)
+IMAGE = mapping("registry", "repository", "tag", "digest", "pullPolicy")
+VALUES = st.fixed_dictionaries(
+    {"caches": st.lists(CACHE, max_size=2)},
+    optional={
+        "fullnameOverride": ANYTHING,
+        "commonLabels": mapping(),
+        "imagePullSecrets": st.lists(ANYTHING, max_size=1),
+        "cache": mapping("resources", "tolerations", image=IMAGE),
+        "node": mapping(
+            "enabled",
+            "registryDirectory",
+            "dialTimeout",
+            image=IMAGE,
+            probe=mapping("interval", "timeout", "failureThreshold"),
+        ),
+        "monitoring": mapping(dashboard=mapping("enabled", "labels")),
+        "test": mapping("images"),
     },
 )
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.lists(CACHE, max_size=2))
-def test_schema_and_model_agree(entries: list[dict[str, Any]]) -> None:
-    document = {"caches": entries}
+@given(VALUES)
+def test_schema_and_model_agree(document: dict[str, Any]) -> None:
     try:
         Values.model_validate_json(json.dumps(document), strict=True)
         model_takes_it = True
     except ValidationError:
         model_takes_it = False
-    combinations = [text for text in told(document) if "is there already" in text or "would be called" in text]
-    assert model_takes_it == (told(document) == combinations)
+    words = ("is there already", "would be called", "Gardener calls")
+    shape = [problem for problem in told(document) if not any(word in problem for word in words)]
+    assert model_takes_it == (shape == [])

@@ -1,0 +1,40 @@
+"""Names of the caches' objects, as the chart makes them (chart/templates/_helpers.tpl), and as Gardener does."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+RELEASE = "registry-cache"
+
+
+def fullname(release: str = RELEASE, *, name_override: str = "", fullname_override: str = "") -> str:
+    """What the names of all objects begin with; the release is the one of the install command in the README."""
+    name = name_override or "registry-cache"
+    both = release if name in release else f"{release}-{name}"
+    return (fullname_override or both).replace(".", "-")[:63].removesuffix("-")
+
+
+def object_name(full: str, upstream: str) -> str:
+    """The name of a cache's objects, at most 52 characters; `full` as of `fullname`."""
+    name = f"{full}-{re.sub('[.:]', '-', upstream)}"
+    if not re.search(r"[-:]|^[^.]+$", upstream) and len(name) <= 52:  # noqa: PLR2004 - a StatefulSet's
+        return name
+    return f"{name[:43].strip('-')}-{_hash(f'{full}/{upstream}', 8)}"
+
+
+def service_name(full: str, upstream: str, suffix: str = "") -> str:
+    """The name of a cache's Service; `suffix` is its serviceNameSuffix."""
+    return f"registry-{suffix}" if suffix else re.sub("^([0-9])", r"s\1", object_name(full, upstream))
+
+
+def gardener_service_name(upstream: str) -> str:
+    """What Gardener calls the Service of a cache without a suffix (pkg/component/registrycaches)."""
+    label = upstream.replace(":", "-")
+    if len(label) > 43:  # noqa: PLR2004 - Gardener's
+        label = f"{label[:37]}-{_hash(upstream, 5)}"
+    return f"registry-{label.replace('.', '-')}"
+
+
+def _hash(text: str, length: int) -> str:
+    return sha256(text.encode()).hexdigest()[:length]

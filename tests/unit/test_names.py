@@ -1,0 +1,68 @@
+"""Names as the chart makes them, without helm: those of the rendered inventory; and Gardener's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from registry_cache.names import fullname, gardener_service_name, object_name, service_name
+from registry_cache.regenerate import REPOSITORY
+
+INVENTORY: dict[str, list[str]] = yaml.safe_load((REPOSITORY / "tests" / "render" / "inventory.yaml").read_text())
+
+
+@pytest.mark.parametrize("scenario", INVENTORY)
+def test_names_are_those_that_the_chart_gives(scenario: str) -> None:
+    values: dict[str, Any] = yaml.safe_load((REPOSITORY / "ci" / f"{scenario}-values.yaml").read_text())
+    full = fullname(
+        "x",
+        name_override=values.get("nameOverride", ""),
+        fullname_override=values.get("fullnameOverride", ""),
+    )
+    made = {f"StatefulSet {object_name(full, cache['upstream'])}" for cache in values["caches"]}
+    made |= {
+        f"Service {service_name(full, cache['upstream'], cache.get('serviceNameSuffix', ''))}"
+        for cache in values["caches"]
+    }
+    assert made == {name for name in INVENTORY[scenario] if name.startswith(("StatefulSet ", "Service "))}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("registry-cache", "", ""), "registry-cache"),
+        (("my-registry-cache", "", ""), "my-registry-cache"),
+        (("x", "", ""), "x-registry-cache"),
+        (("x", "caches", ""), "x-caches"),
+        (("x.y", "", "a.b"), "a-b"),
+        (("x.y", "", ""), "x-y-registry-cache"),
+        (("x" * 53, "", ""), f"{'x' * 53}-registry"),
+    ],
+)
+def test_fullname(arguments: tuple[str, str, str], name: str) -> None:
+    release, name_override, fullname_override = arguments
+    assert fullname(release, name_override=name_override, fullname_override=fullname_override) == name
+
+
+def test_service_begins_with_a_letter() -> None:
+    assert service_name("1x", "a.b") == "s1x-a-b"
+
+
+@pytest.mark.parametrize(
+    ("upstream", "name"),
+    [
+        ("docker.io", "registry-docker-io"),
+        ("my-registry.io:5000", "registry-my-registry-io-5000"),
+        (
+            "my-very-long-registry.very-long-subdomain.io",
+            "registry-my-very-long-registry-very-long-subdo-2fae3",
+        ),
+        (
+            "my-very-long-registry.long-subdomain.io:8443",
+            "registry-my-very-long-registry-long-subdomain--8cb9e",
+        ),
+    ],
+)
+def test_gardeners_names_are_those_of_its_own_tests(upstream: str, name: str) -> None:
+    assert gardener_service_name(upstream) == name
