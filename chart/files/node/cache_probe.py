@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
 
 LARGEST_ANSWER = 64 * 1024
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", re.IGNORECASE)
+CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?:\r\n|$)", re.IGNORECASE)
 
 
 class NoAnswer(Exception):
@@ -21,14 +24,15 @@ class Address:
         self._service = service
         self._port = port
         self._known: str | None = None
-        self._problem = "its address is not known yet"
+        self._problem = f"the address of {service} is not known yet"
+        self._denied = False
         self._lookup: threading.Thread | None = None
 
     def current(self, timeout: float) -> str:
         """The IP address; the last known one where DNS does not answer within `timeout` seconds.
 
         Raises:
-            NoAnswer: there never was one.
+            NoAnswer: there is none.
         """
         # getaddrinfo cannot be given a deadline; a lookup that hangs goes on beside us, and none is added to it.
         if self._lookup is None or not self._lookup.is_alive():
@@ -39,15 +43,22 @@ class Address:
             raise NoAnswer(self._problem)
         return self._known
 
+    def unanswered(self) -> None:
+        """Forget an address at which nobody answers where DNS says that the Service is gone: it may get another's."""
+        if self._denied:
+            self._known = None
+
     def _look_up(self) -> None:
         try:
             found = socket.getaddrinfo(self._service, self._port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            self._problem = f"{self._service} has no address: {error.strerror or error}"
+        except (OSError, UnicodeError) as error:
+            self._problem = f"{self._service} has no address: {getattr(error, 'strerror', None) or error}"
+            self._denied = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
             return
         addresses = {str(entry[4][0]) for entry in found}
         # One of several is as good as another, and the same each time rewrites no file.
         self._known = min(addresses, key=lambda address: (":" in address, address))
+        self._denied = False
 
 
 def url(address: str, port: int) -> str:
@@ -59,18 +70,17 @@ def probe(address: str, port: int, timeout: float) -> None:
     """Ask for /v2/, which every registry answers (distribution-spec, end-1), and have it all in `timeout` seconds.
 
     Raises:
-        NoAnswer: no connection, no whole answer in time, or another status than 200.
+        NoAnswer: no connection, no whole and short answer in time, or another status than 200.
     """
     deadline = time.monotonic() + timeout
-    request = (
-        f"GET /v2/ HTTP/1.1\r\nHost: {address}:{port}\r\nUser-Agent: registry-cache-node\r\nConnection: close\r\n\r\n"
-    )
+    host = url(address, port).removeprefix("http://")
+    request = f"GET /v2/ HTTP/1.1\r\nHost: {host}\r\nUser-Agent: registry-cache-node\r\nConnection: close\r\n\r\n"
     try:
         with socket.create_connection((address, port), timeout=timeout) as connection:
             connection.sendall(request.encode())
             answer = _receive(connection, deadline)
     except TimeoutError:
-        message = f"no answer within {timeout:g} s"
+        message = "no answer in time"
         raise NoAnswer(message) from None
     except OSError as error:
         message = f"{error.strerror or error}".lower()
@@ -78,16 +88,21 @@ def probe(address: str, port: int, timeout: float) -> None:
     status = answer.partition(b"\r\n")[0].split(b" ", 2)
     if len(status) < 2 or not status[0].startswith(b"HTTP/"):  # noqa: PLR2004 - version and status
         message = "the answer is not HTTP"
-        raise NoAnswer(message)
-    if status[1] != b"200":
+    elif status[1] != b"200":
         message = f"status {status[1].decode('ascii', errors='replace')}"
-        raise NoAnswer(message)
+    elif len(answer) >= LARGEST_ANSWER:
+        message = "the answer is too long"
+    elif not _is_whole(answer):
+        message = "the answer breaks off"
+    else:
+        return
+    raise NoAnswer(message)
 
 
 def _receive(connection: socket.socket, deadline: float) -> bytes:
-    """All that comes until the other side closes; each byte on its own would not prolong the deadline."""
+    """The answer, as far as it comes; each byte on its own would not prolong the deadline."""
     received = b""
-    while len(received) < LARGEST_ANSWER:
+    while len(received) < LARGEST_ANSWER and not _is_whole(received):
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -97,3 +112,12 @@ def _receive(connection: socket.socket, deadline: float) -> bytes:
             break
         received += part
     return received
+
+
+def _is_whole(answer: bytes) -> bool:
+    """Whether all is there that the head announces. Without a length none can tell, and containerd neither."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    if not end or not (length or CHUNKED.search(head)):
+        return False
+    return len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n")

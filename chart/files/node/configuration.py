@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+# It names a folder: nothing that leads out of the registry folder, and not `_default`.
+UPSTREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?")
+OWNER = re.compile(r"[A-Za-z0-9.-]+/[A-Za-z0-9.-]+")
+LARGEST_PORT = 65535
 
 
 class Invalid(Exception):
     """The configuration cannot be used; the message has every problem, a line each."""
 
 
-@dataclass(frozen=True)
-class Cache:
+class Cache(NamedTuple):
     """One upstream, and where its cache is: `service` is a name in the cluster's DNS."""
 
     upstream: str
@@ -26,8 +31,7 @@ class Cache:
     port: int
 
 
-@dataclass(frozen=True)
-class Configuration:
+class Configuration(NamedTuple):
     """All of it; intervals and timeouts in seconds, `dial_timeout` as it goes into hosts.toml."""
 
     owner: str
@@ -44,7 +48,7 @@ def read(path: Path) -> Configuration:
     """Read the file.
 
     Raises:
-        Invalid: it cannot be read, or something in it is missing or of the wrong kind.
+        Invalid: it cannot be read, or something in it is missing or cannot be used.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -53,41 +57,39 @@ def read(path: Path) -> Configuration:
         raise Invalid(message) from error
     problems: list[str] = []
 
-    def take(source: dict[str, Any], where: str, key: str, kind: type) -> Any:  # noqa: ANN401 - of the given kind
+    def take(source: Any, where: str, key: str, kind: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - as `kind` says
         value = source.get(key) if isinstance(source, dict) else None
-        if not isinstance(value, kind) or isinstance(value, bool):
-            problems.append(f"{path}: {where}{key}: is {value!r}, not a {kind.__name__}")
-            return kind()
-        return value
-
-    def seconds(source: dict[str, Any], where: str, key: str) -> float:
-        text = take(source, where, key, str)
         try:
-            return duration_seconds(text)
+            return kind(value)
         except ValueError as error:
-            problems.append(f"{path}: {where}{key}: {error}")
-            return 0.0
+            said = "is missing" if value is None else f"is {value!r}"
+            problems.append(f"{path}: {where}{key}: {said}, {error}")
+            return None
 
-    probe = take(content, "", "probe", dict)
-    caches = tuple(
-        Cache(
-            upstream=take(entry, f"caches[{index}].", "upstream", str),
-            server=take(entry, f"caches[{index}].", "server", str),
-            service=take(entry, f"caches[{index}].", "service", str),
-            port=take(entry, f"caches[{index}].", "port", int),
-        )
-        for index, entry in enumerate(take(content, "", "caches", list))
-    )
+    probe = take(content, "", "probe", _object)
+    entries = take(content, "", "caches", _list) or []
     made = Configuration(
-        owner=take(content, "", "owner", str),
-        registry_directory=Path(take(content, "", "registryDirectory", str)),
-        state_directory=Path(take(content, "", "stateDirectory", str)),
-        dial_timeout=take(content, "", "dialTimeout", str),
-        interval=seconds(probe, "probe.", "interval"),
-        timeout=seconds(probe, "probe.", "timeout"),
-        failure_threshold=take(probe, "probe.", "failureThreshold", int),
-        caches=caches,
+        owner=take(content, "", "owner", _owner),
+        registry_directory=take(content, "", "registryDirectory", _path),
+        state_directory=take(content, "", "stateDirectory", _path),
+        dial_timeout=take(content, "", "dialTimeout", _duration),
+        interval=take(probe, "probe.", "interval", _seconds),
+        timeout=take(probe, "probe.", "timeout", _seconds),
+        failure_threshold=take(probe, "probe.", "failureThreshold", _count),
+        caches=tuple(
+            Cache(
+                upstream=take(entry, f"caches[{index}].", "upstream", _upstream),
+                server=take(entry, f"caches[{index}].", "server", _text),
+                service=take(entry, f"caches[{index}].", "service", _text),
+                port=take(entry, f"caches[{index}].", "port", _port),
+            )
+            for index, entry in enumerate(entries)
+        ),
     )
+    upstreams = [cache.upstream for cache in made.caches if cache.upstream is not None]
+    problems += [
+        f"{path}: caches: {name} is there twice" for name in sorted(set(upstreams)) if upstreams.count(name) > 1
+    ]
     if problems:
         raise Invalid("\n".join(problems))
     return made
@@ -99,10 +101,59 @@ def duration_seconds(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    if text == "0":
-        return 0.0
-    parts = DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        message = f"{text!r} is not a duration such as 5s or 500ms"
+    unsigned = text.removeprefix("+")
+    parts = DURATION.findall(unsigned)
+    if unsigned != "0" and (not parts or "".join(number + unit for number, unit in parts) != unsigned):
+        message = "not a duration such as 5s or 500ms"
         raise ValueError(message)
-    return sum(float(number) * SECONDS[unit] for number, unit in parts)
+    return sum((float(number) * SECONDS[unit] for number, unit in parts), 0.0)
+
+
+def _checked(value: Any, kind: type, good: Callable[[Any], object], wanted: str) -> Any:  # noqa: ANN401 - of the kind
+    if not isinstance(value, kind) or isinstance(value, bool) or not good(value):
+        message = f"not {wanted}"
+        raise ValueError(message)
+    return value
+
+
+def _object(value: object) -> object:
+    return _checked(value, dict, lambda _: True, "an object")
+
+
+def _list(value: object) -> object:
+    return _checked(value, list, lambda _: True, "a list")
+
+
+def _text(value: object) -> str:
+    text: str = _checked(value, str, bool, "a text")
+    return text
+
+
+def _path(value: object) -> Path:
+    return Path(_checked(value, str, lambda text: text.startswith("/"), "an absolute path"))
+
+
+def _owner(value: object) -> object:
+    return _checked(value, str, OWNER.fullmatch, "a namespace and a name such as kube-system/registry-cache")
+
+
+def _upstream(value: object) -> object:
+    return _checked(value, str, UPSTREAM.fullmatch, "a registry such as docker.io or registry.example.com:5000")
+
+
+def _port(value: object) -> object:
+    return _checked(value, int, lambda port: 1 <= port <= LARGEST_PORT, f"a port from 1 to {LARGEST_PORT}")
+
+
+def _count(value: object) -> object:
+    return _checked(value, int, lambda count: count >= 1, "a number from 1")
+
+
+def _duration(value: object) -> object:
+    duration_seconds(_text(value))
+    return value
+
+
+def _seconds(value: object) -> object:
+    seconds = duration_seconds(_text(value))
+    return _checked(seconds, float, lambda length: length > 0, "a duration above 0 such as 5s or 500ms")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MARK = "# registry-cache: written by "
 MADE_FOLDER = "# registry-cache: the folder was made for it"
@@ -20,8 +19,7 @@ class CannotMerge(Exception):
     """What is there cannot be kept together with the cache; the message says why. It is left as it is."""
 
 
-@dataclass(frozen=True)
-class Mirror:
+class Mirror(NamedTuple):
     """A cache to be asked first: `address` is its URL, `server` the upstream's, `dial_timeout` a Go duration."""
 
     server: str
@@ -41,14 +39,16 @@ def render(mirror: Mirror, owner: str, *, before: str = "", made_folder: bool = 
         raise CannotMerge(message)
     top, tables = _split(before)
     lines = [f"{MARK}{owner}", *([MADE_FOLDER] if made_folder else [])]
+    # Without a server containerd asks the upstream by its own name, where it serves no images if it has another URL.
+    # A server that is there already stays: somebody wants these pulls to end there.
     if "server" not in found:
-        lines.append(f'server = "{mirror.server}"')
+        lines.append(f"server = {_quoted(mirror.server)}")
     lines += [line for line in (top.rstrip("\n"),) if line]
     lines += [
         "",
-        f'[host."{mirror.address}"]',
+        f"[host.{_quoted(mirror.address)}]",
         '  capabilities = ["pull", "resolve"]',
-        f'  dial_timeout = "{mirror.dial_timeout}"',
+        f"  dial_timeout = {_quoted(mirror.dial_timeout)}",
     ]
     text = "\n".join(lines) + "\n"
     if tables:
@@ -68,8 +68,10 @@ def folder_was_made(text: str) -> bool:
     return MADE_FOLDER in text.splitlines()[:2]
 
 
-def from_certificates(names: list[str]) -> str:
+def from_certificates(names: list[str], folder: str = "") -> str:
     """The keys that do what the certificate files of a folder without hosts.toml do (hosts.go, loadCertFiles).
+
+    `folder` stands before each name: how to get there from the folder of the file that the keys are for.
 
     Raises:
         CannotMerge: some client certificates have keys and some have none, which the keys cannot say.
@@ -79,12 +81,15 @@ def from_certificates(names: list[str]) -> str:
     with_key = [name for name in clients if f"{name.removesuffix('.cert')}.key" in names]
     lines = []
     if authorities:
-        lines.append(f"ca = [{', '.join(map(_quoted, authorities))}]")
+        lines.append(f"ca = [{', '.join(_quoted(folder + name) for name in authorities)}]")
     if clients and with_key == clients:
-        pairs = [f"[{_quoted(name)}, {_quoted(name.removesuffix('.cert') + '.key')}]" for name in clients]
+        keys = [f"{name.removesuffix('.cert')}.key" for name in clients]
+        pairs = [
+            f"[{_quoted(folder + name)}, {_quoted(folder + key)}]" for name, key in zip(clients, keys, strict=True)
+        ]
         lines.append(f"client = [{', '.join(pairs)}]")
     elif clients and not with_key:
-        lines.append(f"client = [{', '.join(map(_quoted, clients))}]")
+        lines.append(f"client = [{', '.join(_quoted(folder + name) for name in clients)}]")
     elif clients:
         message = "of its client certificates some have a key and some have none"
         raise CannotMerge(message)
@@ -104,10 +109,16 @@ def names_relative_files(text: str) -> bool:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        text.encode()  # what is no UTF-8 was read with surrogates; containerd ignores such a file
+        found = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeEncodeError) as error:
         message = f"it is not TOML: {error}"
         raise CannotMerge(message) from error
+    hosts = found.get("host", {})
+    if not isinstance(hosts, dict) or not all(isinstance(host, dict) for host in hosts.values()):
+        message = "its hosts are no tables"
+        raise CannotMerge(message)
+    return found
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -120,8 +131,12 @@ def _check(text: str, before: dict[str, Any], mirror: Mirror) -> None:
     """Make sure, by reading it as containerd will, that all that was there is there, and the cache in front."""
     ours = {"capabilities": ["pull", "resolve"], "dial_timeout": mirror.dial_timeout}
     hosts = {mirror.address: ours, **before.get("host", {})}
-    merged = _parse(text)
-    if merged != {"server": mirror.server, **before, "host": hosts} or list(merged["host"]) != list(hosts):
+    wanted = {"server": mirror.server, **before, "host": hosts}
+    try:
+        merged = _parse(text)
+    except CannotMerge:
+        merged = {}
+    if merged != wanted or list(merged["host"]) != list(hosts):
         message = "it is written so that no host can be put in front of its own"
         raise CannotMerge(message)
 

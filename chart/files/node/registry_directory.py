@@ -1,26 +1,28 @@
 """containerd's registry folder: puts a cache's hosts.toml in, takes it out, and keeps what was there before.
 
-Every step is one rename, so that a program killed at any moment leaves a folder that containerd can read and that the
-next start can tidy:
+A program killed at any moment leaves a folder that containerd can read and that the next start can tidy:
 
 - hosts.toml of ours has our mark in its first line; all else is somebody else's;
-- a foreign hosts.toml is linked to ORIGINAL before ours takes its name, and renamed back when ours goes. The name has
-  no ending that containerd reads;
+- each file and folder appears, changes and goes by one rename;
+- a foreign hosts.toml is kept as ORIGINAL while ours has its name, and renamed back when ours goes. The name has no
+  ending that containerd reads;
 - a folder is never empty: it appears and goes together with its file, since an empty one hides `_default`.
+
+Everything is done under one lock on the folder, so that neither two caches nor the programs of two releases meet.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
+import fcntl
 import os
-import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import hosts_toml
 from hosts_toml import CannotMerge, Mirror
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 HOSTS = "hosts.toml"
@@ -35,24 +37,39 @@ class InUse(Exception):
 class RegistryDirectory:
     """The folder that containerd's config_path names, as seen and changed by the program of one release."""
 
+    # One name is enough: only who holds the lock uses it.
+    _temporary = ".registry-cache-new"
+
     def __init__(self, root: Path, owner: str) -> None:
         """Look after `root` as `owner`, which is `namespace/name` of the release's objects."""
         self._root = root
         self._owner = owner
-        self._temporary = f".registry-cache-{hashlib.sha256(owner.encode()).hexdigest()[:8]}"
+        self._made: set[str] = set()
+        self.stuck: dict[str, OSError] = {}
 
     def tidy(self, upstreams: list[str]) -> list[str]:
-        """Remove what an earlier run left, but for the given upstreams, and return the upstreams that were left."""
-        kept = {folder for upstream in upstreams for folder in _folder_names(upstream)}
+        """Take out what an earlier run left, but for the given upstreams, and return the folders it was taken out of.
+
+        What could not be taken out is in `stuck` then, with the reason.
+
+        Raises:
+            OSError: the registry folder itself cannot be read or written.
+        """
+        kept = {folder for upstream in upstreams for folder in _names(upstream)}
         removed = []
-        for folder in sorted(path for path in self._root.iterdir() if path.is_dir() and not path.is_symlink()):
-            if folder.name == self._temporary:
-                shutil.rmtree(folder)
-                continue
-            (folder / self._temporary).unlink(missing_ok=True)
-            if folder.name not in kept and self._is_ours(_read(folder / HOSTS)):
-                self._withdraw(folder)
-                removed.append(folder.name)
+        self.stuck = {}
+        with self._alone():
+            for folder in sorted(path for path in self._root.iterdir() if path.is_dir() and not path.is_symlink()):
+                try:
+                    if folder.name in kept:
+                        self._recover(folder)
+                        if self._is_all_ours(folder):
+                            self._made.add(folder.name)
+                    elif self._take_out(folder):
+                        removed.append(folder.name)
+                except OSError as error:
+                    if self._may_be_ours(folder):
+                        self.stuck[folder.name] = error
         return removed
 
     def activate(self, upstream: str, mirror: Mirror) -> bool:
@@ -61,147 +78,216 @@ class RegistryDirectory:
         Raises:
             CannotMerge: what is there cannot be kept together with it.
             InUse: another release looks after the upstream.
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be read or written.
         """
-        folder = self._folder(upstream)
-        current = _read(folder / HOSTS)
-        owner = hosts_toml.owner_of(current) if current is not None else None
-        if owner is not None and owner != self._owner:
-            message = f"the nodes' program of {owner} looks after it"
-            raise InUse(message)
-        if current is None:
-            # Gone while ours was there: somebody wanted it gone, and what it was made from with it.
-            (folder / ORIGINAL).unlink(missing_ok=True)
-        if not folder.exists():
-            self._create(folder, self._render(mirror, self._before_in_default(), made_folder=True))
-            return True
-        made = owner is not None and hosts_toml.folder_was_made(current or "")
-        before = self._before_in_default() if made else self._before_in_folder(folder, current, owner)
-        wanted = self._render(mirror, before, made_folder=made)
-        if wanted == current:
-            return False
-        if current is not None and owner is None:
-            _keep(folder / HOSTS, folder / ORIGINAL)
-        self._replace(folder / HOSTS, wanted)
-        return True
+        with self._alone():
+            chosen = self._folder(upstream)
+            for name in _names(upstream):
+                if name != chosen.name:
+                    self._take_out(self._root / name)
+            return self._put_in(chosen, mirror)
 
     def withdraw(self, upstream: str) -> bool:
         """Put back what was there before, and return whether that took a change.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be read or written.
         """
-        folder = self._folder(upstream)
-        if not self._is_ours(_read(folder / HOSTS)):
-            # Replaced or removed while ours was there: that is what counts now.
-            if hosts_toml.owner_of(_read(folder / HOSTS) or "") is None:
-                (folder / ORIGINAL).unlink(missing_ok=True)
-            return False
-        self._withdraw(folder)
-        return True
+        with self._alone():
+            taken = [self._take_out(self._root / name) for name in _names(upstream)]
+            return any(taken)
 
-    def _withdraw(self, folder: Path) -> None:
-        made = hosts_toml.folder_was_made(_read(folder / HOSTS) or "")
-        if (folder / ORIGINAL).exists():
-            (folder / ORIGINAL).rename(folder / HOSTS)
-            _sync(folder)
-        elif made and [path.name for path in folder.iterdir()] == [HOSTS]:
-            shutil.rmtree(self._root / self._temporary, ignore_errors=True)
-            folder.rename(self._root / self._temporary)
-            shutil.rmtree(self._root / self._temporary)
-            _sync(self._root)
-        else:
-            (folder / HOSTS).unlink()
-            _sync(folder)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock, and have nothing around that an earlier holder did not get done with."""
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._discard(self._root / self._temporary)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _folder(self, upstream: str) -> Path:
-        """The folder that containerd reads for an upstream, or that it would look for first."""
-        names = _folder_names(upstream)
-        return next((self._root / name for name in names if (self._root / name).is_dir()), self._root / names[0])
+        """The folder that containerd would read for an upstream without us; where there is none, its first choice."""
+        folders = [self._root / name for name in _names(upstream)]
+        taken = (folder for folder in folders if os.path.lexists(folder) and not self._is_all_ours(folder))
+        return next(taken, folders[0])
 
-    def _before_in_folder(self, folder: Path, current: str | None, owner: str | None) -> str:
-        """The hosts.toml that counts for an upstream whose folder was there before us.
+    def _put_in(self, folder: Path, mirror: Mirror) -> bool:
+        self._recover(folder)
+        current = _read(folder / HOSTS)
+        owner = hosts_toml.owner_of(current or "")
+        if owner not in (None, self._owner):
+            message = f"the nodes' program of {owner} looks after it"
+            raise InUse(message)
+        if current is None:
+            # Gone while ours was there: somebody wanted it gone, and what it was made from with it.
+            (folder / ORIGINAL).unlink(missing_ok=True)
+        foreign = current is not None and owner is None
+        all_ours = self._is_all_ours(folder)
+        create = not folder.exists() or (all_ours and current is None)
+        made = create or (not foreign and hosts_toml.folder_was_made(current or ""))
+        if not create:
+            (self._made.add if made else self._made.discard)(folder.name)
+        default = create or all_ours
+        try:
+            if default:
+                before = self._before_in_default()
+            else:
+                before = _before(folder, current if foreign else _read(folder / ORIGINAL))
+            wanted = hosts_toml.render(mirror, self._owner, before=before, made_folder=made)
+        except CannotMerge as problem:
+            message = f"{DEFAULT if default else folder.name}/{HOSTS} is left as it is: {problem}"
+            raise CannotMerge(message) from problem
+        if create:
+            self._create(folder, wanted)
+            return True
+        if wanted == current:
+            return False
+        _write(folder / self._temporary, wanted)
+        if foreign:
+            _keep(folder / HOSTS, folder / ORIGINAL)
+        (folder / self._temporary).rename(folder / HOSTS)
+        _sync(folder)
+        return True
 
-        Raises:
-            CannotMerge: there is none, and its certificate files cannot be said in one.
-        """
-        foreign = current if owner is None else _read(folder / ORIGINAL)
-        # containerd takes an empty file for none, too.
-        return foreign or hosts_toml.from_certificates([path.name for path in folder.iterdir() if path.is_file()])
+    def _take_out(self, folder: Path) -> bool:
+        """Leave the folder as it would be without us, and return whether our file was there."""
+        if not folder.is_dir():
+            return False
+        self._recover(folder)
+        current = _read(folder / HOSTS)
+        owner = hosts_toml.owner_of(current or "")
+        if owner == self._owner:
+            self._restore(folder)
+            return True
+        if owner is None:
+            # Replaced or removed while ours was there: that is what counts now.
+            (folder / ORIGINAL).unlink(missing_ok=True)
+            if current is None and self._is_all_ours(folder):
+                folder.rmdir()
+            self._made.discard(folder.name)
+        return False
+
+    def _restore(self, folder: Path) -> None:
+        if os.path.lexists(folder / ORIGINAL):
+            (folder / ORIGINAL).rename(folder / HOSTS)
+        elif self._is_all_ours(folder):
+            self._remove(folder)
+            self._made.discard(folder.name)
+            return
+        else:
+            (folder / HOSTS).unlink()
+        _sync(folder)
+
+    def _recover(self, folder: Path) -> None:
+        """End what a call that was killed or refused began in a folder."""
+        temporary = folder / self._temporary
+        if os.path.lexists(temporary):
+            if os.path.lexists(folder / ORIGINAL) and not os.path.lexists(folder / HOSTS):
+                (folder / ORIGINAL).rename(folder / HOSTS)  # it ended between the renames of _keep and _put_in
+            temporary.unlink()
+
+    def _is_all_ours(self, folder: Path) -> bool:
+        """Whether the folder was made for our file, and nobody put anything else into it."""
+        names = {path.name for path in folder.iterdir()} - {self._temporary} if folder.is_dir() else {"no folder"}
+        if not names:
+            return folder.name in self._made
+        text = _read(folder / HOSTS) or ""
+        return names == {HOSTS} and hosts_toml.owner_of(text) == self._owner and hosts_toml.folder_was_made(text)
+
+    def _may_be_ours(self, folder: Path) -> bool:
+        """Whether a folder that cannot be tidied is known to hold a file of ours; one that cannot be read is not."""
+        try:
+            return hosts_toml.owner_of(_read(folder / HOSTS) or "") == self._owner
+        except OSError:
+            return False
 
     def _before_in_default(self) -> str:
-        """The hosts.toml that counts for an upstream without a folder of its own.
+        """What counts without us for an upstream that has no folder of its own.
 
         Raises:
-            CannotMerge: it names files that only its own folder has.
+            CannotMerge: it names files by paths that mean something in its own folder alone.
         """
-        text = _read(self._root / DEFAULT / HOSTS) or ""
-        if hosts_toml.names_relative_files(text):
-            message = f"{DEFAULT}/{HOSTS}, which counts for it too, names files by relative paths"
+        folder = self._root / DEFAULT
+        text = _read(folder / HOSTS)
+        if text and hosts_toml.names_relative_files(text):
+            message = "it counts for this upstream too, but names files by relative paths"
             raise CannotMerge(message)
-        return text
-
-    def _render(self, mirror: Mirror, before: str, *, made_folder: bool) -> str:
-        return hosts_toml.render(mirror, self._owner, before=before, made_folder=made_folder)
-
-    def _is_ours(self, text: str | None) -> bool:
-        return text is not None and hosts_toml.owner_of(text) == self._owner
+        return _before(folder, text, f"../{DEFAULT}/")
 
     def _create(self, folder: Path, text: str) -> None:
         """Make a folder that is never seen without its file."""
         temporary = self._root / self._temporary
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(mode=0o755)
+        temporary.mkdir()
         temporary.chmod(0o755)
         _write(temporary / HOSTS, text)
+        _sync(temporary)
         temporary.rename(folder)
+        self._made.add(folder.name)
         _sync(self._root)
 
-    def _replace(self, path: Path, text: str) -> None:
-        temporary = path.with_name(self._temporary)
-        _write(temporary, text)
-        temporary.rename(path)
-        _sync(path.parent)
+    def _remove(self, folder: Path) -> None:
+        """Take a folder of ours away together with its file."""
+        temporary = self._root / self._temporary
+        folder.rename(temporary)
+        _sync(self._root)
+        self._discard(temporary)
+
+    def _discard(self, temporary: Path) -> None:
+        if os.path.lexists(temporary):
+            (temporary / HOSTS).unlink(missing_ok=True)
+            temporary.rmdir()
 
 
-def _folder_names(upstream: str) -> list[str]:
-    """The names under which containerd looks for an upstream, first to last (config_unix.go, hostPaths)."""
-    host, colon, port = upstream.partition(":")
+def _names(upstream: str) -> list[str]:
+    """The folders in which containerd looks for an upstream, first to last (config_unix.go, hostPaths)."""
+    host, colon, port = upstream.rpartition(":")
     return [f"{host}_{port}_", upstream] if colon else [upstream]
+
+
+def _before(folder: Path, text: str | None, path: str = "") -> str:
+    """What containerd reads in a folder, as a hosts.toml: its own `text`, else its certificates, to which `path` leads.
+
+    Raises:
+        CannotMerge: only the node itself can see it, or the certificates cannot be said in a hosts.toml.
+    """
+    if text is None and (folder / HOSTS).is_symlink():
+        message = "it is a link to a file outside the registry folder"
+        raise CannotMerge(message)
+    # An empty file counts as none, for containerd too.
+    if text or not folder.is_dir():
+        return text or ""
+    return hosts_toml.from_certificates([file.name for file in folder.iterdir() if not file.is_dir()], path)
 
 
 def _read(path: Path) -> str | None:
     try:
         return path.read_bytes().decode("utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def _write(path: Path, text: str) -> None:
     """Write a file and have it on the disk before it takes its name."""
-    try:
-        with path.open("wb") as file:
-            file.write(text.encode("utf-8", errors="surrogateescape"))
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+    with path.open("wb") as file:
+        file.write(text.encode("utf-8", errors="surrogateescape"))
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
 
 
 def _keep(path: Path, kept: Path) -> None:
-    """Give a foreign file a second name; the same file, so its mode, owner and time are kept too."""
+    """Give a foreign file a second name, or another one; the same file, so its mode, owner and time are kept too."""
     kept.unlink(missing_ok=True)
     try:
-        kept.hardlink_to(path)
-    except OSError as error:
-        # fs.protected_hardlinks: not for a file of another user, without the capability.
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
-            raise
-        shutil.copy2(path, kept)
+        os.link(path, kept, follow_symlinks=False)
+    except OSError:
+        # Some file systems have no second names; without the capability, another user's file gets none
+        # (fs.protected_hardlinks). Then there is no hosts.toml for a moment; _recover knows how it got lost.
+        path.rename(kept)
+    _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:
