@@ -255,8 +255,8 @@ def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
     command = [sys.executable, "-B", str(PROGRAM), "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 2
-    assert "owner: is None, not a str" in done.stderr
-    assert "probe.interval: '5 seconds' is not a duration such as 5s or 500ms" in done.stderr
+    assert "owner: is missing, not a namespace and a name" in done.stderr
+    assert "probe.interval: is '5 seconds', not a duration such as 5s or 500ms" in done.stderr
 
 
 def _start_containerd(machine: Machine) -> None:

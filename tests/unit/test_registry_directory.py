@@ -1,20 +1,15 @@
-"""The registry folder: whatever happens, in whatever order, it ends as the rules say. On a real file system."""
+"""The registry folder, case by case. On a real file system."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 import tomllib
 from pathlib import Path
 from unittest import mock
 
-import hosts_toml
 import pytest
 import registry_directory
 from hosts_toml import CannotMerge, Mirror
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from registry_directory import InUse, RegistryDirectory
 
 MIRROR = Mirror(server="https://registry-1.docker.io", address="http://10.0.0.1:5000", dial_timeout="500ms")
@@ -140,110 +135,6 @@ def test_start_removes_what_an_earlier_run_left(directory: RegistryDirectory, tm
     (tmp_path / "kept.io" / directory._temporary).write_text("half")
     assert directory.tidy(["kept.io"]) == ["gone.io"]
     assert set(tree(tmp_path)) == {"kept.io", "kept.io/hosts.toml"}
-
-
-class Killed(Exception):
-    """The program ended at once, in the middle."""
-
-
-CHANGES = ("rename", "hardlink_to", "unlink", "mkdir", "chmod")
-
-
-class AnySequence(RuleBasedStateMachine):
-    """Cache up and down, foreign file comes, changes and goes, program killed at any change of the disk, restarted."""
-
-    @initialize(folder_exists=st.booleans())
-    def start(self, folder_exists: bool) -> None:  # noqa: FBT001 - drawn
-        self.temporary = tempfile.TemporaryDirectory()
-        self.root = Path(self.temporary.name)
-        self.hosts = self.root / "docker.io" / "hosts.toml"
-        self.folder_exists = folder_exists
-        self.foreign: str | None = None
-        self.active = False
-        if folder_exists:
-            self.hosts.parent.mkdir()
-        self.restart()
-
-    def teardown(self) -> None:
-        if hasattr(self, "root"):
-            self.restart()
-            self.directory.withdraw("docker.io")
-            expected = {"docker.io/hosts.toml"} if self.foreign is not None else set()
-            found = {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()}
-            assert found == expected, "uninstalled: as it was found"
-            if self.foreign is not None:
-                assert self.hosts.read_text() == self.foreign
-            assert self.hosts.parent.exists() == (self.folder_exists or self.foreign is not None)
-            self.temporary.cleanup()
-
-    @rule()
-    def restart(self) -> None:
-        self.directory = RegistryDirectory(self.root, "space/name")
-        self.directory.tidy(["docker.io"])
-
-    @rule(mirror=st.sampled_from([MIRROR, OTHER_ADDRESS]))
-    def cache_up(self, mirror: Mirror) -> None:
-        self.directory.activate("docker.io", mirror)
-        self.active = True
-        assert hosts(self.hosts) == [mirror.address, *(["https://mirror"] if self.foreign is not None else [])]
-
-    @rule()
-    def cache_down(self) -> None:
-        self.directory.withdraw("docker.io")
-        self.active = False
-        assert self.hosts.exists() == (self.foreign is not None)
-
-    @rule(note=st.sampled_from(["one", "two"]))
-    def somebody_writes_the_file(self, note: str) -> None:
-        self.foreign = f"# {note}\n{FOREIGN}"
-        self.folder_exists = True
-        self.hosts.parent.mkdir(exist_ok=True)
-        self.hosts.unlink(missing_ok=True)
-        self.hosts.write_text(self.foreign)
-        self.active = False
-
-    @precondition(lambda self: self.hosts.exists() and self.foreign is not None)
-    @rule()
-    def somebody_removes_the_file(self) -> None:
-        self.foreign = None
-        self.hosts.unlink()
-        self.active = False
-
-    @rule(change=st.sampled_from(CHANGES), after=st.integers(0, 2), up=st.booleans())
-    def killed_in_the_middle(self, change: str, after: int, up: bool) -> None:  # noqa: FBT001 - drawn
-        real = getattr(Path, change)
-        calls = iter(range(100))
-
-        def die(*arguments: object, **keywords: object) -> object:
-            if next(calls) == after:
-                raise Killed
-            return real(*arguments, **keywords)
-
-        with mock.patch.object(Path, change, die):
-            try:
-                if up:
-                    self.directory.activate("docker.io", MIRROR)
-                else:
-                    self.directory.withdraw("docker.io")
-            except Killed:
-                pass
-        self.restart()
-
-    @invariant()
-    def containerd_can_read_it(self) -> None:
-        if hasattr(self, "root") and self.hosts.exists():
-            text = self.hosts.read_text()
-            tomllib.loads(text)
-            assert hosts_toml.owner_of(text) or text == self.foreign
-
-    @invariant()
-    def no_folder_is_made_empty(self) -> None:
-        if hasattr(self, "root") and not self.folder_exists and self.hosts.parent.exists():
-            assert any(self.hosts.parent.iterdir())
-
-
-TestAnySequence = AnySequence.TestCase
-TestAnySequence.settings = settings(max_examples=150, stateful_step_count=12, deadline=None)
 
 
 def test_file_of_another_user_is_copied(directory: RegistryDirectory, tmp_path: Path) -> None:

@@ -1,0 +1,208 @@
+"""The registry folder where several act at once, and where somebody arranged it unusually."""
+
+from __future__ import annotations
+
+import os
+import threading
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+from hosts_toml import CannotMerge, Mirror
+from registry_directory import ORIGINAL, InUse, RegistryDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MIRROR = Mirror("https://upstream", "http://10.0.0.1:5000", "500ms")
+FOREIGN = '# theirs\n[host."https://theirs"]\n  capabilities = ["pull"]\n'
+
+
+def hosts(path: Path) -> list[str]:
+    return list(tomllib.loads(path.read_text())["host"])
+
+
+def at_once(*actions: Callable[[], object]) -> None:
+    """Do all of it at the same time, and show what any of it raised."""
+    barrier = threading.Barrier(len(actions))
+    raised: list[BaseException] = []
+
+    def run(action: Callable[[], object]) -> None:
+        barrier.wait()
+        try:
+            action()
+        except InUse:
+            return
+        except BaseException as error:  # noqa: BLE001 - shown below
+            raised.append(error)
+
+    threads = [threading.Thread(target=run, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert raised == []
+
+
+def test_ten_caches_that_come_and_go_at_once_get_each_its_own_file(tmp_path: Path) -> None:
+    directory = RegistryDirectory(tmp_path, "space/name")
+    mirrors = {f"r{i}.io": Mirror(f"https://r{i}.io", f"http://10.0.0.{i}:5000", "1s") for i in range(1, 11)}
+    for _ in range(10):
+        at_once(*[lambda u=u, m=m: directory.activate(u, m) for u, m in mirrors.items()])
+        for upstream, mirror in mirrors.items():
+            found = tomllib.loads((tmp_path / upstream / "hosts.toml").read_text())
+            assert (found["server"], list(found["host"])) == (mirror.server, [mirror.address])
+        at_once(*[lambda u=u: directory.withdraw(u) for u in mirrors])
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_two_releases_that_start_at_once_do_not_lose_a_foreign_file(tmp_path: Path) -> None:
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.parent.mkdir()
+    for _ in range(30):
+        path.write_text(FOREIGN)
+        releases = [RegistryDirectory(tmp_path, f"space{number}/name") for number in range(4)]
+        at_once(*[lambda r=r: r.activate("docker.io", MIRROR) for r in releases])
+        assert hosts(path) == [MIRROR.address, "https://theirs"]
+        at_once(*[lambda r=r: r.withdraw("docker.io") for r in releases])
+        assert path.read_text() == FOREIGN
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_file_that_is_a_link_is_kept_as_one(tmp_path: Path) -> None:
+    (tmp_path / "shared.toml").write_text(FOREIGN)
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.parent.mkdir()
+    path.symlink_to("../shared.toml")
+    directory = RegistryDirectory(tmp_path, "space/name")
+    directory.activate("docker.io", MIRROR)
+    assert hosts(path) == [MIRROR.address, "https://theirs"]
+    directory.withdraw("docker.io")
+    assert path.readlink().as_posix() == "../shared.toml"
+
+
+@pytest.mark.parametrize("name", ["docker.io", "_default"])
+def test_link_that_only_the_node_can_follow_is_left_alone(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "hosts.toml"
+    path.parent.mkdir()
+    path.symlink_to("/nowhere/hosts.toml")
+    directory = RegistryDirectory(tmp_path, "space/name")
+    with pytest.raises(CannotMerge, match=rf"^{name}/hosts.toml is left as it is: it is a link to a file outside"):
+        directory.activate("docker.io", MIRROR)
+    directory.withdraw("docker.io")
+    directory.tidy([])
+    assert path.is_symlink()
+    assert not (tmp_path / "docker.io").exists() or name == "docker.io"
+
+
+def test_folder_that_is_a_link_into_nowhere_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.b:5000").symlink_to("/nowhere")
+    directory = RegistryDirectory(tmp_path, "space/name")
+    with pytest.raises(OSError, match="Not a directory"):
+        directory.activate("a.b:5000", MIRROR)
+    directory.withdraw("a.b:5000")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.b:5000"]
+
+
+@pytest.mark.parametrize("text", ["host = 5\n", 'host = "x"\n', "[[host]]\na = 1\n", "[host]\nx = 5\n", "# \xff\n"])
+@pytest.mark.parametrize("name", ["docker.io", "_default"])
+def test_file_that_containerd_ignores_is_left_alone(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name / "hosts.toml"
+    path.parent.mkdir()
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CannotMerge, match=f"^{name}/hosts.toml is left as it is: "):
+        RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
+    assert path.read_bytes() == text.encode("latin-1")
+
+
+def test_certificates_of_the_default_still_count(tmp_path: Path) -> None:
+    (tmp_path / "_default").mkdir()
+    (tmp_path / "_default" / "ca.crt").write_text("certificate")
+    RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
+    assert tomllib.loads((tmp_path / "docker.io" / "hosts.toml").read_text())["ca"] == ["../_default/ca.crt"]
+
+
+def test_foreign_file_under_the_other_name_takes_the_cache_over(tmp_path: Path) -> None:
+    """Ours would hide it: containerd looks for `a.b_5000_` first."""
+    directory = RegistryDirectory(tmp_path, "space/name")
+    directory.activate("a.b:5000", MIRROR)
+    theirs = tmp_path / "a.b:5000" / "hosts.toml"
+    theirs.parent.mkdir()
+    theirs.write_text(FOREIGN)
+    assert directory.activate("a.b:5000", MIRROR)
+    assert not (tmp_path / "a.b_5000_").exists()
+    assert hosts(theirs) == [MIRROR.address, "https://theirs"]
+    assert not directory.activate("a.b:5000", MIRROR)
+
+
+def test_file_removed_while_ours_was_there_does_not_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.parent.mkdir()
+    path.write_text(FOREIGN)
+    directory = RegistryDirectory(tmp_path, "space/name")
+    directory.activate("docker.io", MIRROR)
+    path.unlink()
+    directory.activate("docker.io", MIRROR)
+    assert hosts(path) == [MIRROR.address]
+    directory.withdraw("docker.io")
+    assert list(path.parent.iterdir()) == []
+
+
+def test_folder_of_ours_that_somebody_took_over_stays(tmp_path: Path) -> None:
+    directory = RegistryDirectory(tmp_path, "space/name")
+    directory.activate("docker.io", MIRROR)
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.write_text(FOREIGN)
+    directory.withdraw("docker.io")
+    assert path.read_text() == FOREIGN
+    path.unlink()
+    directory.withdraw("docker.io")
+    assert list(tmp_path.iterdir()) == [path.parent]
+
+
+def test_modes_are_right_whatever_the_umask(tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
+    finally:
+        os.umask(umask)
+    folder = tmp_path / "docker.io"
+    assert [path.stat().st_mode & 0o7777 for path in (folder, folder / "hosts.toml")] == [0o755, 0o644]
+
+
+def test_folder_that_nobody_can_read_stops_no_tidying(tmp_path: Path) -> None:
+    (tmp_path / "a.io" / "hosts.toml").mkdir(parents=True)
+    directory = RegistryDirectory(tmp_path, "space/name")
+    directory.activate("b.io", MIRROR)
+    assert directory.tidy([]) == ["b.io"]
+    assert directory.stuck == {}
+
+
+def test_what_cannot_be_tidied_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RegistryDirectory(tmp_path, "space/name")
+    for upstream in ("a.io", "b.io"):
+        directory.activate(upstream, MIRROR)
+    real = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        if source.name == "a.io":
+            raise OSError(30, "Read-only file system")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        assert directory.tidy([]) == ["b.io"]
+        assert set(directory.stuck) == {"a.io"}
+    assert directory.tidy([]) == ["a.io"]
+    assert directory.stuck == {}
+
+
+def test_original_left_by_a_killed_program_goes_where_the_upstream_is_not_configured(tmp_path: Path) -> None:
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.parent.mkdir()
+    path.write_text(FOREIGN)
+    (path.parent / ORIGINAL).hardlink_to(path)
+    RegistryDirectory(tmp_path, "space/name").tidy([])
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_text() == FOREIGN

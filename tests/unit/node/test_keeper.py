@@ -1,0 +1,272 @@
+"""What the program makes of good and bad answers, and what it tells about it."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from pathlib import Path
+
+import main
+import pytest
+from cache_probe import NoAnswer
+from configuration import Cache, Configuration
+from hosts_toml import Mirror
+from main import Keeper, State
+from registry_directory import RegistryDirectory
+
+CACHE = Cache("docker.io", "https://registry-1.docker.io", "127.0.0.1", 5000)
+# Far more than anything here needs.
+PATIENCE = 10.0
+
+
+class Bench:
+    """A keeper with a cache whose answers are set, a real folder, and the state as the readiness probe sees it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Start with a cache that answers, and ask nothing yet."""
+        self.certs, self.folder = folder / "certs.d", folder / "state"
+        self.certs.mkdir()
+        self.problem: Exception | None = None
+        monkeypatch.setattr(main, "probe", self.probe)
+        self.settings = Configuration("a/b", self.certs, self.folder, "500ms", 5.0, 1.0, 2, (CACHE,))
+        self.directory = RegistryDirectory(self.certs, "a/b")
+        self.keeper = self.restarted()
+
+    def restarted(self) -> Keeper:
+        self.keeper = Keeper(CACHE, self.settings, self.directory, State(self.folder, ["docker.io"]))
+        return self.keeper
+
+    def probe(self, address: str, port: int, timeout: float) -> None:
+        assert (address, port) == ("127.0.0.1", 5000)
+        assert 0 < timeout <= self.settings.timeout
+        if self.problem:
+            raise self.problem
+
+    def round(self, problem: str = "") -> bool:
+        """Ask once; whether the cache is in use then."""
+        self.problem = NoAnswer(problem) if problem else None
+        self.keeper.step()
+        return self.used
+
+    @property
+    def used(self) -> bool:
+        return (self.certs / "docker.io" / "hosts.toml").exists()
+
+    @property
+    def state(self) -> str:
+        names = {path.name for path in self.folder.iterdir()}
+        assert len(names) == 1, "one of them, never both or none"
+        return "ready" if names == {"ready"} else (self.folder / "not-ready").read_text()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_one_good_answer_uses_and_two_bad_ones_in_a_row_leave(bench: Bench) -> None:
+    answers = ["", "bad", "", "bad", "bad", "bad", ""]
+    assert [bench.round(answer) for answer in answers] == [True, True, True, True, False, False, True]
+
+
+def test_state_and_log_tell_each_change_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.state == "docker.io: it was not asked yet\n"
+    for _ in range(3):
+        bench.round()
+    assert bench.state == "ready"
+    for _ in range(4):
+        bench.round("refused")
+    assert bench.state == "docker.io: the cache does not answer: refused\n"
+    bench.keeper.close()
+    assert bench.state == "docker.io: the program ends\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "docker.io: in use at http://127.0.0.1:5000",
+        "docker.io: not used: the cache does not answer: refused",
+        "docker.io: not used: the program ends",
+    ]
+
+
+def test_file_of_an_earlier_run_stays_until_the_first_answer_and_goes_with_a_bad_one(bench: Bench) -> None:
+    bench.round()
+    bench.restarted()
+    assert bench.used
+    assert bench.round()
+    bench.restarted()
+    assert not bench.round("bad")
+
+
+def test_closed_it_stays_out_whatever_the_cache_answers(bench: Bench) -> None:
+    bench.round()
+    bench.keeper.close()
+    assert not bench.round()
+
+
+def test_foreign_file_that_cannot_be_merged_is_told_and_ours_goes(bench: Bench) -> None:
+    bench.round()
+    (bench.certs / "_default").mkdir()
+    (bench.certs / "_default" / "hosts.toml").write_text("server =")
+    assert not bench.round()
+    assert bench.state.startswith("docker.io: _default/hosts.toml is left as it is: it is not TOML: ")
+
+
+def test_other_release_is_named(bench: Bench) -> None:
+    RegistryDirectory(bench.certs, "other/name").activate("docker.io", Mirror("https://x", "http://x", "1s"))
+    bench.round()
+    assert bench.state == "docker.io: the nodes' program of other/name looks after it\n"
+
+
+def test_folder_that_cannot_be_written_is_told_and_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/host/registry/x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.directory, "activate", full)
+        for _ in range(3):
+            bench.round()
+    reason = "hosts.toml cannot be written: No space left on device: /host/registry/x"
+    assert bench.state == f"docker.io: {reason}\n"
+    assert bench.round()
+    assert capsys.readouterr().out.splitlines()[0] == f"docker.io: not used: {reason}"
+
+
+def test_new_address_that_cannot_be_written_takes_the_old_one_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.round()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bench.directory, "activate", full)
+    assert not bench.round()
+
+
+def test_file_that_cannot_be_withdrawn_is_told_and_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.round()
+
+    def read_only(_: str) -> bool:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.directory, "withdraw", read_only)
+        bench.round("bad")
+        assert bench.round("bad")
+    assert bench.state == "docker.io: hosts.toml cannot be withdrawn: Read-only file system\n"
+    assert not bench.round("bad")
+
+
+def test_resolver_and_cache_that_hang_take_no_longer_than_the_timeout(tmp_path: Path) -> None:
+    """Both wait on real sockets here; DNS gets half of the time, so that a cache that works is still asked."""
+    released = threading.Event()
+    certs = tmp_path / "certs.d"
+    certs.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as patch:
+        cache = CACHE._replace(service="cache", port=silent.getsockname()[1])
+        settings = Configuration("a/b", certs, tmp_path / "state", "1s", 5.0, 0.4, 1, (cache,))
+        keeper = Keeper(cache, settings, RegistryDirectory(certs, "a/b"), State(tmp_path / "state", ["docker.io"]))
+        keeper._address._known = "127.0.0.1"
+        real = socket.getaddrinfo
+
+        def hang(host: str, *arguments: object, **keywords: object) -> object:
+            if host == "cache":
+                released.wait(PATIENCE)
+            return real("127.0.0.1", *arguments, **keywords)  # type: ignore[arg-type]
+
+        patch.setattr(socket, "getaddrinfo", hang)
+        begun = time.monotonic()
+        keeper.step()
+        assert time.monotonic() - begun < 0.8
+        released.set()
+        assert keeper._address._lookup is not None
+        keeper._address._lookup.join(PATIENCE)
+    assert "no answer in time" in (tmp_path / "state" / "not-ready").read_text()
+
+
+def test_error_that_nobody_thought_of_leaves_the_cache_and_the_thread_lives(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.round()
+    stop, asked = threading.Event(), threading.Event()
+    rounds = iter(range(1_000_000))
+
+    def surprise(*_: object) -> None:
+        if next(rounds) == 2:
+            asked.set()
+        message = "never seen before"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(main, "probe", surprise)
+    bench.keeper._settings = bench.settings._replace(interval=0.01)
+    thread = threading.Thread(target=bench.keeper.run, args=(stop,))
+    thread.start()
+    assert asked.wait(PATIENCE)
+    stop.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert not bench.used
+    assert "never seen before" in bench.state
+
+
+def test_rounds_begin_an_interval_apart_however_long_they_take(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a cache that hangs would be left later than one that refuses: by its timeout, each round."""
+    pauses: list[float] = []
+    now = iter(range(0, 10_000, 2))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(random, "uniform", lambda *_: 1.0)
+    monkeypatch.setattr(bench.keeper, "step", lambda: None)
+
+    class Once(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            pauses.append(timeout)
+            self.set()
+            return True
+
+    bench.keeper.run(Once())
+    assert pauses == [3.0], "5 s less the 2 s that the round took"
+
+
+def test_state_that_cannot_be_written_is_told_once_and_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = State(tmp_path, ["docker.io"])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for reason, before, after in ((None, "not-ready", "ready"), ("away", "ready", "not-ready")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full)
+            for _ in range(3):
+                state.set("docker.io", reason)
+        assert [path.name for path in tmp_path.iterdir()] == [before]
+        state.set("docker.io", reason)
+        assert [path.name for path in tmp_path.iterdir()] == [after]
+    assert capsys.readouterr().out == "the state cannot be written: No space left on device\n" * 2
+
+
+def test_what_an_earlier_run_left_and_cannot_be_withdrawn_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = State(bench.folder, [])
+    bench.directory.activate("gone.io", Mirror("https://x", "http://x", "1s"))
+    real = Path.rename
+    with monkeypatch.context() as patch:
+
+        def rename(source: Path, target: Path) -> Path:
+            if source.name == "gone.io":
+                raise OSError(30, "Read-only file system")
+            return real(source, target)
+
+        patch.setattr(Path, "rename", rename)
+        for _ in range(2):
+            assert not main.tidy(bench.directory, ["docker.io"], state)
+    told = "left by an earlier run: cannot be withdrawn: gone.io: Read-only file system"
+    assert bench.state == f"{told}\n"
+    assert main.tidy(bench.directory, ["docker.io"], state)
+    assert bench.state == "ready"
+    assert capsys.readouterr().out.splitlines() == [told, "gone.io: withdrawn, left by an earlier run"]
