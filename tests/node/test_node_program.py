@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+import tomllib
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from testcluster import images, oci, tools
 from testcluster.cgroups import Cgroup
 from testcluster.paths import CHART
@@ -18,11 +24,14 @@ from testcluster.processes import Place, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PROGRAM = CHART / "files" / "node" / "main.py"
-# Ten times what the program needs with these settings: two bad probes, or one good one.
-PATIENCE = 20.0
+# As root without any capability, as in its pod.
+COMMAND = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", sys.executable, "-B", "-u", PROGRAM]
+# Ten times what the program needs at most, which is with the settings that the chart ships: two bad probes.
+PATIENCE = 150.0
+# What the program may use with ten caches.
+PROMISED_KIB = 25 * 1024
 FOREIGN = '# theirs\n[host."http://127.0.0.1:9"]\n  capabilities = ["pull"]\n'
 
 
@@ -80,6 +89,11 @@ class Machine:
         return self.folder / "certs.d"
 
     @property
+    def name(self) -> str:
+        """The upstream, as images name it."""
+        return f"127.0.0.1:{self.upstream.port}"
+
+    @property
     def hosts(self) -> Path:
         """The hosts.toml that containerd reads for the upstream."""
         return self.certs / f"127.0.0.1_{self.upstream.port}_" / "hosts.toml"
@@ -100,39 +114,59 @@ class Machine:
         self.place.run([*client, "images", "pull", "--local", "--hosts-dir", self.certs, reference])
         self.place.run([*client, "images", "remove", "--sync", reference])
 
-    def configure(self, *, upstreams: tuple[str, ...] | None = None, owner: str = "space/name") -> Path:
-        upstreams = upstreams or (f"127.0.0.1:{self.upstream.port}",)
+    def configure(
+        self,
+        *,
+        upstreams: tuple[str, ...] | None = None,
+        owner: str = "space/name",
+        probe: dict[str, object] | None = None,
+    ) -> Path:
         path = self.folder / f"{owner.replace('/', '-')}.json"
         configuration = {
             "owner": owner,
             "registryDirectory": str(self.certs),
-            "stateDirectory": str(self.folder / "state" / owner.replace("/", "-")),
+            "stateDirectory": str(self.state(owner)),
             "dialTimeout": "500ms",
-            "probe": {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2},
+            "probe": probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2},
             "caches": [
                 {"upstream": upstream, "server": self.upstream.url, "service": "127.0.0.1", "port": self.cache.port}
-                for upstream in upstreams
+                for upstream in upstreams or (self.name,)
             ],
         }
         path.write_text(json.dumps(configuration))
         return path
 
-    def start_program(self, configuration: Path | None = None) -> None:
-        command = [sys.executable, "-B", "-u", PROGRAM, "--config", configuration or self.configure()]
-        self.place.start("program", command)
+    def state(self, owner: str = "space/name") -> Path:
+        return self.folder / "state" / owner.replace("/", "-")
+
+    def not_ready(self, owner: str = "space/name") -> str:
+        """What the readiness probe would show; empty where the program is ready or did not start yet."""
+        try:
+            return (self.state(owner) / "not-ready").read_text()
+        except FileNotFoundError:
+            return ""
+
+    def start_program(self, configuration: Path | None = None, name: str = "program") -> int:
+        return self.place.start(name, [*COMMAND, "--config", configuration or self.configure()])
 
     def wait_until_used(self, *, used: bool) -> None:
         wait_for(f"the cache to be {'used' if used else 'left'}", lambda: self.hosts.exists() is used, PATIENCE)
 
-    def files(self) -> dict[str, bytes]:
-        return {str(path): path.read_bytes() if path.is_file() else b"" for path in sorted(self.certs.rglob("*"))}
+    def files(self) -> dict[str, tuple[int, int, int, bytes]]:
+        """Every folder and file: mode, owner, and a file's time and content."""
+        found = {}
+        for path in sorted(self.certs.rglob("*")):
+            status = path.stat()
+            content, when = (path.read_bytes(), status.st_mtime_ns) if path.is_file() else (b"", 0)
+            found[str(path.relative_to(self.certs))] = (status.st_mode, status.st_uid, when, content)
+        return found
 
 
 @pytest.fixture
-def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
+def machine(tmp_path: Path) -> Iterator[Machine]:
     """All of it running, and ended with its processes after the test; logs are shown where it failed."""
     tools.ensure_native()
-    place = Place(tmp_path / "run", Cgroup("rcache-node-tests"))
+    place = Place(tmp_path / "run", Cgroup(f"rcache-node-tests-{os.getpid()}"))
     place.cgroup.create()
     place.folder.mkdir()
     upstream = Registry(place, "upstream", _free_port())
@@ -149,7 +183,8 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]
         place.cgroup.remove()
         for log in sorted(place.folder.glob("*.log")):
             print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
-        print(json.dumps({path: content.decode(errors="replace") for path, content in made.files().items()}, indent=1))
+        for path in sorted(made.certs.rglob("hosts.toml*")):
+            print(f"--- {path}", path.read_text(errors="replace"), sep="\n")
 
 
 def test_first_pull_fills_the_cache_and_the_second_is_served_from_it(machine: Machine) -> None:
@@ -193,6 +228,21 @@ def test_cache_that_does_not_answer_is_left_and_used_again(
     assert machine.cache.blob_requests()
 
 
+def test_with_the_settings_that_the_chart_ships_it_is_left_and_used_again_in_the_promised_time(
+    machine: Machine,
+) -> None:
+    """The cache is silent, which takes longest to notice: each bad probe costs its timeout."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    machine.start_program(machine.configure(probe=values["node"]["probe"]))
+    machine.wait_until_used(used=True)
+    for away, what in ((True, "withdrawn"), (False, "used again")):
+        machine.cache.signal(signal.SIGSTOP if away else signal.SIGCONT)
+        begun = time.monotonic()
+        machine.wait_until_used(used=not away)
+        seconds = time.monotonic() - begun
+        print(f"{what} after {seconds:.1f} s")
+
+
 def test_cache_that_answers_wrongly_is_not_used(machine: Machine) -> None:
     machine.cache.signal(signal.SIGKILL)
     closed = machine.folder / "htpasswd"
@@ -200,25 +250,109 @@ def test_cache_that_answers_wrongly_is_not_used(machine: Machine) -> None:
     machine.cache.htpasswd, machine.cache.remote = closed, None
     machine.cache.start()
     machine.start_program()
-    state = machine.folder / "state" / "space-name" / "not-ready"
 
-    wait_for("the reason", lambda: state.exists() and "status 401" in state.read_text(), PATIENCE)
+    wait_for("the reason", lambda: "status 401" in machine.not_ready(), PATIENCE)
 
     assert machine.files() == {}
+
+
+def test_ten_caches_get_their_files_in_little_memory_and_leave_none(machine: Machine) -> None:
+    upstreams = tuple(f"r{number}.example.com" for number in range(10))
+    process = machine.start_program(machine.configure(upstreams=upstreams))
+    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+
+    assert [path.name for path in sorted(machine.certs.iterdir())] == list(upstreams)
+    status = Path(f"/proc/{process}/status").read_text()
+    (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")]
+    print(f"{peak / 1024:.1f} MiB with ten caches")
+    assert peak <= PROMISED_KIB
+    machine.place.stop("program")
+    assert machine.files() == {}
+    log = machine.place.log("program").read_text().splitlines()
+    assert sorted(log) == sorted(
+        f"{name}: {change}"
+        for name in upstreams
+        for change in (f"in use at {machine.cache.url}", "not used: the program ends")
+    )
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("127.0.0.1_{port}_", id="first-name"),
+        pytest.param("127.0.0.1:{port}", id="second-name"),
+        pytest.param("_default", id="default"),
+    ],
+)
+def test_foreign_mirror_follows_the_cache_and_counts_alone_when_the_cache_is_away(machine: Machine, place: str) -> None:
+    """As containerd reads it: nothing of ours may hide what somebody else put there."""
+    theirs = Registry(machine.place, "theirs", _free_port(), remote=machine.upstream.url)
+    theirs.start()
+    path = machine.certs / place.format(port=machine.upstream.port) / "hosts.toml"
+    path.parent.mkdir()
+    path.write_text(f'# theirs\n[host."{theirs.url}"]\n  capabilities = ["pull", "resolve"] # both\n')
+    path.chmod(0o640)
+    os.utime(path, (1, 1))
+    before = machine.files()
+
+    machine.start_program()
+    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    machine.pull(machine.push("with")[0])
+    assert machine.cache.blob_requests()
+    assert theirs.blob_requests() == []
+
+    machine.cache.signal(signal.SIGKILL)
+    machine.pull(machine.push("next")[0])  # while the file still names the cache, or just not any more
+    assert theirs.blob_requests(), "their mirror comes next"
+    wait_for("the foreign file alone", lambda: machine.files() == before, PATIENCE)
+
+    machine.cache.start()
+    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    machine.place.stop("program")
+    assert machine.files() == before
+
+
+def test_foreign_file_that_appears_while_the_cache_is_in_use_is_respected(machine: Machine) -> None:
+    machine.start_program()
+    machine.wait_until_used(used=True)
+    machine.hosts.write_text(FOREIGN)
+
+    def hosts() -> list[str]:
+        return list(tomllib.loads(machine.hosts.read_text())["host"])
+
+    wait_for("both", lambda: hosts() == [machine.cache.url, "http://127.0.0.1:9"], PATIENCE)
+    machine.pull(machine.push("both")[0])
+    machine.place.stop("program")
+    assert machine.hosts.read_text() == FOREIGN
+    assert [path.name for path in machine.hosts.parent.iterdir()] == ["hosts.toml"]
 
 
 def test_told_to_end_it_leaves_the_folder_as_it_was(machine: Machine) -> None:
     other = machine.certs / "127.0.0.1:1"
     other.mkdir()
     (other / "hosts.toml").write_text(FOREIGN)
+    os.chown(other / "hosts.toml", 12345, 12345)  # without capabilities such a file gets no second name
     before = machine.files()
-    machine.start_program(machine.configure(upstreams=(f"127.0.0.1:{machine.upstream.port}", "127.0.0.1:1")))
-    machine.wait_until_used(used=True)
-    wait_for("the merged file", lambda: (other / "hosts.toml").read_text() != FOREIGN, PATIENCE)
+    machine.start_program(machine.configure(upstreams=(machine.name, "127.0.0.1:1")))
+    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    assert (other / "hosts.toml").read_text() != FOREIGN
 
     machine.place.stop("program")
 
     assert machine.files() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_while_probes_hang_it_ends_at_once(machine: Machine, number: signal.Signals) -> None:
+    long = {"interval": "100ms", "timeout": "1m", "failureThreshold": 2}
+    with _running(machine.configure(probe=long)) as program:
+        machine.wait_until_used(used=True)
+        machine.cache.signal(signal.SIGSTOP)
+        wait_for("a probe to hang", lambda: _is_asked(machine.cache.port), PATIENCE)
+        for _ in range(3):  # impatient people and supervisors repeat themselves
+            program.send_signal(number)
+        assert program.wait(timeout=5) == 0
+    assert machine.files() == {}
 
 
 def test_killed_it_leaves_pulls_alone_and_the_next_start_tidies(machine: Machine) -> None:
@@ -233,30 +367,67 @@ def test_killed_it_leaves_pulls_alone_and_the_next_start_tidies(machine: Machine
     machine.wait_until_used(used=False)
 
 
+def test_two_releases_share_the_folder_and_take_over_from_each_other(machine: Machine) -> None:
+    upstreams = {"one/name": (machine.name, "one.example.com"), "two/name": (machine.name, "two.example.com")}
+    for owner, names in upstreams.items():
+        machine.start_program(machine.configure(owner=owner, upstreams=names), name=owner.partition("/")[0])
+        wait_for(f"{owner} to settle", lambda owner=owner: _settled(machine, owner), PATIENCE)  # type: ignore[misc]
+    assert (machine.state("one/name") / "ready").exists()
+    refused = f"{machine.name}: the nodes' program of one/name looks after it\n"
+    wait_for("the second to say why", lambda: machine.not_ready("two/name") == refused, PATIENCE)
+
+    machine.place.stop("one")
+    wait_for("the other to take over", (machine.state("two/name") / "ready").exists, PATIENCE)
+    assert {path.name for path in machine.certs.iterdir()} == {machine.hosts.parent.name, "two.example.com"}
+    machine.pull(machine.push("taken")[0])
+    assert machine.cache.blob_requests()
+
+    machine.place.stop("two")
+    assert machine.files() == {}
+
+
 def test_state_tells_when_every_cache_is_used(machine: Machine) -> None:
-    state = machine.folder / "state" / "space-name"
     machine.start_program()
-    wait_for("ready", (state / "ready").exists, PATIENCE)
-    assert not (state / "not-ready").exists()
+    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    assert not (machine.state() / "not-ready").exists()
     machine.cache.signal(signal.SIGKILL)
-    wait_for("not ready", (state / "not-ready").exists, PATIENCE)
-    reason = f"127.0.0.1:{machine.upstream.port}: the cache does not answer: connection refused\n"
-    assert (state / "not-ready").read_text() == reason
+    wait_for("not ready", machine.not_ready, PATIENCE)
+    assert machine.not_ready() == f"{machine.name}: the cache does not answer: connection refused\n"
     log = machine.place.log("program").read_text().splitlines()
     assert len(log) == 2, "a line for each change, none for quiet"
 
 
 def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
-    path = machine.configure()
-    broken = json.loads(path.read_text())
-    broken["probe"]["interval"] = "5 seconds"
-    del broken["owner"]
-    path.write_text(json.dumps(broken))
-    command = [sys.executable, "-B", str(PROGRAM), "--config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    path = machine.configure(probe={"interval": "5 seconds", "timeout": "1s", "failureThreshold": 1}, owner="x")
+    done = subprocess.run(
+        [*map(str, COMMAND), "--config", str(path)], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     assert done.returncode == 2
-    assert "owner: is missing, not a namespace and a name" in done.stderr
+    assert "owner: is 'x', not a namespace and a name" in done.stderr
     assert "probe.interval: is '5 seconds', not a duration such as 5s or 500ms" in done.stderr
+    assert machine.files() == {}
+
+
+@contextmanager
+def _running(configuration: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The program as a child, whose exit code can be seen."""
+    program = subprocess.Popen([*map(str, COMMAND), "--config", str(configuration)])
+    try:
+        yield program
+    finally:
+        program.kill()
+        program.wait()
+
+
+def _is_asked(port: int) -> bool:
+    """Whether somebody is connected to a port of this machine (/proc/net/tcp: remote address, state 01)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(line[2].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
+
+
+def _settled(machine: Machine, owner: str) -> bool:
+    """Whether the program looked at each of its caches once."""
+    return (machine.state(owner) / "ready").exists() or "looks after it" in machine.not_ready(owner)
 
 
 def _start_containerd(machine: Machine) -> None:
