@@ -32,9 +32,6 @@ class GoTool:
         """Where the built programs are, one folder a version."""
         return cache / "bin" / f"{self.name}-{self.version}"
 
-    def is_built(self, cache: Path) -> bool:
-        return self.folder(cache).is_dir()
-
     def build(self, cache: Path) -> None:
         """Build into a folder of its own and put it in place in one step, so that it is whole or absent."""
         target = self.folder(cache)

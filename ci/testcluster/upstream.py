@@ -66,10 +66,6 @@ class Request:
         return self.method == "GET" and "/blobs/sha256:" in self.path
 
     @property
-    def is_manifest(self) -> bool:
-        return self.method == "GET" and "/manifests/" in self.path
-
-    @property
     def digest(self) -> str:
         """The blob that was asked for, `sha256:…`."""
         return self.path.partition("?")[0].rpartition("/")[2]
