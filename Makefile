@@ -27,7 +27,7 @@ lint: setup ## Check style and types
 	$(VENV)/bin/mypy generator ci chart/files
 
 .PHONY: generate
-generate: setup ## Write the schema, the values file and the dashboard from the model
+generate: setup ## Write the schema, the values file, the reference and the dashboard from the model
 	$(RUN) -m registry_cache.regenerate
 
 .PHONY: setup

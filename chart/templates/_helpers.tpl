@@ -11,6 +11,38 @@ Scope: the root context.
 {{- end -}}
 
 {{- /*
+registry-cache.caches: the caches, as a list in YAML. Where the chart was made for one configuration it has caches of
+its own; a list of values in which an entry has no upstream then changes those, each entry the one at its place, as
+Helm makes of --set caches[1].volume.size=20Gi. Any other list replaces them. Scope: the root context.
+*/}}
+{{- define "registry-cache.caches" -}}
+{{- $given := .Values.caches -}}
+{{- $own := .Files.Get "files/caches.yaml" | fromYamlArray -}}
+{{- $changes := false -}}
+{{- range $given -}}
+{{- if not (and . .upstream) -}}
+{{- $changes = true -}}
+{{- end -}}
+{{- end -}}
+{{- if $changes -}}
+{{- $caches := list -}}
+{{- range $index := until (max (len $given) (len $own) | int) -}}
+{{- $cache := dict -}}
+{{- if lt $index (len $own) -}}
+{{- $cache = index $own $index -}}
+{{- end -}}
+{{- if lt $index (len $given) -}}
+{{- $cache = mergeOverwrite $cache (index $given $index | default dict | deepCopy) -}}
+{{- end -}}
+{{- $caches = append $caches $cache -}}
+{{- end -}}
+{{- toYaml $caches -}}
+{{- else -}}
+{{- toYaml $given -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
 registry-cache.suffixedName: a name with a suffix, cut so that it stays within 63 characters.
   {{ include "registry-cache.suffixedName" (dict "root" $ "suffix" "node") }}
 */}}
@@ -48,6 +80,18 @@ begin with a letter, which a release's name need not.
 {{- else -}}
 {{- regexReplaceAll "^[0-9]" (include "registry-cache.cacheName" .) "s${0}" -}}
 {{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.gardenerServiceName: what Gardener calls the Service of a cache without a suffix.
+  {{ include "registry-cache.gardenerServiceName" $cache.upstream }}
+*/}}
+{{- define "registry-cache.gardenerServiceName" -}}
+{{- $label := . | replace ":" "-" -}}
+{{- if gt (len .) 43 -}}
+{{- $label = printf "%s-%s" ($label | trunc 37) (sha256sum . | trunc 5) -}}
+{{- end -}}
+{{- printf "registry-%s" ($label | replace "." "-") -}}
 {{- end -}}
 
 {{- /*
@@ -195,11 +239,16 @@ credentials: |
 registry-cache.nodeConfigData: the data of the node program's ConfigMap, whose hash is on the pod.
 */}}
 {{- define "registry-cache.nodeConfigData" -}}
-{{- $caches := list -}}
-{{- range .Values.caches -}}
+{{- $byUpstream := dict -}}
+{{- range include "registry-cache.caches" . | fromYamlArray -}}
 {{- $scope := dict "root" $ "cache" . -}}
 {{- $service := printf "%s.%s.svc" (include "registry-cache.serviceName" $scope) $.Release.Namespace -}}
-{{- $caches = append $caches (dict "upstream" .upstream "server" (include "registry-cache.remoteURL" .) "service" $service "port" 5000) -}}
+{{- $_ := set $byUpstream .upstream (dict "upstream" .upstream "server" (include "registry-cache.remoteURL" .) "service" $service "port" 5000) -}}
+{{- end -}}
+{{- /* in their own order, so that caches in another order restart nothing */ -}}
+{{- $caches := list -}}
+{{- range $byUpstream -}}
+{{- $caches = append $caches . -}}
 {{- end -}}
 {{- $owner := printf "%s/%s" .Release.Namespace (include "registry-cache.fullname" .) -}}
 {{- $configuration := dict "owner" $owner "registryDirectory" "/host/registry" "stateDirectory" "/run/registry-cache" "dialTimeout" .Values.node.dialTimeout "probe" .Values.node.probe "caches" $caches -}}

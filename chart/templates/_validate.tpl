@@ -1,31 +1,68 @@
 {{- /*
-registry-cache.validate: what the schema cannot see: combinations. All problems in one message. Scope: the root context.
+registry-cache.validate: what the schema cannot see: what null took away, and combinations. All problems in one message,
+in the words of `registry-cache validate`. Every template that makes an object begins with it. Scope: the root context.
 */}}
 {{- define "registry-cache.validate" -}}
 {{- $problems := list -}}
-{{- $upstreams := dict -}}
-{{- $names := dict -}}
-{{- $services := dict -}}
-{{- range $index, $cache := .Values.caches -}}
-{{- $path := printf "caches[%d]" $index -}}
-{{- $scope := dict "root" $ "cache" $cache -}}
-{{- if hasKey $upstreams $cache.upstream -}}
-{{- $problems = append $problems (printf "%s.upstream: %s is there already, at %s; write each upstream once" $path $cache.upstream (get $upstreams $cache.upstream)) -}}
+{{- range $path := .Files.Lines "files/value-paths.txt" -}}
+{{- $value := $.Values -}}
+{{- $parts := splitList "." $path -}}
+{{- range $index, $part := $parts -}}
+{{- if kindIs "map" $value -}}
+{{- if hasKey $value $part -}}
+{{- $value = get $value $part -}}
 {{- else -}}
-{{- $_ := set $upstreams $cache.upstream $path -}}
-{{- $name := include "registry-cache.cacheName" $scope -}}
-{{- if hasKey $names $name -}}
-{{- $problems = append $problems (printf "%s.upstream: its objects would be called %s, as those of %s; set fullnameOverride" $path $name (get $names $name)) -}}
+{{- $value = "" -}}
+{{- if eq $index (sub (len $parts) 1 | int) -}}
+{{- $problems = append $problems (printf "%s: null is no value; leave the key out" $path) -}}
 {{- end -}}
-{{- $_ := set $names $name $path -}}
-{{- $service := include "registry-cache.serviceName" $scope -}}
-{{- if hasKey $services $service -}}
-{{- $problems = append $problems (printf "%s.serviceNameSuffix: the Service would be called %s, as that of %s; write another suffix" $path $service (get $services $service)) -}}
 {{- end -}}
-{{- $_ := set $services $service $path -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if $problems -}}
-{{- fail (printf "\nThe values are not valid, nothing was changed:\n  %s\n" (join "\n  " $problems)) -}}
+{{- include "registry-cache.refuse" $problems -}}
 {{- end -}}
+{{- $upstreams := dict -}}
+{{- $services := dict -}}
+{{- $suffixes := dict -}}
+{{- $inGardener := dict -}}
+{{- range $index, $cache := include "registry-cache.caches" . | fromYamlArray -}}
+{{- $path := printf "caches[%d]" $index -}}
+{{- $scope := dict "root" $ "cache" $cache -}}
+{{- if not $cache.upstream -}}
+{{- $problems = append $problems (printf "%s: upstream is missing; write upstream: \"docker.io\"" $path) -}}
+{{- else if hasKey $upstreams $cache.upstream -}}
+{{- $problems = append $problems (printf "%s.upstream: %s is there already, at %s; write each upstream once" $path $cache.upstream (get $upstreams $cache.upstream)) -}}
+{{- else -}}
+{{- $_ := set $upstreams $cache.upstream $path -}}
+{{- $service := include "registry-cache.serviceName" $scope -}}
+{{- if hasKey $services $service -}}
+{{- $problems = append $problems (printf "%s.serviceNameSuffix: the Service would be called %s, as that of %s; write another suffix" $path $service (get $services $service)) -}}
+{{- else -}}
+{{- $_ := set $services $service $path -}}
+{{- if $cache.serviceNameSuffix -}}
+{{- $_ := set $suffixes $service $path -}}
+{{- end -}}
+{{- end -}}
+{{- if not $cache.serviceNameSuffix -}}
+{{- $_ := set $inGardener (include "registry-cache.gardenerServiceName" $cache.upstream) $path -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $service, $path := $suffixes -}}
+{{- if hasKey $inGardener $service -}}
+{{- $problems = append $problems (printf "%s.serviceNameSuffix: Gardener calls the Service of %s %s; write another suffix" $path (get $inGardener $service) $service) -}}
+{{- end -}}
+{{- end -}}
+{{- if $problems -}}
+{{- include "registry-cache.refuse" $problems -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.refuse: end with all problems. Scope: a list of them.
+*/}}
+{{- define "registry-cache.refuse" -}}
+{{- fail (printf "\nThe values are not valid, nothing was changed:\n  %s\n" (join "\n  " .)) -}}
 {{- end -}}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     Key = tuple[str | int, ...]
 
@@ -21,15 +23,25 @@ MAX_VALUES = 20_000
 
 
 class Unreadable(Exception):
-    """The file is no YAML document that could be checked; the message says where and why."""
+    """The file is no YAML document that could be checked; `text` says why, `line` where, if it is one line's fault."""
+
+    def __init__(self, text: str, line: int | None = None) -> None:
+        """Take what to say."""
+        super().__init__(text if line is None else f"line {line}: {text}")
+        self.text = text
+        self.line = line
 
 
 @dataclass
 class Document:
-    """A document's content, and the line of each value by its path, as `("caches", 0, "upstream")`."""
+    """A document's content, and the line of each value by its path, as `("caches", 0, "upstream")`.
+
+    It may be a part of a larger one, at the path `inside`; its own paths do not begin with that.
+    """
 
     content: Any
     lines: dict[Key, int] = field(default_factory=dict)
+    inside: Key = ()
 
     def line(self, path: Key) -> int:
         """The line of a value, or of the nearest that holds it."""
@@ -37,18 +49,29 @@ class Document:
             path = path[:-1]
         return self.lines.get(path, 1)
 
+    def part(self, path: Key) -> Document:
+        """The document that begins at a path."""
+        content = self.content
+        for key in path:
+            content = content[key]
+        lines = {own[len(path) :]: line for own, line in self.lines.items() if own[: len(path)] == path}
+        return Document(content, lines, self.inside + path)
 
-def read(path: Path) -> Document:
-    """Read a file.
+
+def read(name: str) -> Document:
+    """Read a file, or standard input where the name is `-`.
 
     Raises:
         Unreadable: there is no such file, it is too large, no YAML, no single document, or has a key twice.
     """
     try:
-        with path.open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
+        raise Unreadable(message) from error
+    except ValueError as error:  # a name with a zero byte
+        message = f"cannot be read: {error}"
         raise Unreadable(message) from error
     return parse(raw)
 
@@ -71,10 +94,9 @@ def parse(raw: bytes) -> Document:
         raise Unreadable(message) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}: " if mark else ""
         hint = "; indent with spaces, not with tabs" if "\\t" in str(error.problem) else ""
-        message = f"{where}is not YAML: {error.problem}{hint}"
-        raise Unreadable(message) from error
+        message = f"is not YAML: {error.problem}{hint}"
+        raise Unreadable(message, mark.line + 1 if mark else None) from error
     except yaml.reader.ReaderError as error:
         message = f"is not YAML: {error.reason}: {error.character!r}"
         raise Unreadable(message) from error
@@ -131,8 +153,8 @@ def _construct(loader: _Loader, node: yaml.Node, path: Key, document: Document) 
     except (yaml.YAMLError, ValueError):
         value = node
     if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
-        message = f"line {line}: {shown(node.value)} with the tag {shown(node.tag)} is no plain value"
-        raise Unreadable(message)
+        message = f"{shown(node.value)} with the tag {shown(node.tag)} is no plain value"
+        raise Unreadable(message, line)
     return value
 
 
@@ -143,19 +165,19 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode, path: Key, docum
         line = key_node.start_mark.line + 1
         key = key_node.value
         if not isinstance(key_node, yaml.ScalarNode):
-            message = f"line {line}: a key is a list or a mapping; write text"
-            raise Unreadable(message)
+            message = "a key is a list or a mapping; write text"
+            raise Unreadable(message, line)
         if key_node.tag == "tag:yaml.org,2002:merge":
             sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             for source in sources:
                 if not isinstance(source, yaml.MappingNode):
-                    message = f"line {line}: << takes a mapping or a list of mappings"
-                    raise Unreadable(message)
+                    message = "<< takes a mapping or a list of mappings"
+                    raise Unreadable(message, line)
                 merged = {**_construct_mapping(loader, source, path, document), **merged}
             continue
         if key in mapping:
-            message = f"line {line}: {shown(key)} is there already; write each key once"
-            raise Unreadable(message)
+            message = f"{shown(key)} is there already; write each key once"
+            raise Unreadable(message, line)
         mapping[key] = _construct(loader, value_node, (*path, key), document)
         document.lines[(*path, key)] = line
     return {**merged, **mapping}

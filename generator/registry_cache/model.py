@@ -6,9 +6,10 @@ is, in words that an error can use; `examples` say what to write.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 # The patterns are anchored and use what RE2 has, since Helm checks the schema with Go's regular expressions. None can
 # match a text in two ways, since Python's would try them all.
@@ -26,22 +27,43 @@ _POSITIVE_DURATION = "|".join(
     f"(0*[1-9][0-9]{{0,{n - 1}}}([.][0-9]*)?|0*[.]0*[1-9][0-9]*){unit}" for unit, n in _DURATION_DIGITS.items()
 )
 
+
+def _of_host(pattern: str) -> tuple[AfterValidator, dict[str, Any]]:
+    """A limit of the host alone: the check, and the same for the schema."""
+    title = "a host of at most 253 characters"
+
+    def check(value: str) -> str:
+        if not re.search(pattern, value):
+            raise ValueError(title)
+        return value
+
+    return AfterValidator(check), {"allOf": [{"pattern": pattern, "title": title}]}
+
+
+_CHECK_UPSTREAM, _UPSTREAM_SCHEMA = _of_host("^[^:]{0,253}(:|$)")
+# What is no URL is told so by the other pattern.
+_CHECK_URL, _URL_SCHEMA = _of_host("^[^/]*(//[^:/]{0,253}([:/]|$)|/[^/]|/$|$)")
+# In all 255: it names a folder of containerd.
 Upstream = Annotated[
     str,
     Field(
         title="a registry's host in lower case, with a port from 1 to 65535 where it has one",
         pattern=f"^{_HOST}$",
-        max_length=253,
+        max_length=255,
         examples=["docker.io", "registry.example.com:5000"],
+        json_schema_extra=_UPSTREAM_SCHEMA,
     ),
+    _CHECK_UPSTREAM,
 ]
 URL = Annotated[
     str,
     Field(
         title="a URL of scheme, host and port alone",
-        pattern=f"^https?://{_HOST}/?$",
+        pattern=f"^[hH][tT][tT][pP][sS]?://{_HOST}/?$",
         examples=["https://registry.example.com"],
+        json_schema_extra=_URL_SCHEMA,
     ),
+    _CHECK_URL,
 ]
 # apimachinery/pkg/api/resource/quantity.go; greater than zero.
 Quantity = Annotated[
@@ -53,7 +75,7 @@ Duration = Annotated[
     str,
     Field(
         title="a duration of hours, minutes and seconds, zero or more",
-        pattern=f"^[+]?(0|({_DURATION})+)$",
+        pattern=f"^([+]?(0|({_DURATION})+)|-(0|({_NO_DURATION})+))$",
     ),
 ]
 PositiveDuration = Annotated[
@@ -97,11 +119,22 @@ AFFINITY = {
 }
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """Knows its fields and no others."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def no_null(cls, data: object) -> object:
+        """Refuse null: what has no value is left out."""
+        if isinstance(data, dict) and None in data.values():
+            message = "null is no value"
+            raise ValueError(message)
+        return data
 
-class Volume(_Model):
+
+class Volume(Model):
     """The volume of one cache."""
 
     size: Quantity = Field("10Gi", description="Size of the volume.")
@@ -110,16 +143,17 @@ class Volume(_Model):
     )
 
 
-class GarbageCollection(_Model):
+class GarbageCollection(Model):
     """When what is cached goes."""
 
     ttl: Duration = Field(
         description="How long a blob is kept after it was fetched, as a Go duration; 0s keeps all.",
         examples=["168h", "1h30m", "0s"],
+        json_schema_extra={"default": "168h"},  # of the whole; one who writes garbageCollection writes a ttl
     )
 
 
-class Proxy(_Model):
+class Proxy(Model):
     """The HTTP proxy through which a cache reaches its upstream."""
 
     httpProxy: URL | None = Field(None, description="Proxy for http upstreams.", examples=["http://proxy:3128"])
@@ -139,7 +173,7 @@ NotYet = Annotated[
 ]
 
 
-class HTTP(_Model):
+class HTTP(Model):
     """How the cache itself is reached."""
 
     tls: NotYet = Field(
@@ -148,7 +182,7 @@ class HTTP(_Model):
     )
 
 
-class HighAvailability(_Model):
+class HighAvailability(Model):
     """More than one replica."""
 
     enabled: NotYet = Field(
@@ -157,7 +191,7 @@ class HighAvailability(_Model):
     )
 
 
-class Cache(_Model):
+class Cache(Model):
     """One upstream and its cache: the fields of RegistryConfig and no others."""
 
     upstream: Upstream = Field(description="The host that image references begin with.")
@@ -180,7 +214,7 @@ class Cache(_Model):
     ) = Field(None, description="Names the Service registry-<suffix>.", examples=["docker-hub"])
 
 
-class Image(_Model):
+class Image(Model):
     """A container image; each use of it has its own defaults."""
 
     registry: str = Field("docker.io", description="Registry.")
@@ -204,7 +238,7 @@ class PythonImage(Image):
     tag: str = Field("3.13-alpine", description="Tag.")
 
 
-class CachePods(_Model):
+class CachePods(Model):
     """The pods of all caches."""
 
     image: RegistryImage = Field(default_factory=RegistryImage, description="Image of distribution.")
@@ -222,7 +256,7 @@ class CachePods(_Model):
     )
 
 
-class Probe(_Model):
+class Probe(Model):
     """How the node program asks a cache."""
 
     interval: PositiveDuration = Field("5s", description="Time between two probes of a cache, as a Go duration.")
@@ -232,7 +266,7 @@ class Probe(_Model):
     )
 
 
-class Node(_Model):
+class Node(Model):
     """The program that points containerd on each node to the caches."""
 
     enabled: bool = Field(True, description="Whether nodes are configured at all.")
@@ -259,7 +293,7 @@ class Node(_Model):
     )
 
 
-class Dashboard(_Model):
+class Dashboard(Model):
     """The ConfigMap with the dashboard."""
 
     enabled: bool = Field(True, description="Whether it is created.")
@@ -270,7 +304,7 @@ class Dashboard(_Model):
     annotations: Strings = Field({}, description="Annotations.", examples=[{"grafana_folder": "Registries"}])
 
 
-class Monitoring(_Model):
+class Monitoring(Model):
     """What is there to watch the caches with."""
 
     dashboard: Dashboard = Field(
@@ -278,7 +312,7 @@ class Monitoring(_Model):
     )
 
 
-class Test(_Model):
+class Test(Model):
     """What `helm test` does."""
 
     images: Strings = Field(
@@ -292,7 +326,7 @@ class Test(_Model):
     )
 
 
-class Values(_Model):
+class Values(Model):
     """A values file of the chart: a RegistryConfig and what the chart adds beside it."""
 
     apiVersion: Literal["registry.extensions.gardener.cloud/v1alpha3"] = Field(

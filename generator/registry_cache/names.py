@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+from typing import Any
 
 RELEASE = "registry-cache"
 
@@ -26,6 +27,19 @@ def object_name(full: str, upstream: str) -> str:
 def service_name(full: str, upstream: str, suffix: str = "") -> str:
     """The name of a cache's Service; `suffix` is its serviceNameSuffix."""
     return f"registry-{suffix}" if suffix else re.sub("^([0-9])", r"s\1", object_name(full, upstream))
+
+
+def remote_url(cache: dict[str, Any]) -> str:
+    """Where a cache, as in a values file, fetches from."""
+    host = "registry-1.docker.io" if cache["upstream"] == "docker.io" else cache["upstream"]
+    url: str = cache.get("remoteURL", f"https://{host}")
+    return url.removesuffix("/")
+
+
+def upstream_label(upstream: str) -> str:
+    """The value of the label `upstream-host`."""
+    label = upstream.replace(":", "-")
+    return label if len(label) <= 63 else f"{label[:54].strip('-.')}-{_hash(upstream, 8)}"  # noqa: PLR2004 - a label's
 
 
 def gardener_service_name(upstream: str) -> str:

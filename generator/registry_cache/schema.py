@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry_cache.model import Values
+from registry_cache.versions import OLD
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
@@ -14,9 +19,7 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 @cache
 def values_schema() -> dict[str, Any]:
     """The schema of a values file, and so of a RegistryConfig."""
-    made = Values.model_json_schema()
-    definitions = made.pop("$defs")
-    schema = _inline(made, definitions)
+    schema = _schema(Values)
     schema["properties"]["global"] = {
         "type": "object",
         "description": "Not used; Helm sets it where this chart is a dependency.",
@@ -27,12 +30,37 @@ def values_schema() -> dict[str, Any]:
         "description": "Not used; the condition under which a parent chart takes this one.",
         "examples": [True],
     }
-    return {"$schema": DRAFT, "title": "a mapping with the key caches", **schema}
+    return schema
 
 
-def schema_text() -> str:
-    """The schema as it is committed."""
-    return json.dumps(values_schema(), indent=2, ensure_ascii=False) + "\n"
+@cache
+def schema_of(api_version: object) -> dict[str, Any]:
+    """The schema of a RegistryConfig of that version; of the newest where it is none of the old ones."""
+    return _schema(OLD[api_version]) if api_version in OLD else values_schema()
+
+
+def generated_chart_schema() -> dict[str, Any]:
+    """The schema of the values of a chart that has caches of its own.
+
+    An entry without `upstream`, or none at all, stands for the chart's own at its place: so that
+    `--set caches[1].volume.size=…` works, of which Helm makes a list of null and a mapping.
+    """
+    schema = copy.deepcopy(values_schema())
+    entry = schema["properties"]["caches"]["items"]
+    entry["type"] = ["object", "null"]
+    entry["required"].remove("upstream")
+    return schema
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """A schema as a file."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    made = model.model_json_schema()
+    definitions = made.pop("$defs")
+    return {"$schema": DRAFT, "title": "a mapping with the key caches", **_inline(made, definitions)}
 
 
 def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
-from registry_cache import names
+from registry_cache import names, shoot
 from registry_cache.document import shown
-from registry_cache.schema import values_schema
+from registry_cache.schema import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,24 +32,29 @@ DAYS = re.compile("([0-9]{1,4})d(ays?)?")
 LONGEST_GUESSED = 300
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, on a line of the file."""
+    """One thing that is wrong, on a line of the file, or with the file as a whole."""
 
-    line: int
+    line: int | None
     path: str
     text: str
 
     def __str__(self) -> str:
         """`line 7: caches[1].upstream: …`."""
-        return f"line {self.line}: {self.path}: {self.text}" if self.path else f"line {self.line}: {self.text}"
+        parts = [f"line {self.line}" if self.line else "", self.path, self.text]
+        return ": ".join(part for part in parts if part)
+
+    def as_json(self) -> dict[str, object]:
+        """For machines."""
+        return {"line": self.line, "path": self.path, "problem": self.text}
 
 
 @cache
-def _validator() -> Any:  # noqa: ANN401 - jsonschema makes the class
+def _validator(api_version: object) -> Any:  # noqa: ANN401 - jsonschema makes the class
     """The schema's validator, in which a pattern's end is the text's end, as in Helm; Python's takes a newline more."""
     extend: Any = jsonschema.validators.extend  # it has no types
-    return extend(jsonschema.Draft7Validator, {"pattern": _pattern})(values_schema())
+    return extend(jsonschema.Draft7Validator, {"pattern": _pattern})(schema_of(api_version))
 
 
 def _pattern(_: object, pattern: str, instance: object, __: object) -> Iterator[jsonschema.ValidationError]:
@@ -58,11 +63,33 @@ def _pattern(_: object, pattern: str, instance: object, __: object) -> Iterator[
 
 
 def problems(document: Document) -> list[Problem]:
-    """Every problem, in the order of the file."""
+    """Every problem of a RegistryConfig of any version, a values file or a Shoot, in the order of the file."""
+    content = document.content
+    if isinstance(content, dict) and content.get("kind") == "List":
+        count = len(content["items"]) if isinstance(content.get("items"), list) else 0
+        return [_problem(document, ("kind",), f"this is a List of {count}; write one of them into a file of its own")]
+    if shoot.is_shoot(content):
+        config = shoot.registry_config(document)
+        around = [_problem(document, path, text) for path, text in shoot.problems(document)]
+        return _in_order({*around, *(_config_problems(config) if config else ())})
+    return _in_order(_config_problems(document))
+
+
+def _in_order(found: set[Problem]) -> list[Problem]:
+    return sorted(found, key=lambda problem: (problem.line or 0, problem.path, problem.text))
+
+
+def _problem(document: Document, path: Key, text: str) -> Problem:
+    return Problem(document.line(path), path_text(document.inside + path), text)
+
+
+def _config_problems(document: Document) -> set[Problem]:
+    api_version = document.content.get("apiVersion") if isinstance(document.content, dict) else None
+    validator = _validator(api_version if isinstance(api_version, str) else None)
     found = [*_combinations(document.content)]
-    for error in _validator().iter_errors(_without_what_null_takes_away(document.content, values_schema())):
+    for error in validator.iter_errors(_without_what_null_takes_away(document.content, validator.schema)):
         found += _explain(error)
-    return sorted({Problem(document.line(path), path_text(path), text) for path, text in found})
+    return {_problem(document, path, text) for path, text in found}
 
 
 def path_text(path: Key) -> str:
@@ -101,7 +128,8 @@ def _explain(error: jsonschema.ValidationError) -> Found:  # noqa: C901 - a case
                     yield (*path, name), _unknown(str(name), list(schema["properties"]))
         case "type":
             wanted = schema.get("title") or TYPES[schema["type"]]
-            yield path, f"{shown(value)} is not {wanted}{_instead(value, schema)}"
+            said = f"{shown(value)} is not {wanted}{_instead(value, schema)}"
+            yield path, "null is no value; leave the key out" if value is None else said
         case "minItems":
             yield path, "at least one cache must be given; write [{upstream: docker.io}]"
         case "const" | "enum":
@@ -118,7 +146,7 @@ def _example(name: str, schema: dict[str, Any]) -> str:
 
 def _instead(value: object, schema: dict[str, Any]) -> str:
     """What to write: what was most likely meant, else an example."""
-    validator = _validator().evolve(schema=schema)
+    validator = _validator(None).evolve(schema=schema)
     if isinstance(value, int | float) and not isinstance(value, bool) and validator.is_valid(str(value)):
         return "; write it in quotes"
     if isinstance(value, str) and (days := DAYS.match(value)):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WIDTH = 118
+IGNORED = ("global", "enabled")  # at the top, Helm's own
 CACHES_EXAMPLE = """# caches:
 #   - upstream: docker.io
 #     volume:
@@ -32,12 +33,24 @@ def values_text(header: str, values: dict[str, Any] | None = None) -> str:
     """The chart's values with a comment for each; `values` are merged into the defaults as Helm merges them."""
     lines = [f"# {line}" for line in header.splitlines()]
     for name, schema in values_schema()["properties"].items():
-        if name in ("global", "enabled"):
+        if name in IGNORED:
             continue
         lines += ["", *_entry(name, schema, (values or {}).get(name, schema.get("default")), 0)]
         if name == "caches" and values is None:
             lines += CACHES_EXAMPLE.splitlines()
     return "\n".join(lines) + "\n"
+
+
+def complete(values: dict[str, Any], schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The values of a valid values file with the defaults in it, merged as Helm merges them."""
+    made = {}
+    for name, part in (schema or values_schema())["properties"].items():
+        value = values.get(name, part.get("default"))
+        if "properties" in part:
+            made[name] = complete(value or {}, part)
+        elif schema or name not in IGNORED:
+            made[name] = _merged(part["default"], value) if "default" in part else value
+    return made
 
 
 def dump(content: object, *, flow: bool = False) -> str:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from registry_cache.names import object_name, upstream_label
 from rendering import SCENARIOS, RenderingFailed, by_kind, names, pod_specs, render, render_text
 from testcluster import tools
 from testcluster.paths import CHART, REPOSITORY
@@ -148,8 +149,8 @@ def test_node_program_is_told_every_cache() -> None:
     assert node["owner"] == "space/x-registry-cache"
     assert [(cache["upstream"], cache["server"]) for cache in node["caches"]] == [
         ("docker.io", "https://registry-1.docker.io"),
-        ("registry.k8s.io", "https://registry.k8s.io"),
         ("quay.io", "https://quay.io"),
+        ("registry.k8s.io", "https://registry.k8s.io"),
     ]
 
 
@@ -165,7 +166,7 @@ def test_awkward_upstreams_get_distinct_legal_names() -> None:
 def neighbours(upstream: str) -> list[str]:
     """An upstream and those that look like it once dots, dashes and colons are all the same."""
     host, _, port = upstream.partition(":")
-    alike = [upstream, host, host.replace(".", "-"), host.replace("-", ".")]
+    alike = [upstream, host, host.replace(".", "-"), re.sub("-+", ".", host)]
     return alike + [f"{name}{joint}{port}" for name in alike for joint in (":", "-", ".") if port and ":" not in name]
 
 
@@ -181,7 +182,12 @@ def test_no_upstream_takes_the_name_of_another_or_of_the_charts_own_objects(tmp_
         wanted = {"node", "test", "dashboard", *(one for upstream in upstreams for one in neighbours(upstream))}
         caches = [{"upstream": one} for one in sorted(wanted)]
         found = yaml.load_all(render_text(written(tmp_path, {"caches": caches})), Loader=yaml.CSafeLoader)
-        seen = [(one["kind"], one["metadata"]["name"]) for one in found if one]
+        objects = [one for one in found if one]
+        assert {
+            (one["metadata"]["name"], one["metadata"]["labels"]["upstream-host"])
+            for one in by_kind(objects, "StatefulSet")
+        } == {(object_name("x-registry-cache", one), upstream_label(one)) for one in wanted}
+        seen = [(one["kind"], one["metadata"]["name"]) for one in objects]
         assert [one for one, times in Counter(seen).items() if times > 1] == []
         for kind, name in seen:
             assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name)
@@ -207,9 +213,9 @@ def test_any_release_and_namespace_will_do(release: str) -> None:
         assert re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", found["metadata"]["name"])
     services = [found["metadata"]["name"] for found in by_kind(objects, "Service")]
     assert all(re.match("[a-z]", name) for name in services)
-    assert [cache["service"] for cache in node_configuration(objects)["caches"]] == [
+    assert {cache["service"] for cache in node_configuration(objects)["caches"]} == {
         f"{name}.123.svc" for name in services
-    ]
+    }
 
 
 def test_plain_upstreams_get_plain_names() -> None:

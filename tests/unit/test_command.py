@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from registry_cache import cli
 from registry_cache.regenerate import REPOSITORY
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.yaml"))
 SCENARIOS = sorted((REPOSITORY / "ci").glob("*-values.yaml"))
@@ -118,13 +117,157 @@ def test_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "cannot be read: Is a directory" in capsys.readouterr().err
 
 
-def test_wrong_usage_exits_with_2() -> None:
+@pytest.mark.parametrize("arguments", [[], ["frob"], ["generate"], ["validate"], ["one"]])
+def test_wrong_usage_has_a_code_of_its_own(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["generate"])
-    assert ended.value.code == 2
+        cli.main(arguments)
+    assert ended.value.code == 64
+    assert "usage: registry-cache" in capsys.readouterr().err
 
 
 def test_module_runs_as_a_program() -> None:
     command = [sys.executable, "-m", "registry_cache", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY / "generator")
     assert "exit codes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["kind: List\nitems: [{}, {}]\n", "apiVersion: v1\nkind: List\nitems: []\n", "kind: List\n"],
+)
+def test_list_is_told_to_be_one(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(content)
+    assert cli.main(["validate", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"line \d: kind: this is a List of \d; write one of them into a file of its own", line)
+
+
+def test_problems_of_all_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, good = (tmp_path / name for name in ("one.yaml", "two.yaml", "good.yaml"))
+    one.write_text("caches: []\n")
+    two.write_text("caches: [\n")
+    good.write_text(GOOD)
+    assert cli.main(["validate", str(one), str(good), str(two), str(tmp_path / "none")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(one), str(two), str(tmp_path / "none")]
+
+
+def test_problems_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("caches:\n  - upstream: Docker.io\n")
+    assert cli.main(["validate", "--output", "json", str(path), str(tmp_path / "none")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert json.loads(captured.out) == [
+        {
+            "file": str(path),
+            "line": 2,
+            "path": "caches[0].upstream",
+            "problem": '"Docker.io" is not a registry\'s host in lower case, with a port from 1 to 65535 where it has '
+            'one; write "docker.io"',
+        },
+        {
+            "file": str(tmp_path / "none"),
+            "line": None,
+            "path": "",
+            "problem": "cannot be read: No such file or directory",
+        },
+    ]
+
+
+def test_no_problem_is_an_empty_list_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(GOOD)
+    assert cli.main(["validate", "--output=json", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "registry_cache", *arguments]
+    return subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, cwd=REPOSITORY / "generator"
+    )
+
+
+def test_standard_input_is_read_and_named() -> None:
+    assert run("validate", "-", text=GOOD).returncode == 0
+    refused = run("validate", "-", text="caches: []\n")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("standard input: line 1: caches: ")
+
+
+def test_conversion_of_a_shoot_can_be_piped_into_validation() -> None:
+    converted = run("convert", str(REPOSITORY / "examples" / "shoot.yaml"))
+    assert run("validate", "-", text=converted.stdout).returncode == 0
+
+
+def test_reader_that_goes_away_gets_no_traceback() -> None:
+    """As with `registry-cache completion bash | head -1`, with more than a pipe holds."""
+    command = f"set -o pipefail; {sys.executable} -m registry_cache validate --output json - | head -1"
+    text = "caches: [" + "1," * 15_000 + "]"
+    done = subprocess.run(
+        ["bash", "-c", command], input=text, capture_output=True, text=True, check=False, cwd=REPOSITORY / "generator"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "[\n", "")
+
+
+def test_interrupt_is_quiet() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "registry_cache", "validate", "/dev/stdin"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=REPOSITORY / "generator",
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"caches:\n")
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while reads_from(process.pid) != "0" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, b"")
+
+
+def reads_from(process: int) -> str:
+    """The file descriptor that a process is blocked in reading, from /proc; none where it does not read."""
+    fields = Path(f"/proc/{process}/syscall").read_text().split()
+    name = Path(f"/proc/{process}/fd/{int(fields[1], 16)}") if len(fields) > 1 and fields[0] == "0" else None
+    return "0" if name is not None and name.exists() and "pipe:" in str(name.readlink()) else ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for command in ("validate", "convert", "generate", "completion"):
+        assert command in script
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    """In a real bash: the candidates for `registry-cache ge` and for an option of it."""
+    script = tmp_path / "completion"
+    script.write_text(run("completion", "bash").stdout)
+    ask = """
+source "$1"
+complete -p registry-cache | grep -q -- '-F _shtab_registry_cache'
+for line in "registry-cache ge" "registry-cache generate --pa" "registry-cache validate --output j"; do
+    COMP_WORDS=($line); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+    _shtab_registry_cache
+    echo "${COMPREPLY[@]}"
+done
+"""
+    done = subprocess.run(["bash", "-c", ask, "-", script], capture_output=True, text=True, check=True)
+    assert [line.strip() for line in done.stdout.splitlines()] == ["generate", "--package", "json"]
+
+
+@pytest.mark.parametrize("command", ["validate", "convert", "generate", "completion"])
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(rf"examples:\n(  .*\n)*  .*registry-cache {command}", text)
+    assert "exit codes" in text

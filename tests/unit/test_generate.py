@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,38 @@ def test_another_configuration_is_another_version(tmp_path: Path) -> None:
     assert {version.partition("+")[0] for version in versions} == {
         loaded(REPOSITORY / "chart" / "Chart.yaml")["version"]
     }
+
+
+def test_package_of_the_same_input_has_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        assert generate(EXAMPLE, tmp_path / folder / "caches", "--package") == 0
+    assert (tmp_path / "one" / "caches.tgz").read_bytes() == (tmp_path / "two" / "caches.tgz").read_bytes()
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["caches.tgz"]
+
+
+def test_package_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    generate(EXAMPLE, tmp_path / "caches", "--package")
+    before = (tmp_path / "caches.tgz").read_bytes()
+    assert generate(written(tmp_path, "caches: [{upstream: docker.io}]"), tmp_path / "caches", "--package") == 0
+    assert (tmp_path / "caches.tgz").read_bytes() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["caches.tgz", "document.yaml"]
+
+
+@pytest.mark.parametrize("foreign", [b"mine", b"\x1f\x8b\x08\x00broken", b""])
+def test_foreign_file_is_not_replaced_by_a_package(
+    foreign: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "caches.tgz").write_bytes(foreign)
+    assert generate(EXAMPLE, tmp_path / "caches", "--package") == 1
+    assert "caches.tgz is not a chart that registry-cache generate made" in capsys.readouterr().err
+    assert (tmp_path / "caches.tgz").read_bytes() == foreign
+
+
+def test_foreign_archive_is_not_replaced_by_a_package(tmp_path: Path) -> None:
+    archive = tmp_path / "caches.tgz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(EXAMPLE, "mine/Chart.yaml")
+    assert generate(EXAMPLE, tmp_path / "caches", "--package") == 1
 
 
 def test_generating_again_updates_and_leaves_nothing_stale(tmp_path: Path) -> None:

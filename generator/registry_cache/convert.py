@@ -1,0 +1,95 @@
+"""Turns any document that holds a RegistryConfig into one of v1alpha3, and says what became of the rest."""
+
+from __future__ import annotations
+
+import copy
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from registry_cache import shoot, versions
+from registry_cache.values_file import WIDTH, dump
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from registry_cache.document import Document
+
+# Fields that a RegistryConfig may set and the chart does not have yet: where they stand, and what is so instead.
+NO_COUNTERPART = {
+    ("http", "tls"): "nodes and caches speak HTTP to each other, there is no TLS yet",
+    ("highAvailability", "enabled"): "the cache has one replica; while it is away, nodes pull from the upstream",
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A values file's content, and what a person should know about how it came to be."""
+
+    values: dict[str, Any]
+    notes: list[str]
+
+    def text(self) -> str:
+        """As a file, the notes as comments."""
+        comments = ["# Made by registry-cache convert."]
+        for note in self.notes:
+            comments += textwrap.wrap(
+                note, WIDTH, initial_indent="# - ", subsequent_indent="#   ", break_on_hyphens=False
+            )
+        return "\n".join(comments) + "\n" + dump(self.values)
+
+
+def convert(document: Document) -> Converted:
+    """Convert a document that has no problems (validation.problems)."""
+    config = shoot.registry_config(document) if shoot.is_shoot(document.content) else document
+    if config is None:
+        message = "validation.problems tells of a Shoot without a RegistryConfig"
+        raise ValueError(message)
+    values, notes = versions.to_v1alpha3(config.content)
+    if config is not document:
+        values, about_secrets = _with_names_of_secrets(values, shoot.secrets(document))
+        notes += [*shoot.notes(document), *about_secrets]
+        if any("http" not in cache for cache in values["caches"]):
+            notes.append("Gardener's default is TLS between node and cache; here it is HTTP")
+    return Converted(values, notes)
+
+
+def without_what_has_no_counterpart(document: Document) -> tuple[Document, list[str]]:
+    """The document without the fields that only Gardener has yet, and what is so instead of each."""
+    content = copy.deepcopy(document.content)
+    notes = []
+    for index, cache in _caches(content):
+        for (outer, inner), instead in NO_COUNTERPART.items():
+            if isinstance(cache.get(outer), dict) and cache[outer].get(inner) is True:
+                cache[outer][inner] = False
+                notes.append(f"caches[{index}].{outer}.{inner}: true has no counterpart: {instead}")
+    return type(document)(content, document.lines, document.inside), notes
+
+
+def _caches(content: Any) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: ANN401 - any document
+    """The caches, with their places, of what may be a Shoot, a RegistryConfig, or neither."""
+    holders = [content]
+    if shoot.is_shoot(content):
+        holders = [extension.get("providerConfig") for _, extension in shoot.extensions(content)]
+    for holder in holders:
+        caches = holder.get("caches") if isinstance(holder, dict) else None
+        for index, cache in enumerate(caches if isinstance(caches, list) else []):
+            if isinstance(cache, dict):
+                yield index, cache
+
+
+def _with_names_of_secrets(values: dict[str, Any], secrets: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """A Shoot names a resource, which names a Secret; a values file names the Secret."""
+    caches, notes = [], []
+    for index, cache in enumerate(values["caches"]):
+        resource = cache.get("secretReferenceName")
+        if resource is None:
+            caches.append(cache)
+            continue
+        name = secrets[resource]
+        caches.append({**cache, "secretReferenceName": name})
+        notes.append(
+            f"caches[{index}].secretReferenceName: the Shoot's resource {resource} is the project's Secret {name}; "
+            f"create a Secret {name} with its username and password in the release's namespace"
+        )
+    return {**values, "caches": caches}, notes

@@ -1,0 +1,84 @@
+"""Values files made up for property tests: most of a document is right, so that what is wrong is seen alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+Strategy = st.SearchStrategy[Any]
+LAST = 39  # of a die: about one value in forty is anything
+
+TEXTS = st.sampled_from(
+    ["docker.io", "a.b:5000", "A", "", "a-", "https://a.b", "http://a:1/", "/etc/x", "Always", "0s", "7d", "fast", "0"]
+) | st.from_regex(r"[a0.:-]{1,6}|[.0-9]{1,4}(Gi|e[-+]?[0-9]|m|h|ms|µs|d){0,2}|/?(\.?[a/]){1,3}", fullmatch=True)
+ANYTHING: Strategy = TEXTS | st.integers(-1, 2) | st.booleans() | st.none() | st.just([]) | st.just({})
+
+LABEL = st.from_regex("[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True)
+HOST = st.lists(LABEL, min_size=1, max_size=3).map(".".join)
+UPSTREAM = st.sampled_from(["docker.io", "ghcr.io", "registry.example.com:5000"]) | HOST
+URL = st.builds("{}://{}".format, st.sampled_from(["http", "https", "HTTPS"]), UPSTREAM)
+SIZE = st.integers(1, 10**12) | st.from_regex("[1-9][0-9]{0,2}([.][0-9])?([KMGT]i?|e[1-9])?", fullmatch=True)
+DURATION = st.from_regex("([1-9][0-9]?h)?([1-9][0-9]?m)?[1-9][0-9]?(ms|s)", fullmatch=True)
+TIME_TO_LIVE = DURATION | st.sampled_from(["0s", "0", "-0s", "168h"])
+
+
+def mostly(right: Strategy) -> Strategy:
+    """What is right, and once in a while anything."""
+    return st.integers(0, LAST).flatmap(lambda dice: ANYTHING if dice == LAST else right)
+
+
+def mapping(*, required: dict[str, Strategy] | None = None, **optional: Strategy) -> Strategy:
+    """Some of the keys, with values that are mostly right; once in a while a key that there is not."""
+    known = {key: mostly(value) for key, value in optional.items()}
+    made = st.fixed_dictionaries({key: mostly(value) for key, value in (required or {}).items()}, optional=known)
+    unknown = st.integers(0, LAST).map(lambda dice: {"other": 1} if dice == LAST else {})
+    return mostly(st.builds(lambda one, two: {**one, **two}, made, unknown))
+
+
+STRINGS = st.dictionaries(LABEL, LABEL, max_size=2)
+NO = st.just(False)  # noqa: FBT003 - the value of a field
+CACHE = mapping(
+    required={"upstream": UPSTREAM},
+    remoteURL=URL,
+    volume=mapping(size=SIZE, storageClassName=HOST),
+    garbageCollection=mapping(required={"ttl": TIME_TO_LIVE}),
+    secretReferenceName=HOST,
+    proxy=mapping(httpProxy=URL, httpsProxy=URL),
+    http=mapping(tls=NO),
+    highAvailability=mapping(enabled=NO),
+    serviceNameSuffix=LABEL | st.sampled_from(["docker-io", "cache-docker-io", "cache-ghcr-io"]),
+)
+IMAGE = mapping(
+    registry=HOST,
+    repository=LABEL,
+    tag=LABEL,
+    digest=st.sampled_from(["", "sha256:" + "0" * 64]),
+    pullPolicy=st.sampled_from(["Always", "IfNotPresent", "Never"]),
+)
+VALUES = st.fixed_dictionaries(
+    {"caches": mostly(st.lists(CACHE, min_size=1, max_size=3))},
+    optional={
+        "nameOverride": mostly(LABEL),
+        "fullnameOverride": mostly(LABEL | st.just("registry")),
+        "imagePullSecrets": mostly(st.lists(st.fixed_dictionaries({"name": LABEL}), max_size=1)),
+        "commonLabels": mostly(STRINGS),
+        "cache": mapping(
+            image=IMAGE,
+            priorityClassName=LABEL,
+            nodeSelector=STRINGS,
+            podAnnotations=STRINGS,
+            tolerations=st.just([{"operator": "Exists"}]),
+        ),
+        "node": mapping(
+            enabled=st.booleans(),
+            image=IMAGE,
+            registryDirectory=st.sampled_from(["/etc/containerd/certs.d", "/x/"]),
+            dialTimeout=DURATION,
+            probe=mapping(interval=DURATION, timeout=DURATION, failureThreshold=st.integers(1, 9)),
+            updateStrategy=st.just({"type": "OnDelete"}),
+        ),
+        "monitoring": mapping(dashboard=mapping(enabled=st.booleans(), labels=STRINGS)),
+        "test": mapping(images=STRINGS),
+    },
+)
