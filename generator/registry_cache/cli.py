@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import shtab
 
+from registry_cache import plan
 from registry_cache.build import CannotWrite, generate, generate_package
 from registry_cache.convert import Converted, convert, without_what_has_no_counterpart
 from registry_cache.document import Document, Unreadable, read
+from registry_cache.names import RELEASE
 from registry_cache.validation import Problem, problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-DONE, PROBLEMS, USAGE, INTERRUPTED = 0, 1, 64, 130
+DONE, PROBLEMS, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 64, 130
 EXIT_CODES = """
 exit codes: 0 all is well
             1 a document has problems, or something cannot be read, written, reached or found; nothing was changed
+            2 plan: the upgrade would be refused
             64 wrong usage
 """
 ANY_DOCUMENT = "a RegistryConfig of any version, a values file or a Shoot, YAML or JSON; - is standard input"
@@ -51,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose exit code for wrong usage is sysexits.h's."""
+    """One whose exit code for wrong usage is sysexits.h's, since plan uses 2."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -112,6 +115,18 @@ def _parser() -> argparse.ArgumentParser:
     generates.add_argument("--name", help="the chart's name (default: made of the folder's)")
     generates.add_argument("--package", action="store_true", help="write DIR.tgz instead of a folder")
 
+    plans = command(
+        "plan",
+        _plan,
+        "print what an upgrade from one document to another does",
+        "registry-cache plan old.yaml new.yaml",
+        "git show HEAD:caches.yaml | registry-cache plan - caches.yaml",
+    )
+    _document(plans, "old", metavar="OLD")
+    _document(plans, "new", metavar="NEW")
+    plans.add_argument("--release", default=RELEASE, metavar="NAME", help="the Helm release (default: %(default)s)")
+    _output_format(plans)
+
     completes = command(
         "completion",
         lambda options: _print(shtab.complete(_parser(), options.shell)),
@@ -168,6 +183,16 @@ def _generate(options: argparse.Namespace) -> int:
     for note in converted.notes:
         print(f"{_called(options.file)}: note: {note}", file=sys.stderr)
     return DONE
+
+
+def _plan(options: argparse.Namespace) -> int:
+    if options.old == options.new == "-":
+        message = "OLD and NEW are both standard input; name a file for one of them"
+        raise Failed(message)
+    old, new = (_converted(name, _readable(name)).values for name in (options.old, options.new))
+    made = plan.plan(old, new, options.release)
+    print(json.dumps(made.as_json(), indent=2) if options.output == "json" else made.text())
+    return REFUSED if made.refused else DONE
 
 
 def _readable(name: str) -> Document:

@@ -117,7 +117,7 @@ def test_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "cannot be read: Is a directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["frob"], ["generate"], ["validate"], ["one"]])
+@pytest.mark.parametrize("arguments", [[], ["frob"], ["generate"], ["validate"], ["plan", "one"]])
 def test_wrong_usage_has_a_code_of_its_own(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
@@ -242,7 +242,7 @@ def reads_from(process: int) -> str:
 def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    for command in ("validate", "convert", "generate", "completion"):
+    for command in ("validate", "convert", "generate", "plan", "completion"):
         assert command in script
 
 
@@ -263,7 +263,7 @@ done
     assert [line.strip() for line in done.stdout.splitlines()] == ["generate", "--package", "json"]
 
 
-@pytest.mark.parametrize("command", ["validate", "convert", "generate", "completion"])
+@pytest.mark.parametrize("command", ["validate", "convert", "generate", "plan", "completion"])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])

@@ -1,0 +1,174 @@
+"""`registry-cache plan`: what it says, and how it ends. tests/render/test_plan.py tells whether it is true."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from registry_cache import cli
+from registry_cache.plan import plan
+from registry_cache.regenerate import REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXAMPLE = REPOSITORY / "examples" / "registry-config.yaml"
+
+
+def one(**fields: object) -> dict[str, Any]:
+    return {"caches": [{"upstream": "docker.io", **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        pytest.param(one(), one(volume={"size": "10Gi"}), "Nothing changes.", id="default-written-out"),
+        pytest.param(
+            one(volume={"size": "1Gi"}), one(volume={"size": "1024Mi"}), "Nothing changes.", id="same-size-otherwise"
+        ),
+        pytest.param(
+            one(volume={"size": "+1.5E"}),
+            one(volume={"size": "1500e15"}),
+            "Nothing changes.",
+            id="same-size-as-an-exponent",
+        ),
+        pytest.param(
+            {"caches": [{"upstream": "a.b"}, {"upstream": "c.d"}]},
+            {"caches": [{"upstream": "c.d"}, {"upstream": "a.b"}]},
+            "Nothing changes.",
+            id="another-order",
+        ),
+        pytest.param(
+            one(),
+            one(garbageCollection={"ttl": "1h"}),
+            "docker.io: changed, restarts\n"
+            "  garbageCollection.ttl 168h -> 1h\n"
+            "  nodes pull from the upstream while it restarts; what is cached stays\n"
+            "  the ttl counts for what is fetched from then on; what is cached keeps the one it came with",
+            id="ttl",
+        ),
+        pytest.param(
+            one(),
+            one(volume={"storageClassName": "fast"}),
+            "docker.io: refused\n"
+            "  volume.storageClassName unset -> fast\n"
+            "  Kubernetes does not let a StatefulSet change volume.storageClassName: keep what is there, or take the "
+            "cache out, delete its claim and put it back, empty\n"
+            "  the upgrade would stop there, with a part of it done",
+            id="storage-class",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "cache": {"image": {"tag": "3.1.2"}}},
+            "docker.io: changed, restarts\n"
+            "  cache.image.tag 3.1.1 -> 3.1.2\n"
+            "  nodes pull from the upstream while it restarts; what is cached stays",
+            id="image",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "cache": {"nodeSelector": {"kubernetes.io/os": None, "pool": "x"}}},
+            "docker.io: changed, restarts\n"
+            "  cache.nodeSelector.kubernetes.io/os linux -> unset\n"
+            "  cache.nodeSelector.pool unset -> x\n"
+            "  nodes pull from the upstream while it restarts; what is cached stays",
+            id="default-taken-away",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "fullnameOverride": "mine"},
+            "docker.io: changed, restarts\n"
+            "  its objects were called registry-cache-… and will be mine-…, so it begins with a new and empty volume\n"
+            "  the old volume stays, unused, until its claim is deleted\n"
+            "nodes: changed, restarts\n"
+            "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile\n"
+            "dashboard: changed\n"
+            "  its ConfigMap gets another name",
+            id="renamed",
+        ),
+    ],
+)
+def test_plan_says(old: dict[str, Any], new: dict[str, Any], text: str) -> None:
+    assert plan(old, new).text() == text
+
+
+def test_name_of_the_release_decides_whether_an_override_renames() -> None:
+    """The chart's name is left out where the release's holds it."""
+    new = {**one(), "nameOverride": "cache"}
+    assert plan(one(), new, "registry-cache").text() == "Nothing changes."
+    assert {change.data for change in plan(one(), new, "mine").changes if change.upstream} == {"lost"}
+
+
+def test_claim_of_a_long_upstream_is_found_by_its_label() -> None:
+    """Which is cut; tests/render compares it with the chart's."""
+    upstream = ".".join(["a" * 30] * 3) + ":5000"
+    text = plan({"caches": [*one()["caches"], {"upstream": upstream}]}, one()).text()
+    assert f"{upstream}: removed" in text
+    assert f"--selector upstream-host={'a' * 30}.{'a' * 23}-" in text
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str, str]:
+    """Three configurations: the first, one that it can become, and one that it cannot."""
+    paths = []
+    for name, document in (
+        ("old", one()),
+        ("new", one(garbageCollection={"ttl": "1h"})),
+        ("refused", one(volume={"size": "20Gi"})),
+    ):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(json.dumps(document))
+        paths.append(str(path))
+    return paths[0], paths[1], paths[2]
+
+
+def test_exit_code_tells_whether_it_would_be_refused(
+    files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new, refused = files
+    assert cli.main(["plan", old, new]) == 0
+    assert "docker.io: changed, restarts" in capsys.readouterr().out
+    assert cli.main(["plan", old, refused]) == 2
+    assert "docker.io: refused" in capsys.readouterr().out
+
+
+def test_plan_for_machines(files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--output", "json", files[0], files[2]]) == 2
+    made = json.loads(capsys.readouterr().out)
+    assert made["refused"] is True
+    (change,) = made["changes"]
+    assert {key: change[key] for key in ("part", "upstream", "action", "restart", "data", "differences")} == {
+        "part": "cache",
+        "upstream": "docker.io",
+        "action": "refused",
+        "restart": False,
+        "data": "kept",
+        "differences": [{"path": "volume.size", "old": "10Gi", "new": "20Gi"}],
+    }
+
+
+def test_shoot_and_its_conversion_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shoot = REPOSITORY / "examples" / "shoot.yaml"
+    assert cli.main(["convert", str(shoot)]) == 0
+    path = tmp_path / "converted.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert cli.main(["plan", str(shoot), str(path)]) == 0
+    assert capsys.readouterr().out == "Nothing changes.\n"
+
+
+def test_one_of_the_two_may_be_standard_input(
+    files: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(one()).encode())))
+    assert cli.main(["plan", "-", files[0]]) == 0
+    assert capsys.readouterr().out == "Nothing changes.\n"
+    assert cli.main(["plan", "-", "-"]) == 1
+    assert "both standard input" in capsys.readouterr().err
+
+
+def test_bad_document_is_no_plan(files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", files[0], "/dev/null"]) == 1
+    assert capsys.readouterr().err == "/dev/null: is empty\n"
