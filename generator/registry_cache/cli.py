@@ -127,6 +127,17 @@ def _parser() -> argparse.ArgumentParser:
     plans.add_argument("--release", default=RELEASE, metavar="NAME", help="the Helm release (default: %(default)s)")
     _output_format(plans)
 
+    discovers = command(
+        "discover",
+        _discover,
+        "print a RegistryConfig for the upstreams that a cluster's images come from",
+        "registry-cache discover > registry-config.yaml",
+        "registry-cache discover --context production --values registry-config.yaml",
+    )
+    discovers.add_argument("--kubeconfig", type=Path, metavar="FILE", help="the kubeconfig (default: kubectl's)")
+    discovers.add_argument("--context", metavar="NAME", help="a context of the kubeconfig (default: its current one)")
+    _document(discovers, "--values", help=f"print only what this file lacks: {ANY_DOCUMENT}")
+
     completes = command(
         "completion",
         lambda options: _print(shtab.complete(_parser(), options.shell)),
@@ -193,6 +204,21 @@ def _plan(options: argparse.Namespace) -> int:
     made = plan.plan(old, new, options.release)
     print(json.dumps(made.as_json(), indent=2) if options.output == "json" else made.text())
     return REFUSED if made.refused else DONE
+
+
+def _discover(options: argparse.Namespace) -> int:
+    has = []
+    if options.values is not None:
+        values = _converted(options.values, _readable(options.values)).values
+        has = [cache["upstream"] for cache in values["caches"]]
+    from registry_cache import discover  # noqa: PLC0415 - the client of Kubernetes takes a second to load
+
+    try:
+        found = discover.discover(discover.connect(options.kubeconfig, options.context))
+    except discover.CannotDiscover as error:
+        raise Failed(str(error)) from error
+    _print(discover.document_text(found, has).removesuffix("\n"))
+    return DONE if found.upstreams else PROBLEMS
 
 
 def _readable(name: str) -> Document:

@@ -242,7 +242,7 @@ def reads_from(process: int) -> str:
 def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    for command in ("validate", "convert", "generate", "plan", "completion"):
+    for command in ("validate", "convert", "generate", "plan", "discover", "completion"):
         assert command in script
 
 
@@ -263,7 +263,7 @@ done
     assert [line.strip() for line in done.stdout.splitlines()] == ["generate", "--package", "json"]
 
 
-@pytest.mark.parametrize("command", ["validate", "convert", "generate", "plan", "completion"])
+@pytest.mark.parametrize("command", ["validate", "convert", "generate", "plan", "discover", "completion"])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
