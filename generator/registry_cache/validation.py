@@ -127,7 +127,7 @@ def _explain(error: jsonschema.ValidationError) -> Found:  # noqa: C901 - a case
                 if name not in schema["properties"]:
                     yield (*path, name), _unknown(str(name), list(schema["properties"]))
         case "type":
-            wanted = schema.get("title") or TYPES[schema["type"]]
+            wanted = schema.get("title") or TYPES[schema["type"]] if path else "a mapping with the key caches"
             said = f"{shown(value)} is not {wanted}{_instead(value, schema)}"
             yield path, "null is no value; leave the key out" if value is None else said
         case "minItems":
