@@ -1,0 +1,133 @@
+"""What `registry-cache plan` says of each kind of change is what the upgrade then really does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cluster_support import installed
+from registry_cache.plan import Change, Plan, plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from testcluster.interface import Cluster
+    from testcluster.release import Release
+
+pytestmark = pytest.mark.cluster
+
+RELEASE = "planned"
+HUB, QUAY, GITHUB = (
+    {"upstream": upstream, "volume": {"size": "1Gi"}} for upstream in ("docker.io", "quay.io", "ghcr.io")
+)
+FIRST: dict[str, Any] = {
+    "caches": [HUB, QUAY],
+    "node": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}},
+}
+SHORTER = {**HUB, "garbageCollection": {"ttl": "1h"}}
+RENAMED = {**SHORTER, "serviceNameSuffix": "hub"}
+NODE = {**FIRST["node"], "dialTimeout": "600ms"}
+# Each an upgrade from the one before it that is not refused.
+UPGRADES: dict[str, dict[str, Any]] = {
+    "another ttl": {**FIRST, "caches": [SHORTER, QUAY]},
+    "another order": {**FIRST, "caches": [QUAY, SHORTER]},
+    "another Service": {**FIRST, "caches": [QUAY, RENAMED]},
+    "a larger volume": {**FIRST, "caches": [QUAY, {**RENAMED, "volume": {"size": "2Gi"}}]},
+    "a storage class": {**FIRST, "caches": [{**QUAY, "volume": {"size": "1Gi", "storageClassName": "x"}}, RENAMED]},
+    "one cache for another": {**FIRST, "caches": [GITHUB, RENAMED]},
+    "labels": {**FIRST, "caches": [GITHUB, RENAMED], "commonLabels": {"team": "platform"}},
+    "nodes alone": {"caches": [GITHUB, RENAMED], "node": NODE},
+    "all caches": {"caches": [GITHUB, RENAMED], "node": NODE, "cache": {"podAnnotations": {"x": "y"}}},
+    "other names": {"caches": [GITHUB, RENAMED], "node": NODE, "fullnameOverride": "other"},
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What runs: UIDs of each cache's pod, of its claim, of all claims, and of the pods on the nodes."""
+
+    pods: dict[str, str]
+    claims: dict[str, str]
+    all_claims: set[str]
+    nodes: set[str]
+
+
+def state(release: Release) -> State:
+    def of(component: str) -> list[Any]:
+        selector = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}"
+        pods = release.get("pods", "--selector", selector)["items"]
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    claims = {
+        claim["metadata"]["name"]: claim["metadata"]["uid"] for claim in release.get("persistentvolumeclaims")["items"]
+    }
+    caches = {pod["metadata"]["labels"]["upstream-host"]: pod for pod in of("cache")}
+    used = {
+        upstream: volume["persistentVolumeClaim"]["claimName"]
+        for upstream, pod in caches.items()
+        for volume in pod["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    return State(
+        {upstream: pod["metadata"]["uid"] for upstream, pod in caches.items()},
+        {upstream: claims[name] for upstream, name in used.items()},
+        set(claims.values()),
+        {pod["metadata"]["uid"] for pod in of("node")},
+    )
+
+
+def untrue(made: Plan, before: State, after: State) -> list[str]:
+    """What the plan said otherwise than it came."""
+    caches: dict[str, Change] = {change.upstream: change for change in made.changes if change.upstream}
+    nodes = [change for change in made.changes if change.part == "nodes"]
+    said, came = {}, {}
+    for upstream in before.pods.keys() | after.pods.keys():
+        change = caches.get(upstream)
+        said[upstream] = (change.action, change.restart, change.data) if change else ("changed", False, "kept")
+        if upstream not in before.pods:
+            came[upstream] = ("created", False, "none")
+        elif upstream not in after.pods:
+            left = before.claims[upstream] in after.all_claims
+            came[upstream] = ("removed", False, "left behind" if left else "lost")
+        else:
+            restart = before.pods[upstream] != after.pods[upstream]
+            kept = before.claims[upstream] == after.claims[upstream]
+            came[upstream] = ("changed", restart, "kept" if kept else "lost")
+    found = [
+        f"{upstream}: said {said[upstream]}, came {came[upstream]}"
+        for upstream in said
+        if said[upstream] != came[upstream]
+    ]
+    restarted = not before.nodes & after.nodes
+    if any(change.restart for change in nodes) != restarted or (not restarted and before.nodes != after.nodes):
+        found.append(f"nodes: said {nodes}, came {before.nodes} -> {after.nodes}")
+    return found
+
+
+def test_upgrades_do_what_was_planned(cluster: Cluster, tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(json.dumps(FIRST))
+    wrong: dict[str, object] = {}
+    refused = []
+    with installed(cluster, RELEASE, "--values", str(path)) as release:
+        old, before = FIRST, state(release)
+        for title, new in UPGRADES.items():
+            made = plan(old, new, RELEASE)
+            path.write_text(json.dumps(new))
+            if made.refused:
+                with pytest.raises(RuntimeError, match="Forbidden: updates to statefulset spec"):
+                    release.upgrade("--values", str(path))
+                refused.append(title)
+                after, expected = state(release), Plan(())
+                path.write_text(json.dumps(old))
+                release.upgrade("--values", str(path))
+            else:
+                release.upgrade("--values", str(path))
+                after, expected, old = state(release), made, new
+            if found := untrue(expected, before, after):
+                wrong[title] = found
+            before = after
+    assert wrong == {}
+    assert refused == ["a larger volume", "a storage class"]
