@@ -70,9 +70,6 @@ def read(name: str) -> Document:
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         raise Unreadable(message) from error
-    except ValueError as error:  # a name with a zero byte
-        message = f"cannot be read: {error}"
-        raise Unreadable(message) from error
     return parse(raw)
 
 

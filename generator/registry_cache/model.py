@@ -156,8 +156,16 @@ class GarbageCollection(Model):
 class Proxy(Model):
     """The HTTP proxy through which a cache reaches its upstream."""
 
-    httpProxy: URL | None = Field(None, description="Proxy for http upstreams.", examples=["http://proxy:3128"])
-    httpsProxy: URL | None = Field(None, description="Proxy for https upstreams.", examples=["http://proxy:3128"])
+    httpProxy: URL | None = Field(
+        None,
+        description="Proxy for http upstreams; one that asks for credentials is not supported yet.",
+        examples=["http://proxy:3128"],
+    )
+    httpsProxy: URL | None = Field(
+        None,
+        description="Proxy for https upstreams; one that asks for credentials is not supported yet.",
+        examples=["http://proxy:3128"],
+    )
 
 
 def _not_yet(value: bool) -> bool:  # noqa: FBT001 - a validator

@@ -20,8 +20,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kubernetes import client
 from pydantic import TypeAdapter
+from registry_cache import cli, document, model, validation
 from registry_cache import discover as module
-from registry_cache import document, model, validation
 from registry_cache.discover import CannotDiscover, Discovery, connect, discover, document_text, parse, suggested_gi
 
 if TYPE_CHECKING:
@@ -600,3 +600,34 @@ def test_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("server", ["no url", "ftp://host", "host", "http://", ""])
 def test_server_that_is_no_url_is_noticed(tmp_path: Path, server: str) -> None:
     assert "names a server that is no URL" in failure(kubeconfig(tmp_path, server))
+
+
+def test_command_prints_what_lacks(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.pods = [pod("nginx", "quay.io/x/y:1")]
+    values = tmp_path / "values.yaml"
+    values.write_text("caches: [{upstream: docker.io}]")
+    arguments = ["discover", "--kubeconfig", str(kubeconfig(tmp_path, server.address)), "--context", "here"]
+    assert cli.main(arguments) == 0
+    assert [cache["upstream"] for cache in yaml.safe_load(capsys.readouterr().out)["caches"]] == [
+        "docker.io",
+        "quay.io",
+    ]
+    assert cli.main([*arguments, "--values", str(values)]) == 0
+    assert [cache["upstream"] for cache in yaml.safe_load(capsys.readouterr().out)["caches"]] == ["quay.io"]
+    values.write_text("caches: []")
+    assert cli.main([*arguments, "--values", str(values)]) == 1
+    assert capsys.readouterr().err.startswith(f"{values}: line 1: caches: ")
+
+
+def test_command_ends_with_1_where_it_finds_nothing(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = kubeconfig(tmp_path, server.address)
+    assert cli.main(["discover", "--kubeconfig", str(path)]) == 1
+    assert "there is no image of a registry that can have a cache" in capsys.readouterr().out
+    server.status = {"pods": 401}
+    assert cli.main(["discover", "--kubeconfig", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "credentials (401)" in captured.err
