@@ -1,0 +1,282 @@
+"""What we make of containerd's configuration, compared with what real containerds make of it."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+import tomllib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import containerd_configuration
+import grpc
+import pytest
+from containerd_configuration import DEFAULT, Host, Refused
+from testcluster import tools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHORT, SERVICE, IMAGES = containerd_configuration.TABLES.values()
+# Below it all is seen, as by containerd itself.
+HOST = Host({"/": Path("/")})
+UPSTREAM = "registry.invalid"
+PATIENCE = 60.0
+LOCALLY = """
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  discard_unpacked_layers = true
+"""
+RUNTIMES = """
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+"""
+PROGRAMS = {"1.x": tools.containerd_1, "2.x": lambda: tools.go_binary("containerd", "containerd")}
+
+
+@dataclass
+class Containerd:
+    """A real containerd and a folder for its files; in them FOLDER stands for that."""
+
+    program: Path
+    folder: Path
+
+    @property
+    def version(self) -> str:
+        said = subprocess.run([self.program, "--version"], capture_output=True, text=True, check=True).stdout
+        return said.split()[2]
+
+    @property
+    def main(self) -> Path:
+        return self.folder / "config.toml"
+
+    def configure(self, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (self.folder / name).write_text(text.replace("FOLDER", str(self.folder)))
+
+    def dumped_config_path(self) -> str | None:
+        """What `containerd config dump` prints in the end, None where it refuses the files or has no CRI plugin."""
+        command = [self.program, "--config", self.main, "config", "dump"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        plugins = tomllib.loads(done.stdout).get("plugins", {}) if done.returncode == 0 else {}
+        names = [containerd_configuration.IMAGES, containerd_configuration.SERVICE]
+        table: dict[str, Any] = next((plugins[name] for name in names if name in plugins), {})
+        return table["registry"]["config_path"] if table else None
+
+    @contextmanager
+    def running(self) -> Iterator[grpc.Channel]:
+        """Run it, with an /etc of its own over the machine's, and connect to its CRI plugin."""
+        (self.folder / "upper").mkdir(exist_ok=True)
+        (self.folder / "work").mkdir()
+        overlay = f"lowerdir=/etc,upperdir={self.folder}/upper,workdir={self.folder}/work"
+        script = f"mount -t overlay -o {overlay} overlay /etc && exec {self.program} --config {self.main}"
+        log = self.folder / "containerd.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=output, stderr=output)
+        try:
+            with grpc.insecure_channel(f"unix://{self.folder}/containerd.sock") as channel:
+                yield channel
+        finally:
+            process.terminate()
+            process.wait()
+            print(log.read_text(errors="replace"))
+
+
+@dataclass
+class Mirror:
+    """A server that notes what it is asked, and has nothing."""
+
+    asked: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        asked = self.asked
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                asked.append(self.path)
+                self.send_error(404)
+
+            do_GET = do_HEAD  # noqa: N815 - as the base class calls it
+
+            def log_message(self, *_: object) -> None:
+                """Stay quiet."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+
+@pytest.fixture(params=PROGRAMS)
+def containerd(request: pytest.FixtureRequest, tmp_path: Path) -> Containerd:
+    tools.ensure_containerds()
+    return Containerd(PROGRAMS[request.param](), tmp_path)
+
+
+def line(table: str, path: str) -> str:
+    return f"{table}\nconfig_path = '{path}'\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({"config.toml": ""}, id="empty"),
+        pytest.param({"config.toml": line(SHORT, "/a")}, id="version-1"),
+        pytest.param({"config.toml": line(SERVICE, "/a")}, id="version-1-and-name-of-2"),
+        pytest.param({"config.toml": f"version = 2\n{line(SERVICE, '/a')}"}, id="version-2"),
+        pytest.param({"config.toml": f"version = 2\n{line(SHORT, '/a')}"}, id="version-2-and-name-of-1"),
+        pytest.param({"config.toml": f"version = 2\n{line(IMAGES, '/a')}"}, id="version-2-and-name-of-3"),
+        pytest.param({"config.toml": f"version = 2\ndisabled_plugins = ['cri']\n{line(SERVICE, '/a')}"}, id="disabled"),
+        pytest.param({"config.toml": "version = '2'\n"}, id="version-as-text"),
+        pytest.param({"config.toml": "version = 2\nimports = '*'\n"}, id="imports-as-text"),
+        pytest.param({"config.toml": f"version = 2\n{SERVICE}\nconfig_path = 1\n"}, id="number"),
+        pytest.param({"config.toml": f"version = 2\n{line(SERVICE, '/a')}{line(SERVICE, '/b')}"}, id="table-twice"),
+        pytest.param(
+            {
+                "config.toml": f"version = 2\nimports = ['1.toml']\n{line(SERVICE, '/a')}",
+                "1.toml": 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nmax_concurrent_downloads = 4\n',
+            },
+            id="import-with-another-key",
+        ),
+        pytest.param(
+            {
+                "config.toml": f"version = 2\nimports = ['1.toml']\n{line(SERVICE, '/a')}",
+                "1.toml": line(SERVICE, "/b"),
+            },
+            id="import-without-version",
+        ),
+        pytest.param(
+            {"config.toml": f"version = 2\nimports = ['1.toml']\n{line(SERVICE, '/a')}", "1.toml": line(SERVICE, "")},
+            id="import-that-empties",
+        ),
+        pytest.param(
+            {
+                "config.toml": f"version = 2\nimports = ['1.toml', 'FOLDER/./2.toml']\n{line(SERVICE, '/a')}",
+                "1.toml": f"version = 2\nimports = ['3.toml', 'config.toml']\n{line(SERVICE, '/1')}",
+                "2.toml": f"version = 2\n{line(SERVICE, '/2')}",
+                "3.toml": f"version = 2\n{line(SERVICE, '/3')}",
+            },
+            id="imports-of-imports-in-a-circle",
+        ),
+        pytest.param(
+            {
+                "config.toml": f"version = 2\nimports = ['FOLDER/[^x]*.toml']\n{line(SERVICE, '/a')}",
+                "10.toml": f"version = 2\n{line(SERVICE, '/10')}",
+                "9.toml": f"version = 2\n{line(SERVICE, '/9')}",
+                ".8.toml": f"version = 2\n{line(SERVICE, '/8')}",
+                "x.toml": "no TOML",
+            },
+            id="pattern",
+        ),
+    ],
+)
+def test_config_path_is_what_containerd_makes_of_the_files(containerd: Containerd, files: dict[str, str]) -> None:
+    containerd.configure(files)
+    assert _config_path(containerd) == containerd.dumped_config_path()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({"config.toml": f"version = 3\n{line(IMAGES, '/a')}"}, id="version-3"),
+        pytest.param({"config.toml": f"version = 4\n{line(IMAGES, '/a')}"}, id="version-4"),
+        pytest.param({"config.toml": f"version = 5\n{line(IMAGES, '/a')}"}, id="version-5"),
+        pytest.param({"config.toml": f"version = 3\n{line(SERVICE, '/a')}"}, id="version-3-and-name-of-2"),
+        pytest.param({"config.toml": f"version = 4\n{line(SERVICE, '/a')}"}, id="version-4-and-name-of-2"),
+        pytest.param({"config.toml": f"version = 3\n{line(IMAGES, '/a')}{line(SERVICE, '/b')}"}, id="both-in-3"),
+        pytest.param({"config.toml": f"version = 4\n{line(IMAGES, '/a')}{line(SERVICE, '/b')}"}, id="both-in-4"),
+        pytest.param(
+            {"config.toml": f"version = 3\nimports = ['1.toml']\n{line(IMAGES, '/a')}", "1.toml": line(SHORT, "/b")},
+            id="import-of-version-1",
+        ),
+        pytest.param(
+            {
+                "config.toml": f"version = 2\nimports = ['1.toml']\n{line(SERVICE, '/a')}",
+                "1.toml": f"version = 4\n{line(IMAGES, '/b')}",
+            },
+            id="import-of-version-4",
+        ),
+    ],
+)
+@pytest.mark.parametrize("containerd", ["2.x"], indirect=True)
+def test_config_path_is_what_a_containerd_2_makes_of_the_files(containerd: Containerd, files: dict[str, str]) -> None:
+    containerd.configure(files)
+    assert _config_path(containerd) == containerd.dumped_config_path()
+
+
+@pytest.mark.parametrize(
+    ("text", "directory"),
+    [
+        pytest.param(line(SERVICE, "FOLDER/certs"), "FOLDER/certs", id="folder"),
+        pytest.param(line(SERVICE, "FOLDER/other"), "FOLDER/certs", id="other-folder"),
+        pytest.param(line(SERVICE, "FOLDER/certs:FOLDER/other"), "FOLDER/certs", id="list"),
+        pytest.param(line(SERVICE, "FOLDER/other:FOLDER/certs") + LOCALLY, "FOLDER/certs", id="list-and-half-a-switch"),
+        pytest.param(line(SERVICE, "FOLDER/other:FOLDER/certs") + LOCALLY + RUNTIMES, "FOLDER/certs", id="local-pull"),
+        pytest.param("", DEFAULT.split(":")[0], id="default"),
+        pytest.param(LOCALLY + RUNTIMES, DEFAULT.split(":")[0], id="default-and-local-pull"),
+        pytest.param(LOCALLY + RUNTIMES, DEFAULT.split(":")[1], id="second-default-and-local-pull"),
+        pytest.param(
+            f"{line(SERVICE, 'FOLDER/certs')}[plugins.'io.containerd.grpc.v1.cri'.registry.mirrors.x]\nendpoint = []\n",
+            "FOLDER/certs",
+            id="mirrors-beside-it",
+        ),
+    ],
+)
+def test_pull_by_cri_reads_the_folder_just_when_we_say_so(containerd: Containerd, text: str, directory: str) -> None:
+    folder = containerd.folder
+    sockets = f"[grpc]\naddress = '{folder}/containerd.sock'\n[ttrpc]\naddress = '{folder}/containerd.sock.ttrpc'\n"
+    containerd.configure({"config.toml": f"version = 2\nroot = 'FOLDER/root'\nstate = 'FOLDER/state'\n{sockets}{text}"})
+    directory = directory.replace("FOLDER", str(folder))
+    # What is below /etc has to be in containerd's own.
+    place = Path(f"{folder}/upper{directory.removeprefix('/etc')}" if directory.startswith("/etc/") else directory)
+    (place / UPSTREAM).mkdir(parents=True)
+    mirror = Mirror()
+    with mirror.serving() as url:
+        (place / UPSTREAM / "hosts.toml").write_text(f"[host.'{url}']\n  capabilities = ['pull', 'resolve']\n")
+        with containerd.running() as channel:
+            _pull(channel)
+
+    reading = containerd_configuration.look(str(containerd.main), directory, HOST, containerd.version)
+    assert reading.reads is bool(mirror.asked), (reading.problems, mirror.asked)
+
+
+def test_containerd_does_not_start_without_a_file_that_is_imported(containerd: Containerd) -> None:
+    """`config dump` is content without it, so it cannot be asked."""
+    containerd.configure(
+        {"config.toml": "version = 2\nimports = ['1.toml']\nroot = 'FOLDER/root'\nstate = 'FOLDER/run'\n"}
+    )
+    command = [containerd.program, "--config", containerd.main]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert "1.toml: no such file or directory" in done.stderr
+    with pytest.raises(Refused, match=r"1\.toml, which is not there"):
+        containerd_configuration.load(str(containerd.main), HOST)
+
+
+def _config_path(containerd: Containerd) -> str | None:
+    release = containerd_configuration._releases(containerd.version)[0]
+    try:
+        return containerd_configuration.settings(
+            containerd_configuration.load(str(containerd.main), HOST), release
+        ).config_path
+    except Refused:
+        return None
+
+
+def _pull(channel: grpc.Channel) -> None:
+    """Have the CRI plugin try to pull an image (CRI's api.proto: PullImageRequest.image.image); it cannot succeed."""
+    name = f"{UPSTREAM}/image:1".encode()
+    image = b"\x0a" + bytes([len(name)]) + name
+    pull = channel.unary_unary("/runtime.v1.ImageService/PullImage")
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with pytest.raises(grpc.RpcError) as caught:
+            pull(b"\x0a" + bytes([len(image)]) + image, timeout=PATIENCE)
+        if caught.value.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    assert caught.value.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
