@@ -73,9 +73,14 @@ VALUES = st.fixed_dictionaries(
         "node": mapping(
             enabled=st.booleans(),
             image=IMAGE,
-            registryDirectory=st.sampled_from(["/etc/containerd/certs.d", "/x/"]),
+            preset=st.sampled_from(["kubeadm", "k3s", "talos"]),
+            registryDirectory=st.sampled_from(["", "/etc/containerd/certs.d", "/x/"]),
+            containerdConfig=st.sampled_from(["", "/etc/containerd/config.toml"]),
+            metrics=mapping(enabled=st.booleans(), port=st.integers(1, 65535)),
             dialTimeout=DURATION,
-            probe=mapping(interval=DURATION, timeout=DURATION, failureThreshold=st.integers(1, 9)),
+            probe=mapping(
+                interval=DURATION, timeout=DURATION, failureThreshold=st.integers(1, 9), patience=TIME_TO_LIVE
+            ),
             updateStrategy=st.just({"type": "OnDelete"}),
         ),
         "monitoring": mapping(dashboard=mapping(enabled=st.booleans(), labels=STRINGS)),

@@ -236,6 +236,16 @@ credentials: |
 {{- end -}}
 
 {{- /*
+registry-cache.nodePaths: where containerd's registry folder and configuration are on the nodes: what the values say,
+else what node.preset stands for; as YAML. Scope: the root context.
+*/}}
+{{- define "registry-cache.nodePaths" -}}
+{{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) .Values.node.preset -}}
+registryDirectory: {{ default $preset.registryDirectory .Values.node.registryDirectory | quote }}
+containerdConfig: {{ default $preset.containerdConfig .Values.node.containerdConfig | quote }}
+{{- end -}}
+
+{{- /*
 registry-cache.nodeConfigData: the data of the node program's ConfigMap, whose hash is on the pod.
 */}}
 {{- define "registry-cache.nodeConfigData" -}}
@@ -252,6 +262,11 @@ registry-cache.nodeConfigData: the data of the node program's ConfigMap, whose h
 {{- end -}}
 {{- $owner := printf "%s/%s" .Release.Namespace (include "registry-cache.fullname" .) -}}
 {{- $configuration := dict "owner" $owner "registryDirectory" "/host/registry" "stateDirectory" "/run/registry-cache" "dialTimeout" .Values.node.dialTimeout "probe" .Values.node.probe "caches" $caches -}}
+{{- $paths := include "registry-cache.nodePaths" . | fromYaml -}}
+{{- $containerd := dict "configuration" $paths.containerdConfig "registryDirectory" $paths.registryDirectory -}}
+{{- $_ := set $containerd "mounts" (dict (dir $paths.containerdConfig) "/host/containerd" $paths.registryDirectory "/host/registry") -}}
+{{- $_ := set $configuration "containerd" $containerd -}}
+{{- $_ := set $configuration "metricsPort" (ternary .Values.node.metrics.port 0 .Values.node.metrics.enabled | int) -}}
 node.json: |
 {{ toPrettyJson $configuration | indent 2 }}
 {{- range $path, $_ := .Files.Glob "files/node/*.py" }}

@@ -90,7 +90,12 @@ Subdomain = Annotated[
     Field(title="the name of a Kubernetes object", pattern=f"^{_SUBDOMAIN}$", max_length=253, examples=["fast"]),
 ]
 # Of a folder below the root; Kubernetes takes no colon and no `..`.
-Path = Annotated[str, Field(title="an absolute path", pattern=r"^(/([^/:.\s]|[.][^/:.\s])[^/:\s]*)+/?$")]
+_PART = r"/([^/:.\s]|[.][^/:.\s])[^/:\s]*"
+Folder = Annotated[str, Field(title="an absolute path, or nothing", pattern=f"^(({_PART})+/?)?$")]
+File = Annotated[
+    str, Field(title="an absolute path of a file in a folder, or nothing", pattern=f"^({_PART}({_PART})+)?$")
+]
+Port = Annotated[int, Field(title="a port from 1 to 65535", ge=1, le=65535)]
 Digest = Annotated[
     str,
     Field(
@@ -267,11 +272,26 @@ class CachePods(Model):
 class Probe(Model):
     """How the node program asks a cache."""
 
-    interval: PositiveDuration = Field("5s", description="Time between two probes of a cache, as a Go duration.")
+    interval: PositiveDuration = Field(
+        "7s",
+        description="Time between two probes of a cache, as a Go duration; after a failure the next one comes at once.",
+    )
     timeout: PositiveDuration = Field("2s", description="How long an answer may take, as a Go duration.")
     failureThreshold: int = Field(
         2, ge=1, description="After so many failures in a row the node leaves the cache; one success brings it back."
     )
+    patience: Duration = Field(
+        "5m",
+        description="How long a cache that comes and goes must answer at most before it is used again, as a Go "
+        "duration: nothing the first time in ten minutes, then 15s, 30s and so on; 0s asks for none.",
+    )
+
+
+class NodeMetrics(Model):
+    """Where the node program's metrics are."""
+
+    enabled: bool = Field(True, description="Whether the program serves /metrics, on the node's own network.")
+    port: Port = Field(9253, description="The port; where something else has it, the program says so and goes on.")
 
 
 class Node(Model):
@@ -281,14 +301,28 @@ class Node(Model):
     image: PythonImage = Field(
         default_factory=PythonImage, description="Image of Python, for this program and for helm test."
     )
-    registryDirectory: Path = Field(
-        "/etc/containerd/certs.d", description="The folder on the node that containerd's config_path names."
+    preset: Literal["kubeadm", "kind", "k3s", "rke2", "k0s", "microk8s", "talos"] = Field(
+        "kubeadm",
+        description="Whose places of containerd's files the nodes have (chart/files/presets.yaml); kubeadm's are those "
+        "of most others too.",
+    )
+    registryDirectory: Folder = Field(
+        "",
+        description="The folder on the node that containerd's config_path names; empty takes the preset's.",
+        examples=["/etc/containerd/certs.d"],
+    )
+    containerdConfig: File = Field(
+        "",
+        description="containerd's configuration on the node, which is read to say whether containerd reads the folder; "
+        "empty takes the preset's.",
+        examples=["/etc/containerd/config.toml"],
     )
     dialTimeout: PositiveDuration = Field(
         "500ms",
         description="How long containerd (2.1 and newer) tries to connect to a cache, as a Go duration.",
     )
     probe: Probe = Field(default_factory=Probe, description="How a cache is asked whether it answers.")
+    metrics: NodeMetrics = Field(default_factory=NodeMetrics, description="Metrics of the program.")
     resources: dict[str, Any] = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources.")
     priorityClassName: str = Field("system-node-critical", description="Priority class.")
     nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")

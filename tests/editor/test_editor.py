@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 from lsprotocol import types as lsp
 from pygls.lsp.client import LanguageClient
-from registry_cache.model import Cache
+from registry_cache.model import Cache, Probe
 from testcluster import tools
 from testcluster.paths import CHART, REPOSITORY
 
@@ -140,7 +140,7 @@ def test_fields_and_their_values_are_offered(editor: Editor) -> None:
     fields = editor.offers(f"{MODELINE}caches:\n  - {CURSOR}")
     assert set(fields) - {"object"} == set(Cache.model_fields), "and an entry as a whole"
     assert "upstream" not in editor.offers(f"{MODELINE}caches:\n  - upstream: docker.io\n    {CURSOR}"), "it is there"
-    assert editor.offers(f"{MODELINE}node:\n  probe:\n    {CURSOR}") == ["interval", "timeout", "failureThreshold"]
+    assert editor.offers(f"{MODELINE}node:\n  probe:\n    {CURSOR}") == list(Probe.model_fields)
     policies = editor.offers(f"{MODELINE}cache:\n  image:\n    pullPolicy: {CURSOR}")
     assert policies == ["Always", "IfNotPresent", "Never"]
 

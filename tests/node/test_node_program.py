@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ class Machine:
         upstreams: tuple[str, ...] | None = None,
         owner: str = "space/name",
         probe: dict[str, object] | None = None,
+        metrics_port: int = 0,
     ) -> Path:
         path = self.folder / f"{owner.replace('/', '-')}.json"
         configuration = {
@@ -127,13 +129,27 @@ class Machine:
             "registryDirectory": str(self.certs),
             "stateDirectory": str(self.state(owner)),
             "dialTimeout": "500ms",
-            "probe": probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2},
+            "probe": probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2, "patience": "0s"},
+            "metricsPort": metrics_port,
+            "containerd": {
+                "configuration": str(self.containerd_configuration()),
+                "registryDirectory": str(self.certs),
+                "mounts": {str(self.folder): str(self.folder)},
+            },
             "caches": [
                 {"upstream": upstream, "server": self.upstream.url, "service": "127.0.0.1", "port": self.cache.port}
                 for upstream in upstreams or (self.name,)
             ],
         }
         path.write_text(json.dumps(configuration))
+        return path
+
+    def containerd_configuration(self) -> Path:
+        """What a node's containerd would be told; the one here pulls for a client that names the folder itself."""
+        path = self.folder / "node-containerd.toml"
+        path.write_text(
+            f"version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '{self.certs}'\n"
+        )
         return path
 
     def state(self, owner: str = "space/name") -> Path:
@@ -152,10 +168,17 @@ class Machine:
     def wait_until_used(self, *, used: bool) -> None:
         wait_for(f"the cache to be {'used' if used else 'left'}", lambda: self.hosts.exists() is used, PATIENCE)
 
+    def locks(self) -> list[Path]:
+        """By which programs know of each other that they live."""
+        return [*self.certs.glob(".registry-cache-*.lock")]
+
+    def folders(self) -> list[str]:
+        return sorted(path.name for path in self.certs.iterdir() if path.is_dir())
+
     def files(self) -> dict[str, tuple[int, int, int, bytes]]:
-        """Every folder and file: mode, owner, and a file's time and content."""
+        """Every folder and file but the locks of programs that run: mode, owner, and a file's time and content."""
         found = {}
-        for path in sorted(self.certs.rglob("*")):
+        for path in sorted(set(self.certs.rglob("*")) - set(self.locks())):
             status = path.stat()
             content, when = (path.read_bytes(), status.st_mtime_ns) if path.is_file() else (b"", 0)
             found[str(path.relative_to(self.certs))] = (status.st_mode, status.st_uid, when, content)
@@ -261,7 +284,7 @@ def test_ten_caches_get_their_files_in_little_memory_and_leave_none(machine: Mac
     process = machine.start_program(machine.configure(upstreams=upstreams))
     wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
 
-    assert [path.name for path in sorted(machine.certs.iterdir())] == list(upstreams)
+    assert machine.folders() == list(upstreams)
     status = Path(f"/proc/{process}/status").read_text()
     (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")]
     print(f"{peak / 1024:.1f} MiB with ten caches")
@@ -340,11 +363,12 @@ def test_told_to_end_it_leaves_the_folder_as_it_was(machine: Machine) -> None:
     machine.place.stop("program")
 
     assert machine.files() == before
+    assert machine.locks() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_end_while_probes_hang_it_ends_at_once(machine: Machine, number: signal.Signals) -> None:
-    long = {"interval": "100ms", "timeout": "1m", "failureThreshold": 2}
+    long = {"interval": "100ms", "timeout": "1m", "failureThreshold": 2, "patience": "0s"}
     with _running(machine.configure(probe=long)) as program:
         machine.wait_until_used(used=True)
         machine.cache.signal(signal.SIGSTOP)
@@ -378,11 +402,91 @@ def test_two_releases_share_the_folder_and_take_over_from_each_other(machine: Ma
 
     machine.place.stop("one")
     wait_for("the other to take over", (machine.state("two/name") / "ready").exists, PATIENCE)
-    assert {path.name for path in machine.certs.iterdir()} == {machine.hosts.parent.name, "two.example.com"}
+    assert set(machine.folders()) == {machine.hosts.parent.name, "two.example.com"}
     machine.pull(machine.push("taken")[0])
     assert machine.cache.blob_requests()
 
     machine.place.stop("two")
+    assert machine.files() == {}
+
+
+def test_what_a_killed_release_left_is_taken_over_by_one_of_another_name(machine: Machine) -> None:
+    machine.start_program(machine.configure(owner="old/name", upstreams=(machine.name, "gone.example.com")), name="old")
+    wait_for("the old one to be ready", (machine.state("old/name") / "ready").exists, PATIENCE)
+    machine.place.signal("old", signal.SIGKILL)
+
+    machine.start_program(machine.configure(owner="new/name"), name="new")
+
+    wait_for("the new one to be ready", (machine.state("new/name") / "ready").exists, PATIENCE)
+    assert machine.folders() == [machine.hosts.parent.name]
+    assert "written by new/name" in machine.hosts.read_text()
+    assert len(machine.locks()) == 1
+    machine.place.stop("new")
+    assert [*machine.certs.iterdir()] == []
+
+
+def test_cache_that_comes_and_goes_is_kept_out_with_growing_patience(machine: Machine) -> None:
+    probe = {"interval": "100ms", "timeout": "500ms", "failureThreshold": 1, "patience": "5m"}
+    machine.start_program(machine.configure(probe=probe))
+    for _ in range(2):
+        machine.wait_until_used(used=True)
+        machine.cache.signal(signal.SIGKILL)
+        machine.wait_until_used(used=False)
+        machine.cache.start()
+    begun = time.monotonic()
+    reason = f"{machine.name}: it came and went; it is used again once it has answered for 15 s\n"
+    wait_for("the reason", lambda: machine.not_ready() == reason, PATIENCE)
+    machine.wait_until_used(used=True)
+    assert time.monotonic() - begun > 12
+
+
+def test_metrics_tell_of_probes_and_withdrawals(machine: Machine) -> None:
+    port = _free_port()
+    machine.start_program(machine.configure(metrics_port=port))
+    machine.wait_until_used(used=True)
+    machine.cache.signal(signal.SIGKILL)
+    machine.wait_until_used(used=False)
+
+    def samples() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            text = answer.read().decode()
+        return {
+            name: float(value)
+            for name, _, value in (line.rpartition(" ") for line in text.splitlines() if line[0] != "#")
+        }
+
+    withdrawn = f'registry_cache_node_withdrawals_total{{upstream_host="{machine.name}",reason="no_connection"}}'
+    wait_for("the withdrawal to be counted", lambda: samples().get(withdrawn) == 1, PATIENCE)
+    found = samples()
+    label = f'{{upstream_host="{machine.name}"'
+    assert found[f"registry_cache_node_mirror_active{label}}}"] == 0
+    assert found[f'registry_cache_node_probes_total{label},result="ok"}}'] >= 1
+    assert found[f'registry_cache_node_probes_total{label},result="no_connection"}}'] >= 2
+    assert found["registry_cache_node_containerd_reads_registry_directory"] == 1
+    machine.cache.start()
+    machine.wait_until_used(used=True)
+    wait_for("it to be active", lambda: samples()[f"registry_cache_node_mirror_active{label}}}"] == 1, PATIENCE)
+
+
+def test_port_of_the_metrics_that_is_taken_is_told_and_stops_nothing(machine: Machine) -> None:
+    machine.start_program(machine.configure(metrics_port=machine.upstream.port))
+    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    assert f"no metrics, port {machine.upstream.port} cannot be listened on: Address already in use" in (
+        machine.place.log("program").read_text()
+    )
+
+
+def test_containerd_that_does_not_read_the_folder_is_told_and_pulls_go_on(machine: Machine) -> None:
+    configuration = machine.configure()
+    machine.containerd_configuration().write_text("version = 3\n")
+    machine.start_program(configuration)
+    machine.wait_until_used(used=True)
+
+    wait_for("the reason", lambda: machine.not_ready().startswith("containerd: "), PATIENCE)
+
+    assert f"config_path = '{machine.certs}'" in machine.not_ready().replace('"', "'")
+    machine.place.stop("program")
     assert machine.files() == {}
 
 
@@ -398,7 +502,9 @@ def test_state_tells_when_every_cache_is_used(machine: Machine) -> None:
 
 
 def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
-    path = machine.configure(probe={"interval": "5 seconds", "timeout": "1s", "failureThreshold": 1}, owner="x")
+    path = machine.configure(
+        probe={"interval": "5 seconds", "timeout": "1s", "failureThreshold": 1, "patience": "0s"}, owner="x"
+    )
     done = subprocess.run(
         [*map(str, COMMAND), "--config", str(path)], capture_output=True, text=True, check=False, timeout=PATIENCE
     )

@@ -295,7 +295,10 @@ def test_pods_meet_what_pod_security_asks(values: Path) -> None:
         kinds = sorted(key for volume in pod["volumes"] for key in volume if key != "name")
         if name.endswith("-node"):
             assert pod["hostNetwork"] is True
-            assert kinds == ["configMap", "emptyDir", "hostPath"]
+            assert kinds == ["configMap", "emptyDir", "hostPath", "hostPath"]
+            (mounts,) = [container["volumeMounts"] for container in pod["containers"]]
+            writable = {mount["mountPath"] for mount in mounts if not mount.get("readOnly")}
+            assert writable == {"/host/registry", "/run/registry-cache"}
         else:
             assert "hostNetwork" not in pod
             assert set(kinds) <= {"configMap", "secret"}
@@ -340,7 +343,8 @@ def test_scenario_with_everything_has_every_value_at_another_than_its_default() 
     """But for those that can have no other, or switch off what is to be seen."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(_unset(schema, yaml.safe_load(EVERYTHING.read_text()))) == {
-        *("global", "enabled", "apiVersion", "kind", "node.enabled", "monitoring.dashboard.enabled"),
+        *("global", "enabled", "apiVersion", "kind"),
+        *("node.enabled", "node.metrics.enabled", "monitoring.dashboard.enabled"),
         *("caches.http.tls", "caches.highAvailability.enabled"),
     }
 
@@ -349,8 +353,8 @@ def test_every_value_reaches_the_manifests() -> None:
     """What is written in the scenario with everything is found again in what it renders."""
     text = render_text(EVERYTHING)
     for value in _leaves(yaml.safe_load(EVERYTHING.read_text())):
-        if value in ("registry.extensions.gardener.cloud/v1alpha3", "RegistryConfig", "caches"):
-            continue  # the format's name, and a name that fullnameOverride replaces
+        if value in ("registry.extensions.gardener.cloud/v1alpha3", "RegistryConfig", "caches", "k3s"):
+            continue  # the format's name, a name that fullnameOverride replaces, a preset of which nothing is left
         if value in ("3.1.1-alpine", "3.12-alpine"):
             assert value not in text, "the digest wins over the tag"
         else:
@@ -455,3 +459,42 @@ def _leaves(value: Any) -> list[str]:
     if isinstance(value, list):
         return [leaf for part in value for leaf in _leaves(part)]
     return [value] if isinstance(value, str) else []
+
+
+@pytest.mark.parametrize("preset", sorted(yaml.safe_load((CHART / "files" / "presets.yaml").read_text())))
+def test_preset_says_where_containerds_files_are(preset: str, tmp_path: Path) -> None:
+    places = yaml.safe_load((CHART / "files" / "presets.yaml").read_text())[preset]
+    objects = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}], "node": {"preset": preset}}))
+    node = node_configuration(objects)["containerd"]
+    assert (node["registryDirectory"], node["configuration"]) == (
+        places["registryDirectory"],
+        places["containerdConfig"],
+    )
+    (daemon_set,) = by_kind(objects, "DaemonSet")
+    folders = {
+        volume["name"]: volume["hostPath"]["path"]
+        for volume in daemon_set["spec"]["template"]["spec"]["volumes"]
+        if "hostPath" in volume
+    }
+    assert folders["registry-directory"] == places["registryDirectory"]
+    assert places["containerdConfig"].startswith(folders["containerd"] + "/")
+    mounts = {mount["name"]: mount["mountPath"] for mount in _container(daemon_set)["volumeMounts"]}
+    assert node["mounts"] == {path: mounts[name] for name, path in folders.items()}
+
+
+def test_presets_are_those_of_the_contract_and_are_explained() -> None:
+    presets = yaml.safe_load((CHART / "files" / "presets.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["properties"]["node"]["properties"]["preset"]["enum"] == list(presets)
+    explained = (REPOSITORY / "docs" / "containerd.md").read_text()
+    for places in presets.values():
+        assert f"`{places['registryDirectory']}`" in explained
+
+
+def test_metrics_of_the_nodes_are_announced_where_they_are(tmp_path: Path) -> None:
+    for metrics, port in (({}, 9253), ({"port": 1234}, 1234), ({"enabled": False}, 0)):
+        objects = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}], "node": {"metrics": metrics}}))
+        assert node_configuration(objects)["metricsPort"] == port
+        (daemon_set,) = by_kind(objects, "DaemonSet")
+        annotations = daemon_set["spec"]["template"]["metadata"]["annotations"]
+        assert annotations.get("prometheus.io/port") == (str(port) if port else None)

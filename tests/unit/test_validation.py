@@ -256,6 +256,30 @@ def one(**fields: object) -> dict[str, Any]:
             id="directory",
         ),
         pytest.param(
+            {**one(), "node": {"registryDirectory": "", "containerdConfig": "/etc/x.toml"}},
+            {**one(), "node": {"containerdConfig": "/x.toml"}},
+            'node.containerdConfig: "/x.toml" is not an absolute path of a file in a folder, or nothing',
+            id="containerds-configuration",
+        ),
+        pytest.param(
+            {**one(), "node": {"preset": "k0s"}},
+            {**one(), "node": {"preset": "K0s"}},
+            'node.preset: "K0s" is not known here; write "kubeadm" or "kind" or "k3s" or "rke2" or',
+            id="preset",
+        ),
+        pytest.param(
+            {**one(), "node": {"metrics": {"port": 65535}}},
+            {**one(), "node": {"metrics": {"port": 0}}},
+            "node.metrics.port: 0 is not a port from 1 to 65535",
+            id="metrics-port",
+        ),
+        pytest.param(
+            {**one(), "node": {"probe": {"patience": "0s"}}},
+            {**one(), "node": {"probe": {"patience": "-1s"}}},
+            "node.probe.patience: ",
+            id="patience",
+        ),
+        pytest.param(
             {**one(), "cache": {"image": {"pullPolicy": "Never"}}},
             {**one(), "cache": {"image": {"pullPolicy": "never"}}},
             'write "Always" or "IfNotPresent" or "Never"',

@@ -13,7 +13,12 @@ CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?:\r\n|$)", re
 
 
 class NoAnswer(Exception):
-    """The cache did not answer as a registry does; the message says how."""
+    """The cache did not answer as a registry does; the message says how, and `kind` in one word of a few."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        """`kind` is no_address, no_connection, timeout, status or wrong_answer."""
+        super().__init__(message)
+        self.kind = kind
 
 
 class Address:
@@ -40,7 +45,7 @@ class Address:
             self._lookup.start()
         self._lookup.join(timeout)
         if self._known is None:
-            raise NoAnswer(self._problem)
+            raise NoAnswer(self._problem, "no_address")
         return self._known
 
     def unanswered(self) -> None:
@@ -81,22 +86,23 @@ def probe(address: str, port: int, timeout: float) -> None:
             answer = _receive(connection, deadline)
     except TimeoutError:
         message = "no answer in time"
-        raise NoAnswer(message) from None
+        raise NoAnswer(message, "timeout") from None
     except OSError as error:
         message = f"{error.strerror or error}".lower()
-        raise NoAnswer(message) from None
+        raise NoAnswer(message, "no_connection") from None
+    kind = "wrong_answer"
     status = answer.partition(b"\r\n")[0].split(b" ", 2)
     if len(status) < 2 or not status[0].startswith(b"HTTP/"):  # noqa: PLR2004 - version and status
         message = "the answer is not HTTP"
     elif status[1] != b"200":
-        message = f"status {status[1].decode('ascii', errors='replace')}"
+        message, kind = f"status {status[1].decode('ascii', errors='replace')}", "status"
     elif len(answer) >= LARGEST_ANSWER:
         message = "the answer is too long"
     elif not _is_whole(answer):
         message = "the answer breaks off"
     else:
         return
-    raise NoAnswer(message)
+    raise NoAnswer(message, kind)
 
 
 def _receive(connection: socket.socket, deadline: float) -> bytes:

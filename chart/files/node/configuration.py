@@ -31,8 +31,16 @@ class Cache(NamedTuple):
     port: int
 
 
+class Containerd(NamedTuple):
+    """Where containerd's files are: paths of the node, and in `mounts` which of its folders are where in the pod."""
+
+    configuration: str
+    registry_directory: str
+    mounts: dict[str, Path]
+
+
 class Configuration(NamedTuple):
-    """All of it; intervals and timeouts in seconds, `dial_timeout` as it goes into hosts.toml."""
+    """All of it; times in seconds, `dial_timeout` as it goes into hosts.toml, `metrics_port` 0 for none."""
 
     owner: str
     registry_directory: Path
@@ -41,6 +49,9 @@ class Configuration(NamedTuple):
     interval: float
     timeout: float
     failure_threshold: int
+    patience: float
+    metrics_port: int
+    containerd: Containerd
     caches: tuple[Cache, ...]
 
 
@@ -67,6 +78,7 @@ def read(path: Path) -> Configuration:
             return None
 
     probe = take(content, "", "probe", _object)
+    containerd = take(content, "", "containerd", _object)
     entries = take(content, "", "caches", _list) or []
     made = Configuration(
         owner=take(content, "", "owner", _owner),
@@ -76,6 +88,13 @@ def read(path: Path) -> Configuration:
         interval=take(probe, "probe.", "interval", _seconds),
         timeout=take(probe, "probe.", "timeout", _seconds),
         failure_threshold=take(probe, "probe.", "failureThreshold", _count),
+        patience=take(probe, "probe.", "patience", _seconds_or_none),
+        metrics_port=take(content, "", "metricsPort", _port_or_none),
+        containerd=Containerd(
+            configuration=take(containerd, "containerd.", "configuration", _text),
+            registry_directory=take(containerd, "containerd.", "registryDirectory", _text),
+            mounts=take(containerd, "containerd.", "mounts", _mounts),
+        ),
         caches=tuple(
             Cache(
                 upstream=take(entry, f"caches[{index}].", "upstream", _upstream),
@@ -145,6 +164,15 @@ def _port(value: object) -> object:
     return _checked(value, int, lambda port: 1 <= port <= LARGEST_PORT, f"a port from 1 to {LARGEST_PORT}")
 
 
+def _port_or_none(value: object) -> object:
+    return _checked(value, int, lambda port: 0 <= port <= LARGEST_PORT, f"a port, or 0 for none, to {LARGEST_PORT}")
+
+
+def _mounts(value: object) -> dict[str, Path]:
+    mounts = _checked(value, dict, lambda _: True, "an object")
+    return {node: _path(pod) for node, pod in mounts.items()}
+
+
 def _count(value: object) -> object:
     return _checked(value, int, lambda count: count >= 1, "a number from 1")
 
@@ -152,6 +180,10 @@ def _count(value: object) -> object:
 def _duration(value: object) -> object:
     duration_seconds(_text(value))
     return value
+
+
+def _seconds_or_none(value: object) -> object:
+    return duration_seconds(_text(value))
 
 
 def _seconds(value: object) -> object:

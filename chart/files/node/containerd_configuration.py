@@ -73,40 +73,6 @@ class Reading:
     problems: tuple[str, ...] = ()
 
 
-class Distribution(NamedTuple):
-    """Where a Kubernetes distribution has containerd's registry folder and configuration; see docs/containerd.md."""
-
-    name: str
-    registry_directory: str
-    configuration: str
-
-
-DISTRIBUTIONS = (
-    Distribution("kubeadm, kind and most others", "/etc/containerd/certs.d", "/etc/containerd/config.toml"),
-    Distribution(
-        "k3s",
-        "/var/lib/rancher/k3s/agent/etc/containerd/certs.d",
-        "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
-    ),
-    Distribution(
-        "RKE2",
-        "/var/lib/rancher/rke2/agent/etc/containerd/certs.d",
-        "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
-    ),
-    Distribution("k0s", "/etc/k0s/containerd.d/certs.d", "/etc/k0s/containerd.toml"),
-    Distribution(
-        "MicroK8s", "/var/snap/microk8s/current/args/certs.d", "/var/snap/microk8s/current/args/containerd.toml"
-    ),
-    Distribution("Talos", "/etc/cri/conf.d/hosts", "/etc/cri/containerd.toml"),
-)
-
-
-def configuration_for(registry_directory: str) -> str:
-    """Where the configuration is that goes with a registry folder; where that is nobody's, containerd's own place."""
-    known = {found.registry_directory: found.configuration for found in DISTRIBUTIONS}
-    return known.get(_plain(registry_directory), DISTRIBUTIONS[0].configuration)
-
-
 class Host:
     """The node's files, as far as its folders are mounted into the pod."""
 

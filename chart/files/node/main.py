@@ -4,146 +4,32 @@ One thread for each cache asks it again and again and keeps its hosts.toml in st
 is told to end, it withdraws all of them: no program running means that no cache is asked.
 """
 
-from __future__ import annotations
-
-import argparse
-import random
 import signal
-import sys
-import threading
-import time
-from contextlib import suppress
-from pathlib import Path
 
-import configuration
-from cache_probe import Address, NoAnswer, probe, url
-from configuration import Cache, Configuration, Invalid
-from hosts_toml import CannotMerge, Mirror
-from registry_directory import InUse, RegistryDirectory
-
-JITTER = 0.2
+# Waited for and not handled: a handler could interrupt just the code whose lock it needs. Threads inherit it. First of
+# all, since the first process of a container does not get a signal that it neither handles nor blocks.
 END = {signal.SIGTERM, signal.SIGINT}
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, END)
+
+import argparse  # noqa: E402
+import sys  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import configuration  # noqa: E402
+from configuration import Configuration, Invalid  # noqa: E402
+from containerd_configuration import Host, Reading, look  # noqa: E402
+from keeper import Keeper  # noqa: E402
+from metrics import Metrics, Server  # noqa: E402
+from registry_directory import RegistryDirectory  # noqa: E402
+from state import State, log, words  # noqa: E402
+
 LEFT = "left by an earlier run"
-
-
-class State:
-    """What the readiness probe sees: the file `ready`, or `not-ready` with a line for each cache not in use."""
-
-    def __init__(self, folder: Path, upstreams: list[str]) -> None:
-        """Say at first that nothing is in use yet."""
-        self._folder = folder
-        self._reasons: dict[str, str | None] = dict.fromkeys(upstreams, "it was not asked yet")
-        self._lock = threading.Lock()
-        self._written: str | None = None
-        self._trouble = ""
-        self._write()
-
-    def set(self, name: str, reason: str | None) -> bool:
-        """Note why a cache is not in use, or with None that it is; return whether that is new."""
-        with self._lock:
-            new = self._reasons.get(name) != reason
-            self._reasons[name] = reason
-            self._write()
-        return new
-
-    def _write(self) -> None:
-        text = "".join(f"{name}: {reason}\n" for name, reason in self._reasons.items() if reason is not None)
-        if text == self._written:
-            return
-        wanted, other = ("not-ready", "ready") if text else ("ready", "not-ready")
-        temporary = self._folder / ".next"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8", errors="replace")
-            temporary.rename(self._folder / wanted)
-            (self._folder / other).unlink(missing_ok=True)
-        except OSError as error:
-            if self._trouble != (trouble := _words(error)):
-                self._trouble = trouble
-                log(f"the state cannot be written: {trouble}")
-            return
-        self._written, self._trouble = text, ""
-
-
-class Keeper:
-    """Keeps one cache's hosts.toml in step with what the cache answers."""
-
-    def __init__(self, cache: Cache, settings: Configuration, directory: RegistryDirectory, state: State) -> None:
-        """Take note of it all; nothing is asked or written yet."""
-        self._cache = cache
-        self._settings = settings
-        self._directory = directory
-        self._state = state
-        self._address = Address(cache.service, cache.port)
-        self._failures = 0
-        self._said = ""
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def run(self, stop: threading.Event) -> None:
-        """Ask and act until the program is to end."""
-        while not stop.is_set():
-            begun = time.monotonic()
-            try:
-                self.step()
-            except Exception as error:  # noqa: BLE001 - if this thread ended, nobody would withdraw a cache that hangs
-                with suppress(Exception), self._lock:
-                    self._leave(f"it cannot be looked after: {error!r}")
-            interval = self._settings.interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - only spreads
-            stop.wait(max(0.0, begun + interval - time.monotonic()))
-
-    def step(self) -> None:
-        """Ask once, and act on the answer."""
-        deadline = time.monotonic() + self._settings.timeout
-        try:
-            # Half of the time at most is for DNS: the other half is the cache's, which may answer while DNS hangs.
-            address = self._address.current(self._settings.timeout / 2)
-            probe(address, self._cache.port, deadline - time.monotonic())
-        except NoAnswer as problem:
-            self._address.unanswered()
-            self._failures += 1
-            # What an earlier run left behind has no good answers to its credit: one bad one is enough.
-            if self._failures >= self._settings.failure_threshold or not self._said:
-                with self._lock:
-                    self._leave(f"the cache does not answer: {problem}")
-            return
-        self._failures = 0
-        with self._lock:
-            self._use(url(address, self._cache.port))
-
-    def close(self) -> None:
-        """Withdraw the cache for good."""
-        with self._lock:
-            self._closed = True
-            self._leave("the program ends")
-
-    def _use(self, address: str) -> None:
-        if self._closed:
-            return
-        mirror = Mirror(self._cache.server, address, self._settings.dial_timeout)
-        try:
-            self._directory.activate(self._cache.upstream, mirror)
-        except (CannotMerge, InUse) as problem:
-            self._leave(str(problem))
-        except OSError as error:
-            # The file may be an older one, with an address that nobody answers at any more; taking it out needs less.
-            self._leave(f"hosts.toml cannot be written: {_words(error)}")
-        else:
-            self._report(f"in use at {address}", None)
-
-    def _leave(self, reason: str) -> None:
-        try:
-            self._directory.withdraw(self._cache.upstream)
-        except OSError as error:
-            reason = f"hosts.toml cannot be withdrawn: {_words(error)}"
-        self._report(f"not used: {reason}", reason)
-
-    def _report(self, line: str, reason: str | None) -> None:
-        """Log a change, and only a change."""
-        if line != self._said:
-            self._said = line
-            log(f"{self._cache.upstream}: {line}")
-        self._state.set(self._cache.upstream, reason)
+CONTAINERD = "containerd"
+# Seconds between two looks at what seldom changes.
+SELDOM = 60.0
 
 
 def main(arguments: list[str]) -> int:
@@ -155,8 +41,6 @@ def main(arguments: list[str]) -> int:
     except Invalid as problem:
         print(problem, file=sys.stderr)
         return 2
-    # Waited for and not handled: a handler could interrupt just the code whose lock it needs. Threads inherit it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, END)
     run(settings)
     return 0
 
@@ -166,17 +50,55 @@ def run(settings: Configuration) -> None:
     upstreams = [cache.upstream for cache in settings.caches]
     state = State(settings.state_directory, upstreams)
     directory = RegistryDirectory(settings.registry_directory, settings.owner)
-    keepers = [Keeper(cache, settings, directory, state) for cache in settings.caches]
+    metrics = Metrics(upstreams)
+    server = Server(metrics, settings.metrics_port)
+    containerd = Containerd(settings, state, metrics)
+    keepers = [Keeper(cache, settings, directory, state, metrics) for cache in settings.caches]
     stop = threading.Event()
     tidied = tidy(directory, upstreams, state)
     for keeper in keepers:
         # As daemons they end with the program, even in the middle of a probe.
         threading.Thread(target=keeper.run, args=(stop,), daemon=True).start()
-    while signal.sigtimedwait(END, settings.interval) is None:
+    again = 0.0
+    while True:
+        if time.monotonic() >= again:
+            again = time.monotonic() + SELDOM
+            containerd.look()
+            server.ensure()
         tidied = tidied or tidy(directory, upstreams, state)
+        if signal.sigtimedwait(END, settings.interval) is not None:
+            break
     stop.set()
     for keeper in keepers:
         keeper.close()
+    try:
+        directory.close()
+    except OSError as error:
+        log(f"the lock file cannot be withdrawn: {words(error)}")
+
+
+class Containerd:
+    """Says whether containerd reads the registry folder at all; its configuration is looked at and never changed."""
+
+    def __init__(self, settings: Configuration, state: State, metrics: Metrics) -> None:
+        """Take note of where it is; nothing is read yet."""
+        self._settings = settings
+        self._state = state
+        self._metrics = metrics
+        self._said: Reading | None = None
+
+    def look(self) -> None:
+        """Read the configuration and tell what is new about it."""
+        files = self._settings.containerd
+        reading = look(files.configuration, files.registry_directory, Host(files.mounts))
+        if reading == self._said:
+            return
+        self._said = reading
+        self._metrics.containerd(reading.reads)
+        said = "; ".join(reading.problems)
+        for problem in reading.problems:
+            log(f"{CONTAINERD}: {problem}")
+        self._state.set(CONTAINERD, said if reading.reads is False else None)
 
 
 def tidy(directory: RegistryDirectory, upstreams: list[str], state: State) -> bool:
@@ -184,23 +106,13 @@ def tidy(directory: RegistryDirectory, upstreams: list[str], state: State) -> bo
     try:
         for folder in directory.tidy(upstreams):
             log(f"{folder}: withdrawn, left by an earlier run")
-        problems = [f"{folder}: {_words(error)}" for folder, error in directory.stuck.items()]
+        problems = [f"{folder}: {words(error)}" for folder, error in directory.stuck.items()]
     except OSError as error:
-        problems = [_words(error)]
+        problems = [words(error)]
     reason = f"cannot be withdrawn: {'; '.join(problems)}" if problems else None
     if state.set(LEFT, reason) and reason:
         log(f"{LEFT}: {reason}")
     return not problems
-
-
-def log(line: str) -> None:
-    """A line for the pod's log, whole even where several threads write."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _words(error: OSError) -> str:
-    return f"{error.strerror or error}: {error.filename}" if error.filename else f"{error.strerror or error}"
 
 
 if __name__ == "__main__":

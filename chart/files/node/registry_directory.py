@@ -9,13 +9,16 @@ A program killed at any moment leaves a folder that containerd can read and that
 - a folder is never empty: it appears and goes together with its file, since an empty one hides `_default`.
 
 Everything is done under one lock on the folder, so that neither two caches nor the programs of two releases meet.
+Each program also holds a lock file of its own for as long as it lives: the files of a release whose lock nobody holds
+were left by a program that was killed, and are ours to take out, whatever that release was called.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import hosts_toml
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 HOSTS = "hosts.toml"
 ORIGINAL = "hosts.toml.before-registry-cache"
 DEFAULT = "_default"
+LOCK = ".registry-cache-{}.lock"
 
 
 class InUse(Exception):
@@ -45,6 +49,7 @@ class RegistryDirectory:
         self._root = root
         self._owner = owner
         self._made: set[str] = set()
+        self._alive: int | None = None
         self.stuck: dict[str, OSError] = {}
 
     def tidy(self, upstreams: list[str]) -> list[str]:
@@ -70,6 +75,9 @@ class RegistryDirectory:
                 except OSError as error:
                     if self._may_be_ours(folder):
                         self.stuck[folder.name] = error
+            for path in self._root.glob(LOCK.format("*")):
+                if path != self._lock_file(self._owner) and not _is_held(path):
+                    path.unlink()
         return removed
 
     def activate(self, upstream: str, mirror: Mirror) -> bool:
@@ -97,16 +105,50 @@ class RegistryDirectory:
             taken = [self._take_out(self._root / name) for name in _names(upstream)]
             return any(taken)
 
+    def close(self) -> None:
+        """Say that this program is no more; nothing is to be called after it.
+
+        Raises:
+            OSError: the registry folder cannot be written.
+        """
+        with self._alone():
+            if self._alive is not None:
+                self._lock_file(self._owner).unlink(missing_ok=True)
+                os.close(self._alive)
+                self._alive = None
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the lock, and have nothing around that an earlier holder did not get done with."""
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # On a disk that is full a file cannot be made, but one can be taken out, which matters more.
+            with suppress(OSError):
+                self._show_life()
             self._discard(self._root / self._temporary)
             yield
         finally:
             os.close(descriptor)
+
+    def _show_life(self) -> None:
+        """Hold this program's own lock, from now on; the kernel lets go of it whatever ends the program."""
+        if self._alive is not None:
+            return
+        descriptor = os.open(self._lock_file(self._owner), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._alive = descriptor
+
+    def _lock_file(self, owner: str) -> Path:
+        return self._root / LOCK.format(sha256(owner.encode()).hexdigest()[:12])
+
+    def _is_ours(self, owner: str | None) -> bool:
+        """Whether files with this mark are this program's, or left by one that was killed."""
+        return owner is not None and (owner == self._owner or not _is_held(self._lock_file(owner)))
 
     def _folder(self, upstream: str) -> Path:
         """The folder that containerd would read for an upstream without us; where there is none, its first choice."""
@@ -118,7 +160,7 @@ class RegistryDirectory:
         self._recover(folder)
         current = _read(folder / HOSTS)
         owner = hosts_toml.owner_of(current or "")
-        if owner not in (None, self._owner):
+        if owner is not None and not self._is_ours(owner):
             message = f"the nodes' program of {owner} looks after it"
             raise InUse(message)
         if current is None:
@@ -159,7 +201,7 @@ class RegistryDirectory:
         self._recover(folder)
         current = _read(folder / HOSTS)
         owner = hosts_toml.owner_of(current or "")
-        if owner == self._owner:
+        if self._is_ours(owner):
             self._restore(folder)
             return True
         if owner is None:
@@ -195,12 +237,12 @@ class RegistryDirectory:
         if not names:
             return folder.name in self._made
         text = _read(folder / HOSTS) or ""
-        return names == {HOSTS} and hosts_toml.owner_of(text) == self._owner and hosts_toml.folder_was_made(text)
+        return names == {HOSTS} and self._is_ours(hosts_toml.owner_of(text)) and hosts_toml.folder_was_made(text)
 
     def _may_be_ours(self, folder: Path) -> bool:
         """Whether a folder that cannot be tidied is known to hold a file of ours; one that cannot be read is not."""
         try:
-            return hosts_toml.owner_of(_read(folder / HOSTS) or "") == self._owner
+            return self._is_ours(hosts_toml.owner_of(_read(folder / HOSTS) or ""))
         except OSError:
             return False
 
@@ -260,6 +302,21 @@ def _before(folder: Path, text: str | None, path: str = "") -> str:
     if text or not folder.is_dir():
         return text or ""
     return hosts_toml.from_certificates([file.name for file in folder.iterdir() if not file.is_dir()], path)
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a program that lives holds a lock file."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _read(path: Path) -> str | None:

@@ -44,6 +44,8 @@ SYSTEM_CALLS: list[tuple[Any, str]] = [
     (io, "open"),
     (fcntl, "flock"),
 ]
+LOCKS = ".registry-cache-*.lock"
+OWNERS = ("space/name", "space/renamed")
 Tree = dict[str, tuple[int, bytes, int]]
 
 
@@ -72,9 +74,9 @@ def trouble_at(number: int, raised: Callable[[], BaseException], *, lasting: boo
 
 
 def tree(root: Path) -> Tree:
-    """Every folder and file: mode, content, and a file's time."""
+    """Every folder and file but the locks of programs that run: mode, content, and a file's time."""
     found = {}
-    for path in sorted(root.rglob("*")):
+    for path in sorted(set(root.rglob("*")) - set(root.glob(LOCKS))):
         status = path.stat()
         content, when = (path.read_bytes(), status.st_mtime_ns) if path.is_file() else (b"", 0)
         found[str(path.relative_to(root))] = (status.st_mode, content, when)
@@ -90,7 +92,10 @@ class AnySequence(RuleBasedStateMachine):
         self.links = links
         self.root = Path(tempfile.mkdtemp())
         self.clock = iter(range(1, 1_000_000))
-        RegistryDirectory(self.root, "other/name").activate("other.io", MIRRORS[0])
+        self.other = RegistryDirectory(self.root, "other/name")
+        self.other.activate("other.io", MIRRORS[0])
+        self.owner = OWNERS[0]
+        self.directory = RegistryDirectory(self.root, self.owner)
         self.world = tree(self.root)
         self.emptied: set[str] = set()  # folders of ours whose file somebody removed, unseen by the program so far
         self.taken: set[str] = set()  # folders of ours into which somebody wrote
@@ -102,6 +107,10 @@ class AnySequence(RuleBasedStateMachine):
         if hasattr(self, "root"):
             try:
                 self.no_longer_configured()
+                self.directory.close()
+                self.other.withdraw("other.io")
+                self.other.close()
+                assert not [*self.root.glob(LOCKS)]
             finally:
                 shutil.rmtree(self.root)
 
@@ -115,10 +124,17 @@ class AnySequence(RuleBasedStateMachine):
             if {path.name for path in (self.root / name).iterdir()} <= {RegistryDirectory._temporary}:
                 self.world[name] = found[name]
         self.emptied.clear()
-        self.directory = RegistryDirectory(self.root, "space/name")
+        self.end()
+        self.directory = RegistryDirectory(self.root, self.owner)
         with self.link_rule():
             self.directory.tidy([self.upstream])
         self.in_between = False
+
+    @rule()
+    def renamed(self) -> None:
+        """The program of a release that was called otherwise comes after one that did not withdraw its files."""
+        (self.owner,) = set(OWNERS) - {self.owner}
+        self.restart()
 
     @rule()
     def no_longer_configured(self) -> None:
@@ -239,6 +255,12 @@ class AnySequence(RuleBasedStateMachine):
         assert tree(self.root) == self.world
 
     # How it is done.
+
+    def end(self) -> None:
+        """Let go of what the kernel lets go of when a program ends, however it does."""
+        if self.directory._alive is not None:
+            os.close(self.directory._alive)
+            self.directory._alive = None
 
     def troubled(self, number: int, raised: Any, *, lasting: bool, up: bool, mirror: Mirror) -> None:
         try:

@@ -18,7 +18,13 @@ GOOD: dict[str, Any] = {
     "registryDirectory": "/host/registry",
     "stateDirectory": "/run/registry-cache",
     "dialTimeout": "500ms",
-    "probe": {"interval": "1m0.5s", "timeout": "+2s", "failureThreshold": 2},
+    "probe": {"interval": "1m0.5s", "timeout": "+2s", "failureThreshold": 2, "patience": "0s"},
+    "metricsPort": 0,
+    "containerd": {
+        "configuration": "/etc/containerd/config.toml",
+        "registryDirectory": "/etc/containerd/certs.d",
+        "mounts": {"/etc/containerd": "/host/containerd"},
+    },
     "caches": [{"upstream": "docker.io", "server": "https://registry-1.docker.io", "service": "x.svc", "port": 5000}],
 }
 
@@ -53,6 +59,11 @@ def test_durations_of_go_are_taken(tmp_path: Path, text: str) -> None:
         ("probe.timeout", 2, "probe.timeout: is 2, not a text"),
         ("probe.failureThreshold", 0, "probe.failureThreshold: is 0, not a number from 1"),
         ("probe.failureThreshold", True, "probe.failureThreshold: is True, not a number from 1"),
+        ("probe.patience", "-1s", "probe.patience: is '-1s', not a duration"),
+        ("metricsPort", 65536, "metricsPort: is 65536, not a port, or 0 for none"),
+        ("containerd", "x", "containerd: is 'x', not an object"),
+        ("containerd.configuration", "", "containerd.configuration: is '', not a text"),
+        ("containerd.mounts", {"/x": "y"}, "containerd.mounts: is {'/x': 'y'}, not an absolute path"),
         ("caches", {}, "caches: is {}, not a list"),
         ("caches", ["docker.io"], "caches\\[0\\].upstream: is missing, not a registry"),
         ("caches.0.upstream", "../etc", "caches\\[0\\].upstream: is '../etc', not a registry"),
@@ -77,8 +88,9 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(Invalid) as refused:
         read(tmp_path, {})
     assert [line.split(": ")[1] for line in str(refused.value).splitlines()] == [
-        *["probe", "caches", "owner", "registryDirectory", "stateDirectory", "dialTimeout"],
-        *["probe.interval", "probe.timeout", "probe.failureThreshold"],
+        *["probe", "containerd", "caches", "owner", "registryDirectory", "stateDirectory", "dialTimeout"],
+        *["probe.interval", "probe.timeout", "probe.failureThreshold", "probe.patience", "metricsPort"],
+        *["containerd.configuration", "containerd.registryDirectory", "containerd.mounts"],
     ]
 
 

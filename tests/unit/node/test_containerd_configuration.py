@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import containerd_configuration
 import pytest
-from containerd_configuration import Host, Reading, configuration_for
+from containerd_configuration import Host, Reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -348,19 +348,3 @@ def test_snaps_current_revision_is_the_same_folder(tmp_path: Path) -> None:
     node = Node(tmp_path, {MAIN: V2.replace(DIRECTORY, "/var/snap/microk8s/8511/args/certs.d")})
     assert node.look(UNKNOWN, "/var/snap/microk8s/current/args/certs.d") == Reading(reads=True)
     assert node.look(UNKNOWN, "/var/snap/other/current/args/certs.d").reads is False
-
-
-@pytest.mark.parametrize(
-    ("directory", "configuration"),
-    [
-        ("/etc/containerd/certs.d", "/etc/containerd/config.toml"),
-        (
-            "/var/lib/rancher/k3s/agent/etc/containerd/certs.d/",
-            "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
-        ),
-        ("/var/snap/microk8s/current/args/certs.d", "/var/snap/microk8s/current/args/containerd.toml"),
-        ("/srv/certs.d", "/etc/containerd/config.toml"),
-    ],
-)
-def test_configuration_goes_with_the_folder(directory: str, configuration: str) -> None:
-    assert configuration_for(directory) == configuration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import tomllib
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 MIRROR = Mirror("https://upstream", "http://10.0.0.1:5000", "500ms")
 FOREIGN = '# theirs\n[host."https://theirs"]\n  capabilities = ["pull"]\n'
+
+
+def entries(root: Path) -> list[str]:
+    """What is in the registry folder but for the locks of programs that run."""
+    return sorted({path.name for path in root.iterdir()} - {path.name for path in root.glob(".registry-cache-*.lock")})
 
 
 def hosts(path: Path) -> list[str]:
@@ -54,7 +60,7 @@ def test_ten_caches_that_come_and_go_at_once_get_each_its_own_file(tmp_path: Pat
             found = tomllib.loads((tmp_path / upstream / "hosts.toml").read_text())
             assert (found["server"], list(found["host"])) == (mirror.server, [mirror.address])
         at_once(*[lambda u=u: directory.withdraw(u) for u in mirrors])
-        assert list(tmp_path.iterdir()) == []
+        assert entries(tmp_path) == []
 
 
 def test_two_releases_that_start_at_once_do_not_lose_a_foreign_file(tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_folder_that_is_a_link_into_nowhere_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="Not a directory"):
         directory.activate("a.b:5000", MIRROR)
     directory.withdraw("a.b:5000")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.b:5000"]
+    assert entries(tmp_path) == ["a.b:5000"]
 
 
 @pytest.mark.parametrize("text", ["host = 5\n", 'host = "x"\n', "[[host]]\na = 1\n", "[host]\nx = 5\n", "# \xff\n"])
@@ -158,7 +164,7 @@ def test_folder_of_ours_that_somebody_took_over_stays(tmp_path: Path) -> None:
     assert path.read_text() == FOREIGN
     path.unlink()
     directory.withdraw("docker.io")
-    assert list(tmp_path.iterdir()) == [path.parent]
+    assert entries(tmp_path) == ["docker.io"]
 
 
 def test_modes_are_right_whatever_the_umask(tmp_path: Path) -> None:
@@ -206,3 +212,38 @@ def test_original_left_by_a_killed_program_goes_where_the_upstream_is_not_config
     RegistryDirectory(tmp_path, "space/name").tidy([])
     assert list(path.parent.iterdir()) == [path]
     assert path.read_text() == FOREIGN
+
+
+def test_program_that_lives_keeps_its_files_and_one_that_was_killed_does_not(tmp_path: Path) -> None:
+    one, two = RegistryDirectory(tmp_path, "one/name"), RegistryDirectory(tmp_path, "two/name")
+    one.activate("docker.io", MIRROR)
+    one.activate("gone.io", MIRROR)
+    assert two.tidy(["docker.io"]) == []
+    with pytest.raises(InUse, match="one/name looks after it"):
+        two.activate("docker.io", MIRROR)
+    assert one._alive is not None
+    os.close(one._alive)  # as the kernel does when a program is killed
+    assert two.tidy(["docker.io"]) == ["gone.io"]
+    assert two.activate("docker.io", MIRROR)
+    assert len([*tmp_path.glob(".registry-cache-*.lock")]) == 1, "the killed one's lock is gone too"
+    two.withdraw("docker.io")
+    two.close()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_full_disk_has_no_room_for_a_lock_but_lets_files_be_taken_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
+    for lock in tmp_path.glob(".registry-cache-*.lock"):
+        lock.unlink()
+    real = os.open
+
+    def full(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", full)
+    assert RegistryDirectory(tmp_path, "space/name").withdraw("docker.io")
+    assert entries(tmp_path) == []

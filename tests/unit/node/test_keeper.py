@@ -8,17 +8,36 @@ import threading
 import time
 from pathlib import Path
 
+import keeper
 import main
 import pytest
 from cache_probe import NoAnswer
-from configuration import Cache, Configuration
+from configuration import Cache, Configuration, Containerd
 from hosts_toml import Mirror
-from main import Keeper, State
+from keeper import Keeper, Patience
+from metrics import Metrics
 from registry_directory import RegistryDirectory
+from state import State
 
 CACHE = Cache("docker.io", "https://registry-1.docker.io", "127.0.0.1", 5000)
 # Far more than anything here needs.
 PATIENCE = 10.0
+
+
+def settings_for(certs: Path, state: Path, cache: Cache) -> Configuration:
+    return Configuration(
+        owner="a/b",
+        registry_directory=certs,
+        state_directory=state,
+        dial_timeout="500ms",
+        interval=5.0,
+        timeout=1.0,
+        failure_threshold=2,
+        patience=0.0,
+        metrics_port=0,
+        containerd=Containerd("/none", str(certs), {}),
+        caches=(cache,),
+    )
 
 
 class Bench:
@@ -29,13 +48,15 @@ class Bench:
         self.certs, self.folder = folder / "certs.d", folder / "state"
         self.certs.mkdir()
         self.problem: Exception | None = None
-        monkeypatch.setattr(main, "probe", self.probe)
-        self.settings = Configuration("a/b", self.certs, self.folder, "500ms", 5.0, 1.0, 2, (CACHE,))
+        monkeypatch.setattr(keeper, "probe", self.probe)
+        self.settings = settings_for(self.certs, self.folder, CACHE)
+        self.metrics = Metrics(["docker.io"])
         self.directory = RegistryDirectory(self.certs, "a/b")
         self.keeper = self.restarted()
 
     def restarted(self) -> Keeper:
-        self.keeper = Keeper(CACHE, self.settings, self.directory, State(self.folder, ["docker.io"]))
+        state = State(self.folder, ["docker.io"])
+        self.keeper = Keeper(CACHE, self.settings, self.directory, state, self.metrics)
         return self.keeper
 
     def probe(self, address: str, port: int, timeout: float) -> None:
@@ -46,7 +67,7 @@ class Bench:
 
     def round(self, problem: str = "") -> bool:
         """Ask once; whether the cache is in use then."""
-        self.problem = NoAnswer(problem) if problem else None
+        self.problem = NoAnswer(problem, "timeout") if problem else None
         self.keeper.step()
         return self.used
 
@@ -166,9 +187,10 @@ def test_resolver_and_cache_that_hang_take_no_longer_than_the_timeout(tmp_path: 
     certs.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as patch:
         cache = CACHE._replace(service="cache", port=silent.getsockname()[1])
-        settings = Configuration("a/b", certs, tmp_path / "state", "1s", 5.0, 0.4, 1, (cache,))
-        keeper = Keeper(cache, settings, RegistryDirectory(certs, "a/b"), State(tmp_path / "state", ["docker.io"]))
-        keeper._address._known = "127.0.0.1"
+        settings = settings_for(certs, tmp_path / "state", cache)._replace(timeout=0.4, failure_threshold=1)
+        state = State(tmp_path / "state", ["docker.io"])
+        made = Keeper(cache, settings, RegistryDirectory(certs, "a/b"), state, Metrics(["docker.io"]))
+        made._address._known = "127.0.0.1"
         real = socket.getaddrinfo
 
         def hang(host: str, *arguments: object, **keywords: object) -> object:
@@ -178,11 +200,11 @@ def test_resolver_and_cache_that_hang_take_no_longer_than_the_timeout(tmp_path: 
 
         patch.setattr(socket, "getaddrinfo", hang)
         begun = time.monotonic()
-        keeper.step()
+        made.step()
         assert time.monotonic() - begun < 0.8
         released.set()
-        assert keeper._address._lookup is not None
-        keeper._address._lookup.join(PATIENCE)
+        assert made._address._lookup is not None
+        made._address._lookup.join(PATIENCE)
     assert "no answer in time" in (tmp_path / "state" / "not-ready").read_text()
 
 
@@ -199,7 +221,7 @@ def test_error_that_nobody_thought_of_leaves_the_cache_and_the_thread_lives(
         message = "never seen before"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(main, "probe", surprise)
+    monkeypatch.setattr(keeper, "probe", surprise)
     bench.keeper._settings = bench.settings._replace(interval=0.01)
     thread = threading.Thread(target=bench.keeper.run, args=(stop,))
     thread.start()
@@ -270,3 +292,70 @@ def test_what_an_earlier_run_left_and_cannot_be_withdrawn_is_told(
     assert main.tidy(bench.directory, ["docker.io"], state)
     assert bench.state == "ready"
     assert capsys.readouterr().out.splitlines() == [told, "gone.io: withdrawn, left by an earlier run"]
+
+
+def test_second_question_comes_soon_while_the_cache_is_in_use(bench: Bench) -> None:
+    """So that a cache that is away is left in time, and all others are asked seldom."""
+    bench.round()
+    now = time.monotonic()
+    assert 4 < bench.keeper._pause(now) < 6
+    bench.round("bad")
+    assert bench.keeper._pause(now) == 1.0
+    bench.round("bad")
+    assert 4 < bench.keeper._pause(now) < 6
+
+
+def test_patience_grows_with_each_time_and_is_forgotten_in_time() -> None:
+    patience = Patience(longest=100)
+    asked = []
+    for number in range(7):
+        asked.append(patience.asked_for(number))
+        patience.left(number)
+    assert asked == [0, 0, 15, 30, 60, 100, 100]
+    assert patience.asked_for(606) == 0, "more than ten minutes after all but the last"
+
+
+def test_no_patience_is_asked_for_where_none_is_wanted() -> None:
+    patience = Patience(longest=0)
+    for number in range(2000):
+        patience.left(number / 10)
+    assert patience.asked_for(200) == 0
+
+
+def test_cache_that_flaps_is_used_again_once_it_has_answered_long_enough(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: now)
+    bench.settings = bench.settings._replace(patience=300.0, failure_threshold=1)
+    bench.restarted()
+    for _ in range(2):
+        assert bench.round()
+        assert not bench.round("bad")
+    for seconds, used in ((0, False), (14, False), (1, True)):
+        now += seconds
+        assert bench.round() is used, seconds
+    bench.round("bad")
+    for seconds, used in ((0, False), (29, False)):
+        now += seconds
+        assert bench.round() is used, seconds
+    bench.round("bad")
+    now += 2
+    assert not bench.round(), "the thirty seconds begin anew with each bad answer"
+    assert "it came and went; it is used again once it has answered for 30 s" in bench.state
+    now += 30
+    assert bench.round()
+    assert capsys.readouterr().out.count("it came and went") == 3, "a line for each change, none for quiet"
+
+
+def test_withdrawals_are_counted_by_reason_and_only_where_the_cache_was_in_use(bench: Bench) -> None:
+    for answer in ("bad", "bad", "", "bad", "bad", "bad", ""):
+        bench.round(answer)
+    bench.keeper.close()
+    text = bench.metrics.text()
+    assert 'registry_cache_node_withdrawals_total{upstream_host="docker.io",reason="timeout"} 1\n' in text
+    assert 'registry_cache_node_withdrawals_total{upstream_host="docker.io",reason="program_ends"} 1\n' in text
+    assert 'registry_cache_node_probes_total{upstream_host="docker.io",result="timeout"} 5\n' in text
+    assert 'registry_cache_node_probes_total{upstream_host="docker.io",result="ok"} 2\n' in text
+    assert 'registry_cache_node_probe_duration_seconds_count{upstream_host="docker.io"} 7\n' in text
+    assert 'registry_cache_node_mirror_active{upstream_host="docker.io"} 0\n' in text

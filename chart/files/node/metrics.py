@@ -1,0 +1,139 @@
+"""What the program did and saw, for Prometheus (text format 0.0.4, prometheus/docs, "Exposition formats")."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from state import log, words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.0)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Seconds that a client may be silent.
+PATIENCE = 5
+
+
+class Metrics:
+    """Counters and gauges of one program, safe for its threads."""
+
+    def __init__(self, upstreams: list[str]) -> None:
+        """Have every series there from the start, so that a first withdrawal is an increase."""
+        self._lock = threading.Lock()
+        self._upstreams = upstreams
+        self._active = dict.fromkeys(upstreams, 0)
+        self._probes: Counter[tuple[str, str]] = Counter({(upstream, "ok"): 0 for upstream in upstreams})
+        self._withdrawals: Counter[tuple[str, str]] = Counter()
+        self._buckets: Counter[tuple[str, float]] = Counter()
+        self._seconds = dict.fromkeys(upstreams, 0.0)
+        self._reads: bool | None = None
+
+    def probed(self, upstream: str, result: str, seconds: float) -> None:
+        """Note one question: `ok`, or what was wrong with the answer (NoAnswer.kind), and how long it took."""
+        with self._lock:
+            self._probes[upstream, result] += 1
+            self._seconds[upstream] += seconds
+            for bucket in BUCKETS:
+                self._buckets[upstream, bucket] += seconds <= bucket
+
+    def active(self, upstream: str, *, active: bool) -> None:
+        """Note whether containerd is pointed to the cache."""
+        with self._lock:
+            self._active[upstream] = int(active)
+
+    def withdrawn(self, upstream: str, reason: str) -> None:
+        """Note that the cache was in use and is no longer."""
+        with self._lock:
+            self._withdrawals[upstream, reason] += 1
+
+    def containerd(self, reads: bool | None) -> None:  # noqa: FBT001 - a value
+        """Note whether containerd reads the registry folder; None where that is not known."""
+        with self._lock:
+            self._reads = reads
+
+    def text(self) -> str:
+        """All of it."""
+        with self._lock:
+            return "".join(f"{line}\n" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        name = "registry_cache_node_mirror_active"
+        yield from _head(name, "gauge", "Whether containerd on this node is pointed to the cache of the upstream.")
+        for upstream, value in self._active.items():
+            yield f'{name}{{upstream_host="{upstream}"}} {value}'
+        name = "registry_cache_node_probes_total"
+        yield from _head(name, "counter", "Questions to the cache by what came back: ok, or what was wrong.")
+        for (upstream, result), count in sorted(self._probes.items()):
+            yield f'{name}{{upstream_host="{upstream}",result="{result}"}} {count}'
+        name = "registry_cache_node_probe_duration_seconds"
+        yield from _head(name, "histogram", "How long the answers took, those that did not come included.")
+        for upstream in self._upstreams:
+            total = sum(count for (of, _), count in self._probes.items() if of == upstream)
+            for bucket in BUCKETS:
+                yield f'{name}_bucket{{upstream_host="{upstream}",le="{bucket}"}} {self._buckets[upstream, bucket]}'
+            yield f'{name}_bucket{{upstream_host="{upstream}",le="+Inf"}} {total}'
+            yield f'{name}_sum{{upstream_host="{upstream}"}} {self._seconds[upstream]:.6f}'
+            yield f'{name}_count{{upstream_host="{upstream}"}} {total}'
+        name = "registry_cache_node_withdrawals_total"
+        yield from _head(name, "counter", "How often the cache was in use and was left, by reason.")
+        for (upstream, reason), count in sorted(self._withdrawals.items()):
+            yield f'{name}{{upstream_host="{upstream}",reason="{reason}"}} {count}'
+        if self._reads is not None:
+            name = "registry_cache_node_containerd_reads_registry_directory"
+            yield from _head(name, "gauge", "Whether containerd's configuration names the folder; absent if unknown.")
+            yield f"{name} {int(self._reads)}"
+
+
+class Server:
+    """Serves /metrics on the node's network; a port that is taken is told, tried again, and stops nothing else."""
+
+    def __init__(self, metrics: Metrics, port: int) -> None:
+        """`port` 0 serves nothing."""
+        self._metrics = metrics
+        self._port = port
+        self._listens = port == 0
+        self._trouble = ""
+
+    def ensure(self) -> None:
+        """Listen, if it does not yet."""
+        if self._listens:
+            return
+        try:
+            server = ThreadingHTTPServer(("", self._port), _handler(self._metrics))
+        except OSError as error:
+            if self._trouble != (trouble := words(error)):
+                self._trouble = trouble
+                log(f"no metrics, port {self._port} cannot be listened on: {trouble}")
+            return
+        self._listens = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def _handler(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = PATIENCE
+
+        def do_GET(self) -> None:
+            if self.path != "/metrics":
+                self.send_error(404)
+                return
+            body = metrics.text().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", CONTENT_TYPE)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: one line for each change is the log's."""
+
+    return Handler
+
+
+def _head(name: str, kind: str, about: str) -> Iterator[str]:
+    yield f"# HELP {name} {about}"
+    yield f"# TYPE {name} {kind}"
