@@ -267,6 +267,12 @@ registry-cache.nodeConfigData: the data of the node program's ConfigMap, whose h
 {{- $_ := set $containerd "mounts" (dict (dir $paths.containerdConfig) "/host/containerd" $paths.registryDirectory "/host/registry") -}}
 {{- $_ := set $configuration "containerd" $containerd -}}
 {{- $_ := set $configuration "metricsPort" (ternary .Values.node.metrics.port 0 .Values.node.metrics.enabled | int) -}}
+{{- with .Values.node.configureContainerd -}}
+{{- if .enabled -}}
+{{- $onHost := list "nsenter" "-t" "1" "-m" "-u" "-i" "-n" "-p" "--" -}}
+{{- $_ := set $configuration "configure" (dict "onHost" $onHost "containerd" .containerd "restart" .restart "answers" .answers) -}}
+{{- end -}}
+{{- end -}}
 node.json: |
 {{ toPrettyJson $configuration | indent 2 }}
 {{- range $path, $_ := .Files.Glob "files/node/*.py" }}

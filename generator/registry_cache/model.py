@@ -113,6 +113,8 @@ Name = Annotated[
         examples=["caches"],
     ),
 ]
+Command = Annotated[str, Field(title="a program's name or path", min_length=1)]
+Commands = Annotated[list[Command], Field(min_length=1)]
 Strings = dict[str, str]
 Objects = list[dict[str, Any]]
 AFFINITY = {
@@ -294,6 +296,20 @@ class NodeMetrics(Model):
     port: Port = Field(9253, description="The port; where something else has it, the program says so and goes on.")
 
 
+class ConfigureContainerd(Model):
+    """Changing containerd's own configuration, which nothing else here does."""
+
+    enabled: bool = Field(
+        False,
+        description="Whether containerd, where its configuration does not name the registry folder, gets the line that "
+        "does and is restarted: once, checked by containerd itself, undone where it does not come back. Takes a "
+        "privileged container that runs before the program; the line stays after an uninstall.",
+    )
+    containerd: Command = Field("containerd", description="containerd's program on the node.")
+    restart: Commands = Field(["systemctl", "restart", "containerd"], description="What restarts it, on the node.")
+    answers: Commands = Field(["ctr", "version"], description="What ends well once it answers, on the node.")
+
+
 class Node(Model):
     """The program that points containerd on each node to the caches."""
 
@@ -322,6 +338,9 @@ class Node(Model):
         description="How long containerd (2.1 and newer) tries to connect to a cache, as a Go duration.",
     )
     probe: Probe = Field(default_factory=Probe, description="How a cache is asked whether it answers.")
+    configureContainerd: ConfigureContainerd = Field(
+        default_factory=ConfigureContainerd, description="Changing containerd's own configuration; off by default."
+    )
     metrics: NodeMetrics = Field(default_factory=NodeMetrics, description="Metrics of the program.")
     resources: dict[str, Any] = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources.")
     priorityClassName: str = Field("system-node-critical", description="Priority class.")

@@ -131,7 +131,8 @@ def _explain(error: jsonschema.ValidationError) -> Found:  # noqa: C901 - a case
             said = f"{shown(value)} is not {wanted}{_instead(value, schema)}"
             yield path, "null is no value; leave the key out" if value is None else said
         case "minItems":
-            yield path, "at least one cache must be given; write [{upstream: docker.io}]"
+            said = "at least one cache must be given; write [{upstream: docker.io}]"
+            yield path, said if path == ("caches",) else f"[] is empty{_instead(value, schema)}"
         case "const" | "enum":
             yield path, _not_among(value, schema)
         case "maxLength":

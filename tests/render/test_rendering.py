@@ -291,7 +291,8 @@ def test_pods_meet_what_pod_security_asks(values: Path) -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert not {"privileged", "procMount", "runAsUser", "runAsNonRoot"} & set(container["securityContext"])
             assert not any("hostPort" in port for port in container.get("ports", []))
-        assert not {"hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(pod)
+        asked_for = {"hostPID", "initContainers"} if values == EVERYTHING and name.endswith("-node") else set()
+        assert {"hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(pod) == asked_for
         kinds = sorted(key for volume in pod["volumes"] for key in volume if key != "name")
         if name.endswith("-node"):
             assert pod["hostNetwork"] is True
@@ -498,3 +499,16 @@ def test_metrics_of_the_nodes_are_announced_where_they_are(tmp_path: Path) -> No
         (daemon_set,) = by_kind(objects, "DaemonSet")
         annotations = daemon_set["spec"]["template"]["metadata"]["annotations"]
         assert annotations.get("prometheus.io/port") == (str(port) if port else None)
+
+
+def test_container_that_changes_containerd_is_there_where_it_is_asked_for_alone(tmp_path: Path) -> None:
+    for enabled in (False, True):
+        document = {"caches": [{"upstream": "docker.io"}], "node": {"configureContainerd": {"enabled": enabled}}}
+        objects = render(written(tmp_path, document))
+        (daemon_set,) = by_kind(objects, "DaemonSet")
+        pod = daemon_set["spec"]["template"]["spec"]
+        assert ("hostPID" in pod) is ("initContainers" in pod) is enabled
+        assert ("configure" in node_configuration(objects)) is enabled
+    (container,) = pod["initContainers"]
+    assert container["securityContext"]["privileged"] is True
+    assert node_configuration(objects)["configure"]["restart"] == ["systemctl", "restart", "containerd"]

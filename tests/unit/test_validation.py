@@ -268,6 +268,12 @@ def one(**fields: object) -> dict[str, Any]:
             id="preset",
         ),
         pytest.param(
+            {**one(), "node": {"configureContainerd": {"restart": ["x"]}}},
+            {**one(), "node": {"configureContainerd": {"restart": []}}},
+            'node.configureContainerd.restart: [] is empty; write for example ["systemctl", "restart", "containerd"]',
+            id="commands",
+        ),
+        pytest.param(
             {**one(), "node": {"metrics": {"port": 65535}}},
             {**one(), "node": {"metrics": {"port": 0}}},
             "node.metrics.port: 0 is not a port from 1 to 65535",

@@ -39,6 +39,15 @@ class Containerd(NamedTuple):
     mounts: dict[str, Path]
 
 
+class Configure(NamedTuple):
+    """How containerd is changed where somebody asked for it: commands, and what goes before each to run it outside."""
+
+    on_host: tuple[str, ...]
+    containerd: str
+    restart: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
 class Configuration(NamedTuple):
     """All of it; times in seconds, `dial_timeout` as it goes into hosts.toml, `metrics_port` 0 for none."""
 
@@ -52,6 +61,7 @@ class Configuration(NamedTuple):
     patience: float
     metrics_port: int
     containerd: Containerd
+    configure: Configure | None
     caches: tuple[Cache, ...]
 
 
@@ -79,6 +89,7 @@ def read(path: Path) -> Configuration:
 
     probe = take(content, "", "probe", _object)
     containerd = take(content, "", "containerd", _object)
+    configure = content.get("configure") if isinstance(content, dict) else None
     entries = take(content, "", "caches", _list) or []
     made = Configuration(
         owner=take(content, "", "owner", _owner),
@@ -94,6 +105,14 @@ def read(path: Path) -> Configuration:
             configuration=take(containerd, "containerd.", "configuration", _text),
             registry_directory=take(containerd, "containerd.", "registryDirectory", _text),
             mounts=take(containerd, "containerd.", "mounts", _mounts),
+        ),
+        configure=None
+        if configure is None
+        else Configure(
+            on_host=take(configure, "configure.", "onHost", _texts),
+            containerd=take(configure, "configure.", "containerd", _text),
+            restart=take(configure, "configure.", "restart", _texts),
+            answers=take(configure, "configure.", "answers", _texts),
         ),
         caches=tuple(
             Cache(
@@ -146,6 +165,11 @@ def _list(value: object) -> object:
 def _text(value: object) -> str:
     text: str = _checked(value, str, bool, "a text")
     return text
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    texts = _checked(value, list, lambda found: all(isinstance(text, str) for text in found), "a list of texts")
+    return tuple(texts)
 
 
 def _path(value: object) -> Path:

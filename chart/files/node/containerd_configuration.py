@@ -155,6 +155,25 @@ class Settings(NamedTuple):
     local: bool
 
 
+class Cure(NamedTuple):
+    """What to write in which file: a line under a table; `version` where the file's first line has to say one.
+
+    `clashes` is a file from which mirrors have to be taken out first, which is for a person to do.
+    """
+
+    path: str
+    version: int | None
+    table: str
+    line: str
+    clashes: str | None
+
+    def __str__(self) -> str:
+        """As the end of a sentence."""
+        removal = f"take registry.mirrors and registry.configs.*.tls out of {self.clashes}, " if self.clashes else ""
+        first = "" if self.version is None else f"version = {self.version} in its first line and "
+        return f"{removal}write {first}{self.line} under {self.table} in {self.path}, and restart containerd"
+
+
 class Finding(NamedTuple):
     """What one release does: `problem` is a sentence, to which what to write is added if it is `curable` so."""
 
@@ -485,23 +504,35 @@ def _sentences(findings: dict[Release, Finding], files: list[File], directory: s
     common = _cure(files, directory, host, list(findings))
     sentences: dict[str, list[Release]] = {}
     for release, finding in findings.items():
-        cure = (common or _cure(files, directory, host, [release])) if finding.curable else ""
+        cure = (common or _cure(files, directory, host, [release])) if finding.curable else None
         if finding.problem:
-            sentences.setdefault(finding.problem + cure, []).append(release)
+            said = f"{finding.problem}: {cure}" if cure else finding.problem
+            sentences.setdefault(said, []).append(release)
     return tuple(
         said if len(having) == len(findings) else f"containerd {', '.join(RELEASES[one] for one in having)}: {said}"
         for said, having in sentences.items()
     )
 
 
-def _cure(files: list[File], directory: str, host: Host, releases: list[Release]) -> str:
-    """What to write where, the first that helps in all of the releases; nothing where none does.
+def cure(configuration: str, registry_directory: str, host: Host) -> Cure | None:
+    """What makes every release that starts with the files read a registry folder; none where nothing does.
+
+    Raises:
+        NotVisible: a file may be there, but the pod cannot tell.
+        Refused: containerd does not start with the files.
+    """
+    files = load(configuration, host) or [File(configuration, 0, {}, [], [])]
+    findings = _findings(files, registry_directory, host, list(RELEASES))
+    return _cure(files, registry_directory, host, list(findings))
+
+
+def _cure(files: list[File], directory: str, host: Host, releases: list[Release]) -> Cure | None:
+    """The first that helps in all of the releases.
 
     It is tried before it is said: the rules are too many for a table of advice.
     """
     cleared = [_without_what_clashes(file) for file in files]
-    holders = [file for file, clear in zip(files, cleared, strict=True) if file != clear]
-    removal = f"take registry.mirrors and registry.configs.*.tls out of {holders[-1].path}, " if holders else ""
+    holders = [file.path for file, clear in zip(files, cleared, strict=True) if file != clear]
     # Where there is a config_path already, then where people look, then where nothing comes after it.
     paths = [_where(files, "config_path"), *(file.path for file in (files[0], *reversed(files)))]
     for path, (version, name) in product(paths, _ways(files[0])):
@@ -509,10 +540,14 @@ def _cure(files: list[File], directory: str, host: Host, releases: list[Release]
         trial[0] = trial[0]._replace(version=version)
         findings = _findings(trial, directory, host, releases)
         if len(findings) == len(releases) and all(found.reads and not found.problem for found in findings.values()):
-            first = "" if version == files[0].version else f"version = {version} in its first line and "
-            line = f'config_path = "{directory}" under {TABLES[name]}'
-            return f": {removal}write {first}{line} in {path}, and restart containerd"
-    return ""
+            return Cure(
+                path,
+                version=None if version == files[0].version else version,
+                table=TABLES[name],
+                line=f'config_path = "{directory}"',
+                clashes=holders[-1] if holders else None,
+            )
+    return None
 
 
 def _ways(main: File) -> list[tuple[int, str]]:

@@ -1,0 +1,204 @@
+"""node.configureContainerd with a real containerd: it reads the folder afterwards, or all is as it was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from testcluster import tools
+from testcluster.paths import CHART
+from testcluster.processes import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PROGRAM = CHART / "files" / "node" / "configure_containerd.py"
+PATIENCE = 60.0
+# As a supervisor does it: the process ends and another one takes its place; which reads the configuration.
+RESTART = """#!/bin/sh
+old=$(cat {folder}/pid)
+kill "$old"
+while [ -e "/proc/$old/exe" ]; do sleep 0.1; done
+{program} --config {folder}/config.toml >> {folder}/log 2>&1 &
+echo $! > {folder}/pid
+"""
+IMAGES = "[plugins.'io.containerd.cri.v1.images'.registry]"
+
+
+@dataclass
+class Machine:
+    """A node with a containerd that is restarted by a script; on_host is empty, since it is this machine."""
+
+    folder: Path
+
+    @property
+    def main(self) -> Path:
+        return self.folder / "config.toml"
+
+    @property
+    def certs(self) -> Path:
+        return self.folder / "certs.d"
+
+    @property
+    def process(self) -> str:
+        return (self.folder / "pid").read_text().strip()
+
+    def write(self, text: str) -> None:
+        self.main.write_text(
+            f"version = 3\nroot = '{self.folder}/root'\nstate = '{self.folder}/state'\n"
+            f"[grpc]\naddress = '{self.folder}/sock'\n[ttrpc]\naddress = '{self.folder}/sock.ttrpc'\n{text}"
+        )
+        self.main.chmod(0o640)
+
+    def run(self, **commands: object) -> subprocess.CompletedProcess[str]:
+        """Run the program as its container does."""
+        configuration = {
+            "owner": "space/name",
+            "registryDirectory": str(self.certs),
+            "stateDirectory": str(self.folder / "run"),
+            "dialTimeout": "500ms",
+            "probe": {"interval": "1s", "timeout": "1s", "failureThreshold": 1, "patience": "0s"},
+            "metricsPort": 0,
+            "containerd": {
+                "configuration": str(self.main),
+                "registryDirectory": str(self.certs),
+                "mounts": {str(self.folder): str(self.folder)},
+            },
+            "configure": {
+                "onHost": [],
+                "containerd": str(tools.go_binary("containerd", "containerd")),
+                "restart": [str(self.folder / "restart")],
+                "answers": [*self.client, "version"],
+                **commands,
+            },
+            "caches": [],
+        }
+        path = self.folder / "node.json"
+        path.write_text(json.dumps(configuration))
+        command = [sys.executable, "-B", PROGRAM, "--config", path]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3 * PATIENCE)
+
+    @property
+    def client(self) -> list[str]:
+        return [str(tools.go_binary("containerd", "ctr")), "--address", str(self.folder / "sock")]
+
+    def config_path(self) -> str:
+        """What the containerd that runs reads, by its own word."""
+        command = [tools.go_binary("containerd", "containerd"), "--config", self.main, "config", "dump"]
+        dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return next(line.split("'")[1] for line in dump.splitlines() if line.strip().startswith("config_path = '"))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        program = tools.go_binary("containerd", "containerd")
+        (self.folder / "restart").write_text(RESTART.format(folder=self.folder, program=program))
+        (self.folder / "restart").chmod(0o755)
+        with (self.folder / "log").open("wb") as log:
+            first = subprocess.Popen([program, "--config", self.main], stdout=log, stderr=log)
+        (self.folder / "pid").write_text(f"{first.pid}\n")
+        try:
+            wait_for("containerd", (self.folder / "sock").exists, PATIENCE)
+            yield
+        finally:
+            subprocess.run(["kill", self.process], check=False)
+            first.wait(PATIENCE)
+            print((self.folder / "log").read_text(errors="replace")[-2000:])
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    tools.ensure_native()
+    made = Machine(tmp_path)
+    made.certs.mkdir()
+    return made
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing-there"),
+        pytest.param(f"{IMAGES} # theirs\n  config_path = '/elsewhere'\n  [x]\n", id="another-folder"),
+        pytest.param(f"{IMAGES}\nconfig_path = '/etc/containerd/certs.d:/etc/docker/certs.d'", id="a-list-and-no-end"),
+    ],
+)
+def test_line_is_written_once_and_containerd_reads_the_folder(machine: Machine, text: str) -> None:
+    machine.write(text)
+    before = machine.main.read_text()
+    with machine.running():
+        process = machine.process
+        done = machine.run()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "written under" in done.stdout
+        assert machine.process != process
+        assert machine.config_path() == str(machine.certs)
+        assert (machine.folder / "config.toml.before-registry-cache").read_text() == before
+        assert machine.main.stat().st_mode & 0o777 == 0o640
+        after, process = machine.main.read_text(), machine.process
+        assert [line for line in after.splitlines() if "config_path" not in line and line] == [
+            line
+            for line in (before if IMAGES in before else f"{before}{_head(after)}\n").splitlines()
+            if "config_path" not in line and line
+        ]
+        assert machine.run().stdout == "containerd's configuration needs no change\n"
+        assert (machine.main.read_text(), machine.process) == (after, process)
+
+
+def test_line_that_did_not_help_is_not_written_again(machine: Machine) -> None:
+    machine.write("")
+    with machine.running():
+        machine.run()
+        text = machine.main.read_text().replace(str(machine.certs), "/elsewhere")
+        machine.main.write_text(text)
+        done = machine.run()
+        assert done.returncode == 0
+        assert "was written once, and containerd still does not read" in done.stdout
+        assert machine.main.read_text() == text
+
+
+def test_containerd_that_does_not_come_back_gets_its_file_back(machine: Machine) -> None:
+    """A restart that works only with the file as it was."""
+    machine.write("")
+    before = machine.main.read_text()
+    script = f"grep -q config_path {machine.main} && exit 1; exec {machine.folder}/restart"
+    with machine.running():
+        done = machine.run(restart=["sh", "-c", script])
+        assert done.returncode == 0
+        assert "did not come back, and was restarted without it" in done.stdout
+        assert machine.main.read_text() == before
+        assert subprocess.run([*machine.client, "version"], capture_output=True, check=False).returncode == 0
+        assert not (machine.folder / "config.toml.registry-cache-new").exists()
+
+
+def test_file_that_containerd_refuses_takes_no_effect(machine: Machine) -> None:
+    machine.write("")
+    before = machine.main.read_text()
+    with machine.running():
+        process = machine.process
+        done = machine.run(containerd="false")
+        assert done.returncode == 0
+        assert "containerd refuses the changed file" in done.stdout
+        assert (machine.main.read_text(), machine.process) == (before, process)
+        assert sorted(path.name for path in machine.folder.glob("config.toml*")) == ["config.toml"]
+
+
+def test_mirrors_in_the_way_are_left_for_a_person(machine: Machine) -> None:
+    mirrors = "[plugins.'io.containerd.cri.v1.images'.registry.mirrors.'docker.io']\nendpoint = ['https://x']\n"
+    machine.write(mirrors)
+    with machine.running():
+        before, process = machine.main.read_text(), machine.process
+        done = machine.run()
+        assert done.returncode == 0
+        assert "it takes more than a line: take registry.mirrors" in done.stdout
+        assert (machine.main.read_text(), machine.process) == (before, process)
+
+
+def _head(text: str) -> str:
+    """The table under which the line was written."""
+    lines = text.splitlines()
+    return lines[next(number for number, line in enumerate(lines) if "config_path" in line) - 1]
