@@ -76,6 +76,7 @@ VALUES = st.fixed_dictionaries(
             preset=st.sampled_from(["kubeadm", "k3s", "talos"]),
             registryDirectory=st.sampled_from(["", "/etc/containerd/certs.d", "/x/"]),
             containerdConfig=st.sampled_from(["", "/etc/containerd/config.toml"]),
+            containerdVersion=st.sampled_from(["", "2.2.1", "v1.7.0"]),
             configureContainerd=mapping(enabled=st.booleans(), restart=st.lists(LABEL, min_size=1, max_size=2)),
             metrics=mapping(enabled=st.booleans(), port=st.integers(1, 65535)),
             dialTimeout=DURATION,

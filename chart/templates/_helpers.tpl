@@ -263,7 +263,7 @@ registry-cache.nodeConfigData: the data of the node program's ConfigMap, whose h
 {{- $owner := printf "%s/%s" .Release.Namespace (include "registry-cache.fullname" .) -}}
 {{- $configuration := dict "owner" $owner "registryDirectory" "/host/registry" "stateDirectory" "/run/registry-cache" "dialTimeout" .Values.node.dialTimeout "probe" .Values.node.probe "caches" $caches -}}
 {{- $paths := include "registry-cache.nodePaths" . | fromYaml -}}
-{{- $containerd := dict "configuration" $paths.containerdConfig "registryDirectory" $paths.registryDirectory -}}
+{{- $containerd := dict "configuration" $paths.containerdConfig "registryDirectory" $paths.registryDirectory "version" .Values.node.containerdVersion -}}
 {{- $_ := set $containerd "mounts" (dict (dir $paths.containerdConfig) "/host/containerd" $paths.registryDirectory "/host/registry") -}}
 {{- $_ := set $configuration "containerd" $containerd -}}
 {{- $_ := set $configuration "metricsPort" (ternary .Values.node.metrics.port 0 .Values.node.metrics.enabled | int) -}}

@@ -113,6 +113,7 @@ Name = Annotated[
         examples=["caches"],
     ),
 ]
+Version = Annotated[str, Field(title="a version, or nothing", pattern=r"^(v?[0-9]+[.][0-9]+[^\s]*)?$")]
 Command = Annotated[str, Field(title="a program's name or path", min_length=1)]
 Commands = Annotated[list[Command], Field(min_length=1)]
 Strings = dict[str, str]
@@ -332,6 +333,12 @@ class Node(Model):
         description="containerd's configuration on the node, which is read to say whether containerd reads the folder; "
         "empty takes the preset's.",
         examples=["/etc/containerd/config.toml"],
+    )
+    containerdVersion: Version = Field(
+        "",
+        description="containerd's version on the nodes, where it is the same on all of them: what it makes of its "
+        "configuration depends on it; where empty, what holds for every release but the ended 2.0 is said.",
+        examples=["2.2.1"],
     )
     dialTimeout: PositiveDuration = Field(
         "500ms",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from testcluster.release import Release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from testcluster.interface import Cluster
+    from testcluster.interface import Cluster, Node
 
 RUN = uuid.uuid4().hex
 
@@ -29,6 +31,24 @@ def new_image(
     for node in cluster.nodes:  # an earlier run on a kept cluster may have left the name
         node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", reference, check=False)
     return reference, image
+
+
+def values(path: Path, *upstreams: str) -> str:
+    """A RegistryConfig with these upstreams, in a file."""
+    document = {
+        "apiVersion": "registry.extensions.gardener.cloud/v1alpha3",
+        "kind": "RegistryConfig",
+        "caches": [{"upstream": name, "volume": {"size": "1Gi"}} for name in upstreams],
+    }
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def containerd_files(node: Node) -> str:
+    """Everything below /etc/containerd: path, kind, mode, owner, and each file's time and digest."""
+    listing = "find /etc/containerd -printf '%p %y %m %u:%g\\n' | sort"
+    files = "find /etc/containerd -type f -printf '%p %T@\\n' -exec sha256sum {} + | sort"
+    return node.run("sh", "-c", f"{listing}; {files}")
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import installed, new_image
+from cluster_support import containerd_files, installed, new_image, values
 from testcluster import upstream
 from testcluster.native import REGISTRY_DIRECTORY
 from testcluster.pulls import pull
@@ -17,7 +16,7 @@ from testcluster.release import Release
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from testcluster.interface import Cluster, Node
+    from testcluster.interface import Cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -27,24 +26,6 @@ server = "https://registry-1.docker.io"
 [host."https://mirror.invalid:8443"]
   capabilities = ["pull"] # theirs
 """
-
-
-def values(path: Path, *upstreams: str) -> str:
-    """A RegistryConfig with these upstreams, in a file."""
-    document = {
-        "apiVersion": "registry.extensions.gardener.cloud/v1alpha3",
-        "kind": "RegistryConfig",
-        "caches": [{"upstream": name, "volume": {"size": "1Gi"}} for name in upstreams],
-    }
-    path.write_text(json.dumps(document))
-    return str(path)
-
-
-def containerd_files(node: Node) -> str:
-    """Everything below /etc/containerd: path, kind, mode, owner, and each file's time and digest."""
-    listing = "find /etc/containerd -printf '%p %y %m %u:%g\\n' | sort"
-    files = "find /etc/containerd -type f -printf '%p %T@\\n' -exec sha256sum {} + | sort"
-    return node.run("sh", "-c", f"{listing}; {files}")
 
 
 def test_uninstall_leaves_each_node_as_it_was_found(cluster: Cluster, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ class Machine:
             "containerd": {
                 "configuration": str(self.main),
                 "registryDirectory": str(self.certs),
+                "version": "",
                 "mounts": {str(self.folder): str(self.folder)},
             },
             "configure": {

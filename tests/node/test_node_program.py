@@ -134,6 +134,7 @@ class Machine:
             "containerd": {
                 "configuration": str(self.containerd_configuration()),
                 "registryDirectory": str(self.certs),
+                "version": "",
                 "mounts": {str(self.folder): str(self.folder)},
             },
             "caches": [

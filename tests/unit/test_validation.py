@@ -262,6 +262,12 @@ def one(**fields: object) -> dict[str, Any]:
             id="containerds-configuration",
         ),
         pytest.param(
+            {**one(), "node": {"containerdVersion": "v2.2.1~rc"}},
+            {**one(), "node": {"containerdVersion": "2"}},
+            'node.containerdVersion: "2" is not a version, or nothing; write for example "2.2.1"',
+            id="containerds-version",
+        ),
+        pytest.param(
             {**one(), "node": {"preset": "k0s"}},
             {**one(), "node": {"preset": "K0s"}},
             'node.preset: "K0s" is not known here; write "kubeadm" or "kind" or "k3s" or "rke2" or',

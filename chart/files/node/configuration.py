@@ -15,6 +15,7 @@ SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.
 # It names a folder: nothing that leads out of the registry folder, and not `_default`.
 UPSTREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?")
 OWNER = re.compile(r"[A-Za-z0-9.-]+/[A-Za-z0-9.-]+")
+VERSION = re.compile(r"(v?[0-9]+\.[0-9]+.*)?")
 LARGEST_PORT = 65535
 
 
@@ -32,10 +33,14 @@ class Cache(NamedTuple):
 
 
 class Containerd(NamedTuple):
-    """Where containerd's files are: paths of the node, and in `mounts` which of its folders are where in the pod."""
+    """Where containerd's files are: paths of the node, and in `mounts` which of its folders are where in the pod.
+
+    `version` is such as 2.2.1, or empty where it is not said.
+    """
 
     configuration: str
     registry_directory: str
+    version: str
     mounts: dict[str, Path]
 
 
@@ -104,6 +109,7 @@ def read(path: Path) -> Configuration:
         containerd=Containerd(
             configuration=take(containerd, "containerd.", "configuration", _text),
             registry_directory=take(containerd, "containerd.", "registryDirectory", _text),
+            version=take(containerd, "containerd.", "version", _version),
             mounts=take(containerd, "containerd.", "mounts", _mounts),
         ),
         configure=None
@@ -165,6 +171,10 @@ def _list(value: object) -> object:
 def _text(value: object) -> str:
     text: str = _checked(value, str, bool, "a text")
     return text
+
+
+def _version(value: object) -> object:
+    return _checked(value, str, VERSION.fullmatch, "a version such as 2.2.1, or nothing")
 
 
 def _texts(value: object) -> tuple[str, ...]:

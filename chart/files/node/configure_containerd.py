@@ -63,7 +63,7 @@ def configure(settings: Configuration, how: Configure) -> str:
     """
     files = settings.containerd
     host = Host(files.mounts)
-    if look(files.configuration, files.registry_directory, host).reads is not False:
+    if look(files.configuration, files.registry_directory, host, files.version).reads is not False:
         return "containerd's configuration needs no change"
     found = _cure(settings, host)
     path = _in_pod(found.path, settings)
@@ -115,7 +115,7 @@ def cured(text: str, found: Cure) -> str:
 def _cure(settings: Configuration, host: Host) -> Cure:
     files = settings.containerd
     try:
-        found = cure(files.configuration, files.registry_directory, host)
+        found = cure(files.configuration, files.registry_directory, host, files.version)
     except (NotVisible, Refused) as problem:
         raise Failed(str(problem)) from problem
     if found is None:

@@ -4,7 +4,8 @@ No program tells: containerd with another configuration pulls from the upstreams
 its files differs from release to release; each rule here names the function that it was read in, with the paths of
 2.4 (1.x has them without cmd/containerd, core and internal), and tests/node compares the whole with real ones.
 
-Where the release is not known, all are tried. Those that would not start with the files are left out, since one runs.
+Where the release is not known, all that are supported are tried. Those that would not start with the files are left
+out, since one runs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ SERVICE_VERSION = 2
 # Releases that read their files differently, one for each group, and the group's name.
 RELEASES = {(1, 7): "1.x", (2, 0): "2.0", (2, 1): "2.1", (2, 2): "2.2", (2, 4): "2.3 and 2.4"}
 NEWEST = max(RELEASES)
+# What may run where it is not said. 2.0 ended in 2025, and alone reads a list in a file of version 3: with it in mind,
+# nobody could be told that the default of 2.2 and later is not read.
+SUPPORTED = [release for release in RELEASES if release != (2, 0)]
 # A snap's data are in a folder for each of its revisions, to which a link `current` leads.
 SNAP_REVISION = re.compile(r"^(/var/snap/[^/]+)/x?[0-9]+(?=/|$)")
 WILDCARD = re.compile(r"[*?\[\\]")
@@ -441,9 +445,9 @@ def _registry(file: File, name: str) -> dict[str, Any]:
 
 
 def _releases(version: str | None) -> list[Release]:
-    """The release itself, or one of each group where it is not known."""
+    """The release itself, or one of each group that is supported where it is not known."""
     numbers = re.match(r"v?([0-9]+)\.([0-9]+)", version or "")
-    return [(int(numbers[1]), int(numbers[2]))] if numbers else list(RELEASES)
+    return [(int(numbers[1]), int(numbers[2]))] if numbers else SUPPORTED
 
 
 def _findings(files: list[File], directory: str, host: Host, releases: list[Release]) -> dict[Release, Finding]:
@@ -514,15 +518,15 @@ def _sentences(findings: dict[Release, Finding], files: list[File], directory: s
     )
 
 
-def cure(configuration: str, registry_directory: str, host: Host) -> Cure | None:
-    """What makes every release that starts with the files read a registry folder; none where nothing does.
+def cure(configuration: str, registry_directory: str, host: Host, version: str | None = None) -> Cure | None:
+    """What makes containerd read a registry folder, with arguments as of `look`; none where nothing does.
 
     Raises:
         NotVisible: a file may be there, but the pod cannot tell.
         Refused: containerd does not start with the files.
     """
     files = load(configuration, host) or [File(configuration, 0, {}, [], [])]
-    findings = _findings(files, registry_directory, host, list(RELEASES))
+    findings = _findings(files, registry_directory, host, _releases(version))
     return _cure(files, registry_directory, host, list(findings))
 
 

@@ -90,7 +90,7 @@ class Containerd:
     def look(self) -> None:
         """Read the configuration and tell what is new about it."""
         files = self._settings.containerd
-        reading = look(files.configuration, files.registry_directory, Host(files.mounts))
+        reading = look(files.configuration, files.registry_directory, Host(files.mounts), files.version)
         if reading == self._said:
             return
         self._said = reading

@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
     "containerd": {
         "configuration": "/etc/containerd/config.toml",
         "registryDirectory": "/etc/containerd/certs.d",
+        "version": "2.2.1",
         "mounts": {"/etc/containerd": "/host/containerd"},
     },
     "caches": [{"upstream": "docker.io", "server": "https://registry-1.docker.io", "service": "x.svc", "port": 5000}],
@@ -63,6 +64,7 @@ def test_durations_of_go_are_taken(tmp_path: Path, text: str) -> None:
         ("metricsPort", 65536, "metricsPort: is 65536, not a port, or 0 for none"),
         ("containerd", "x", "containerd: is 'x', not an object"),
         ("containerd.configuration", "", "containerd.configuration: is '', not a text"),
+        ("containerd.version", "new", "containerd.version: is 'new', not a version such as 2.2.1, or nothing"),
         ("containerd.mounts", {"/x": "y"}, "containerd.mounts: is {'/x': 'y'}, not an absolute path"),
         ("caches", {}, "caches: is {}, not a list"),
         ("caches", ["docker.io"], "caches\\[0\\].upstream: is missing, not a registry"),
@@ -90,7 +92,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     assert [line.split(": ")[1] for line in str(refused.value).splitlines()] == [
         *["probe", "containerd", "caches", "owner", "registryDirectory", "stateDirectory", "dialTimeout"],
         *["probe.interval", "probe.timeout", "probe.failureThreshold", "probe.patience", "metricsPort"],
-        *["containerd.configuration", "containerd.registryDirectory", "containerd.mounts"],
+        *["containerd.configuration", "containerd.registryDirectory", "containerd.version", "containerd.mounts"],
     ]
 
 

@@ -348,3 +348,13 @@ def test_snaps_current_revision_is_the_same_folder(tmp_path: Path) -> None:
     node = Node(tmp_path, {MAIN: V2.replace(DIRECTORY, "/var/snap/microk8s/8511/args/certs.d")})
     assert node.look(UNKNOWN, "/var/snap/microk8s/current/args/certs.d") == Reading(reads=True)
     assert node.look(UNKNOWN, "/var/snap/other/current/args/certs.d").reads is False
+
+
+def test_default_of_2_2_is_told_even_where_the_release_is_not_known(tmp_path: Path) -> None:
+    """What `containerd config default` prints is the commonest case of all; 2.0, which reads it, has ended."""
+    node = Node(tmp_path, {MAIN: f"version = 3\n{IMAGES}\n{BOTH}"})
+    reading = node.look(UNKNOWN)
+    assert reading.reads is False
+    (problem,) = reading.problems
+    assert "a list, which containerd 2.1 to 2.4 takes for the name of one folder" in problem
+    assert node.look("2.0.7") == Reading(reads=True)

@@ -35,7 +35,7 @@ def settings_for(certs: Path, state: Path, cache: Cache) -> Configuration:
         failure_threshold=2,
         patience=0.0,
         metrics_port=0,
-        containerd=Containerd("/none", str(certs), {}),
+        containerd=Containerd("/none", str(certs), "", {}),
         configure=None,
         caches=(cache,),
     )

@@ -1,0 +1,140 @@
+"""What a node's program tells, and that it leaves no trace however the chart is taken away."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster_support import containerd_files, installed, values
+from testcluster import interface, tools
+from testcluster.paths import CHART
+from testcluster.processes import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from testcluster.interface import Cluster, Node
+    from testcluster.release import Release
+
+pytestmark = pytest.mark.cluster
+
+CONFIGURATION = "/etc/containerd/config.toml"
+NODES = "app.kubernetes.io/component=node"
+# The program looks at containerd's configuration once a minute, and the kubelet asks it every five seconds.
+PATIENCE = 300.0
+
+
+@pytest.fixture
+def release(cluster: Cluster, tmp_path: Path) -> Iterator[Release]:
+    with installed(cluster, "noded", "--values", values(tmp_path / "v.yaml", "docker.io", "ghcr.io")) as made:
+        yield made
+
+
+@pytest.fixture
+def node_that_reads_a_list(cluster: Cluster) -> Iterator[Node]:
+    """A node whose configuration says what is containerd's default since 2.2; the running containerd read another."""
+    node = cluster.nodes[0]
+    before = node.run("cat", CONFIGURATION)
+    assert "config_path = '/etc/containerd/certs.d'" in before
+    changed = before.replace("certs.d'", "certs.d:/etc/docker/certs.d'")
+    node.run("sh", "-c", f"cat > {CONFIGURATION} << 'END'\n{changed}END")
+    yield node
+    node.run("sh", "-c", f"cat > {CONFIGURATION} << 'END'\n{before}END")
+
+
+def ready(release: Release) -> str:
+    (daemon_set,) = release.get("daemonsets")["items"]
+    status = daemon_set["status"]
+    return f"{status.get('numberReady', 0)}/{status['desiredNumberScheduled']}"
+
+
+def test_containerd_that_does_not_read_the_folder_is_told_where_people_look(
+    release: Release, cluster: Cluster, node_that_reads_a_list: Node
+) -> None:
+    """In `kubectl get daemonset`, `kubectl describe pod` and the log: what is wrong and which line to write."""
+    (pod,) = release.get(
+        "pods", "--selector", NODES, "--field-selector", f"spec.nodeName={node_that_reads_a_list.name}"
+    )["items"]
+    name = pod["metadata"]["name"]
+    wait_for("one node to be not ready", lambda: ready(release) == "1/2", PATIENCE)
+
+    def described() -> str:
+        return " ".join(release.kubectl("describe", "pod", name).split())
+
+    cure = (
+        f"{CONFIGURATION}: config_path is /etc/containerd/certs.d:/etc/docker/certs.d, a list, which containerd 2.1 to "
+        "2.4 takes for the name of one folder (its issue 12808): write "
+        'config_path = "/etc/containerd/certs.d" under [plugins."io.containerd.cri.v1.images".registry] in '
+        f"{CONFIGURATION}, and restart containerd"
+    )
+    wait_for("the event", lambda: cure in described(), PATIENCE)
+    log = release.kubectl("logs", name)
+    assert log.count("config_path is /etc/containerd/certs.d:/etc/docker/certs.d") == 1, "a line for each change"
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        pytest.param("namespace", id="kubectl-delete-namespace"),
+        pytest.param("objects", id="each-object-as-argo-cd-does"),
+    ],
+)
+def test_nodes_are_as_they_were_found_however_it_is_taken_away(cluster: Cluster, tmp_path: Path, taken: str) -> None:
+    before = [containerd_files(node) for node in cluster.nodes]
+    with installed(cluster, "taken", "--values", values(tmp_path / "v.yaml", "docker.io")) as release:
+        assert [containerd_files(node) for node in cluster.nodes] != before
+        if taken == "namespace":
+            interface.kubectl(cluster.kubeconfig, "delete", "namespace", release.namespace, "--timeout=180s")
+        else:
+            kinds = "daemonsets,statefulsets,services,configmaps"
+            selector = f"--selector=app.kubernetes.io/instance={release.name}"
+            release.kubectl("delete", kinds, selector, "--cascade=foreground", "--timeout=180s")
+        assert [containerd_files(node) for node in cluster.nodes] == before
+
+
+def test_metrics_of_each_node_tell_what_it_uses(release: Release, cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        with urllib.request.urlopen(f"http://{node.address}:9253/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        for upstream in ("docker.io", "ghcr.io"):
+            assert f'registry_cache_node_mirror_active{{upstream_host="{upstream}"}} 1\n' in text
+        assert "registry_cache_node_containerd_reads_registry_directory 1\n" in text
+        promtool = tools.debian_root() / "usr" / "bin" / "promtool"
+        checked = subprocess.run(
+            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_programs_of_two_releases_are_on_the_same_nodes(cluster: Cluster, release: Release, tmp_path: Path) -> None:
+    """Each with its own upstreams; the second has no port left for its metrics, and works all the same."""
+    with installed(cluster, "second", "--values", values(tmp_path / "second.yaml", "quay.io")) as second:
+        assert ready(release) == ready(second) == "2/2"
+        (pod, *_) = second.get("pods", "--selector", NODES)["items"]
+        assert "port 9253 cannot be listened on: Address already in use" in second.kubectl(
+            "logs", pod["metadata"]["name"]
+        )
+
+
+def test_new_version_of_the_program_rolls_over_node_by_node(cluster: Cluster, release: Release, tmp_path: Path) -> None:
+    """Ten percent of two nodes is one: while one is without its file, the other has it."""
+    missing = 0
+    document = json.loads((tmp_path / "v.yaml").read_text())
+    document["node"] = {"dialTimeout": "600ms"}
+    path = tmp_path / "changed.yaml"
+    path.write_text(json.dumps(document))
+    command = ["upgrade", release.name, str(CHART), "--namespace", release.namespace]
+    interface.helm(cluster.kubeconfig, *command, "--values", str(path))
+
+    def everywhere() -> bool:
+        nonlocal missing
+        files = [node.run("cat", "/etc/containerd/certs.d/docker.io/hosts.toml", check=False) for node in cluster.nodes]
+        missing = max(missing, sum("dial_timeout" not in text for text in files))
+        return all('"600ms"' in text for text in files)
+
+    wait_for("every node to have the new file", everywhere, PATIENCE)
+    assert missing <= 1
