@@ -24,7 +24,7 @@ test: setup ## Run all tests, the cluster ones included
 	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(COVERAGE))
 
 .PHONY: bench
-bench: setup ## Measure the commands with 100 caches: about 20 s
+bench: setup ## Measure the commands with 100 caches and the node program with ten: about 3 min
 	@$(RUN) -m bench
 
 .PHONY: lint

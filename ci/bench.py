@@ -1,8 +1,10 @@
-"""`make bench`: how long the commands and a rendering take, as medians. docs/benchmarks.md holds what came out."""
+"""`make bench`: what the commands, a rendering and the node program take. docs/benchmarks.md holds what came out."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -10,16 +12,32 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
 from testcluster import tools
+from testcluster.cgroups import Cgroup
 from testcluster.paths import CHART, REPOSITORY
+from testcluster.processes import Place, wait_for
 
 CACHES = 100
 RUNS = 11
+SECONDS = 120
+PORT = 15900
+SERVICE_TABLE = '[plugins."io.containerd.grpc.v1.cri".registry]'
 
 
 def main() -> int:
-    """Measure, print the table and return the exit code."""
+    """Measure, print the tables and return the exit code."""
     tools.ensure_client()
+    tools.ensure_registry()
+    print(f"{os.cpu_count()} cores\n")
+    bench_commands()
+    print()
+    bench_node_program()
+    return 0
+
+
+def bench_commands() -> None:
+    """Print how long each command takes with many caches, its start included."""
     with tempfile.TemporaryDirectory() as work:
         document = Path(work) / "values.yaml"
         document.write_text("caches:\n" + "".join(f"  - upstream: r{n}.example.com\n" for n in range(CACHES)))
@@ -30,12 +48,68 @@ def main() -> int:
             "registry-cache plan": [*command, "plan", document, document],
             "helm template": [tools.helm(), "template", "x", CHART, "--values", document],
         }
-        print(f"{CACHES} caches, {RUNS} runs each, {os.cpu_count()} cores\n")
+        print(f"{CACHES} caches, {RUNS} runs each\n")
         print(f"{'command':<24}{'median':>9}{'slowest':>9}")
         for name, arguments in rows.items():
             times = [seconds([str(argument) for argument in arguments]) for _ in range(RUNS)]
             print(f"{name:<24}{statistics.median(times):>7.2f} s{max(times):>7.2f} s")
-    return 0
+
+
+def bench_node_program() -> None:
+    """Print what the node program takes with ten caches and the settings that the chart ships."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["node"]
+    place = Place(Path(tempfile.mkdtemp()), Cgroup(f"rcache-bench-{os.getpid()}"))
+    place.cgroup.create()
+    folder = place.folder
+    (folder / "certs.d").mkdir()
+    (folder / "config.toml").write_text(f"version = 2\n{SERVICE_TABLE}\nconfig_path = '{folder}/certs.d'\n")
+    cache = {"server": "https://example.com", "service": "127.0.0.1", "port": PORT}
+    configuration = {
+        "owner": "bench/bench",
+        "registryDirectory": f"{folder}/certs.d",
+        "stateDirectory": f"{folder}/state",
+        "dialTimeout": values["dialTimeout"],
+        "probe": values["probe"],
+        "metricsPort": PORT + 1,
+        "containerd": {
+            "configuration": f"{folder}/config.toml",
+            "registryDirectory": f"{folder}/certs.d",
+            "version": "",
+            "mounts": {str(folder): str(folder)},
+        },
+        "caches": [{"upstream": f"r{number}.example.com", **cache} for number in range(10)],
+    }
+    (folder / "node.json").write_text(json.dumps(configuration))
+    registry = {
+        "version": 0.1,
+        "log": {"accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": f"{folder}/registry"}},
+        "http": {"addr": f"127.0.0.1:{PORT}"},
+    }
+    (folder / "registry.json").write_text(json.dumps(registry))
+    try:
+        program = tools.go_binary("distribution", "registry")
+        place.start("registry", [program, "serve", folder / "registry.json"], {"OTEL_TRACES_EXPORTER": "none"})
+        command = [sys.executable, "-B", "-u", CHART / "files" / "node" / "main.py", "--config", folder / "node.json"]
+        process = place.start("node", command)
+        wait_for("the program to use its caches", (folder / "state" / "ready").exists, 60)
+        before, begun = cpu_seconds(process), time.monotonic()
+        time.sleep(SECONDS)  # what is measured is how much it does in that time
+        used = (cpu_seconds(process) - before) / (time.monotonic() - begun)
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        print(f"node program, 10 caches, {SECONDS} s, {values['probe']['interval']} between two questions\n")
+        print(f"CPU              {used * 1000:>6.2f} millicores")
+        print(f"resident memory  {int(status['VmRSS'].split()[0]) / 1024:>6.1f} MiB")
+    finally:
+        place.cgroup.kill()
+        place.cgroup.remove()
+        shutil.rmtree(folder)
+
+
+def cpu_seconds(process: int) -> float:
+    """What all threads of a process used so far (sched-stats of Linux: the first number of schedstat, in ns)."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def seconds(command: list[str]) -> float:

@@ -276,7 +276,7 @@ class Probe(Model):
     """How the node program asks a cache."""
 
     interval: PositiveDuration = Field(
-        "7s",
+        "8s",
         description="Time between two probes of a cache, as a Go duration; after a failure the next one comes at once.",
     )
     timeout: PositiveDuration = Field("2s", description="How long an answer may take, as a Go duration.")

@@ -8,7 +8,11 @@ import threading
 import time
 
 LARGEST_ANSWER = 64 * 1024
+# Seconds for which a Service's address that answers is not looked up again.
+FRESH = 600.0
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", re.IGNORECASE)
+# distribution's registry/handlers/app.go sends it with each answer; something else that answers 200 is no cache.
+REGISTRY = re.compile(rb"\r\ndocker-distribution-api-version:[ \t]*registry/2\.0[ \t]*(?:\r\n|$)", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?:\r\n|$)", re.IGNORECASE)
 
 
@@ -22,13 +26,18 @@ class NoAnswer(Exception):
 
 
 class Address:
-    """A Service's address, kept after the cluster's DNS is gone."""
+    """A Service's address: looked up at first, after a bad answer, else seldom; kept when the cluster's DNS is gone.
+
+    A lookup is several questions to the cluster's DNS, one for each search domain and kind of address, so that one
+    before each question to a cache would be most of what a large cluster's nodes ask.
+    """
 
     def __init__(self, service: str, port: int) -> None:
         """Describe where to ask for it; nothing is asked yet."""
         self._service = service
         self._port = port
         self._known: str | None = None
+        self._fresh_until = 0.0
         self._problem = f"the address of {service} is not known yet"
         self._denied = False
         self._lookup: threading.Thread | None = None
@@ -39,17 +48,19 @@ class Address:
         Raises:
             NoAnswer: there is none.
         """
-        # getaddrinfo cannot be given a deadline; a lookup that hangs goes on beside us, and none is added to it.
-        if self._lookup is None or not self._lookup.is_alive():
-            self._lookup = threading.Thread(target=self._look_up, daemon=True)
-            self._lookup.start()
-        self._lookup.join(timeout)
+        if self._known is None or time.monotonic() >= self._fresh_until:
+            # getaddrinfo cannot be given a deadline; a lookup that hangs goes on beside us, and none is added to it.
+            if self._lookup is None or not self._lookup.is_alive():
+                self._lookup = threading.Thread(target=self._look_up, daemon=True)
+                self._lookup.start()
+            self._lookup.join(timeout)
         if self._known is None:
             raise NoAnswer(self._problem, "no_address")
         return self._known
 
     def unanswered(self) -> None:
-        """Forget an address at which nobody answers where DNS says that the Service is gone: it may get another's."""
+        """Look it up again; and forget it where DNS says that the Service is gone, since it may get another's."""
+        self._fresh_until = 0.0
         if self._denied:
             self._known = None
 
@@ -64,6 +75,7 @@ class Address:
         # One of several is as good as another, and the same each time rewrites no file.
         self._known = min(addresses, key=lambda address: (":" in address, address))
         self._denied = False
+        self._fresh_until = time.monotonic() + FRESH
 
 
 def url(address: str, port: int) -> str:
@@ -100,6 +112,8 @@ def probe(address: str, port: int, timeout: float) -> None:
         message = "the answer is too long"
     elif not _is_whole(answer):
         message = "the answer breaks off"
+    elif not REGISTRY.search(answer.partition(b"\r\n\r\n")[0]):
+        message = "the answer is no registry's"
     else:
         return
     raise NoAnswer(message, kind)

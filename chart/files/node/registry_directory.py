@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -321,9 +322,24 @@ def _is_held(lock: Path) -> bool:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_bytes().decode("utf-8", errors="surrogateescape")
+        return _bytes(path).decode("utf-8", errors="surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _bytes(path: Path) -> bytes:
+    """A file's content, also where its mode forbids it: root without capabilities is bound by it, containerd is not."""
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise
+        path.chmod(mode | stat.S_IRUSR)
+        try:
+            return path.read_bytes()
+        finally:
+            path.chmod(stat.S_IMODE(mode))
 
 
 def _write(path: Path, text: str) -> None:

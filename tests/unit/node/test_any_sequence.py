@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import tomllib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -170,6 +170,17 @@ class AnySequence(RuleBasedStateMachine):
     @rule(number=st.integers(0, 30), up=st.booleans(), mirror=st.sampled_from(MIRRORS))
     def killed(self, number: int, up: bool, mirror: Mirror) -> None:  # noqa: FBT001 - drawn
         self.troubled(number, Killed, lasting=True, up=up, mirror=mirror)
+        self.check_readable()
+        self.restart()
+
+    @rule(number=st.integers(0, 30), up=st.booleans(), mirror=st.sampled_from(MIRRORS))
+    def killed_while_tidying(self, number: int, up: bool, mirror: Mirror) -> None:  # noqa: FBT001 - drawn
+        """One program is killed in the middle of a change, the next in the middle of tidying up after it."""
+        self.troubled(number, Killed, lasting=True, up=up, mirror=mirror)
+        self.end()
+        self.directory = RegistryDirectory(self.root, self.owner)
+        with suppress(Killed), self.link_rule(), trouble_at(number, Killed, lasting=True):
+            self.directory.tidy([self.upstream])
         self.check_readable()
         self.restart()
 

@@ -15,7 +15,8 @@ from cache_probe import Address, NoAnswer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+VERSION = b"Docker-Distribution-Api-Version: registry/2.0\r\n"
+GOOD = b"HTTP/1.1 200 OK\r\n" + VERSION + b"Content-Length: 2\r\n\r\n{}"
 # Far more than any of these answers needs.
 PATIENCE = 10.0
 
@@ -52,8 +53,10 @@ def reply(answer: bytes) -> Callable[[socket.socket], None]:
     "answer",
     [
         pytest.param(GOOD, id="length"),
-        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length:0\r\nX: y\r\n\r\n", id="no-body"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", id="chunked"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + VERSION.lower() + b"content-length:0\r\nX: y\r\n\r\n", id="no-body"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + VERSION + b"\r\n2\r\n{}\r\n0\r\n\r\n", id="chunked"
+        ),
     ],
 )
 def test_whole_answer_counts(answer: bytes) -> None:
@@ -75,6 +78,7 @@ def test_whole_answer_counts(answer: bytes) -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "the answer breaks off", id="cut-off-chunk"
         ),
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000, "the answer is too long", id="long"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "the answer is no registry's", id="empty"),
         pytest.param(b"SSH-2.0-x\r\n", "the answer is not HTTP", id="other-protocol"),
         pytest.param(b"", "the answer is not HTTP", id="hangs-up"),
     ],
@@ -153,6 +157,7 @@ class Resolver:
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     made = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", made)
+    monkeypatch.setattr(cache_probe, "FRESH", 0.0)
     yield made
     made.open.set()
 
@@ -162,6 +167,23 @@ def test_one_of_several_addresses_is_always_the_same(resolver: Resolver) -> None
     for addresses in (["fd00::1", "10.0.0.2", "10.0.0.1"], ["10.0.0.1", "fd00::1", "10.0.0.2"]):
         resolver.addresses = addresses
         assert address.current(PATIENCE) == "10.0.0.1"
+
+
+def test_address_that_answers_is_looked_up_seldom_and_one_that_does_not_at_once(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_probe, "FRESH", 600.0)
+    address = Address("cache", 5000)
+    for _ in range(5):
+        assert address.current(PATIENCE) == "10.0.0.1"
+    assert resolver.asked == 1
+    resolver.addresses = ["10.0.0.2"]
+    address.unanswered()
+    assert address.current(PATIENCE) == "10.0.0.2"
+    now = time.monotonic()
+    monkeypatch.setattr(cache_probe.time, "monotonic", lambda: now + 601)
+    address.current(PATIENCE)
+    assert resolver.asked == 3
 
 
 def test_changed_address_is_noticed(resolver: Resolver) -> None:

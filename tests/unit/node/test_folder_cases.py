@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 import tomllib
 from typing import TYPE_CHECKING
@@ -11,11 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hosts_toml import CannotMerge, Mirror
 from registry_directory import ORIGINAL, InUse, RegistryDirectory
+from testcluster.paths import CHART
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+PROGRAMS = CHART / "files" / "node"
 MIRROR = Mirror("https://upstream", "http://10.0.0.1:5000", "500ms")
 FOREIGN = '# theirs\n[host."https://theirs"]\n  capabilities = ["pull"]\n'
 
@@ -212,6 +216,33 @@ def test_original_left_by_a_killed_program_goes_where_the_upstream_is_not_config
     RegistryDirectory(tmp_path, "space/name").tidy([])
     assert list(path.parent.iterdir()) == [path]
     assert path.read_text() == FOREIGN
+
+
+def test_file_of_ours_is_withdrawn_whatever_its_mode(tmp_path: Path) -> None:
+    """Root without capabilities is bound by modes, and containerd is not."""
+    RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.chmod(0)
+    program = (
+        f"import sys; sys.path.insert(0, {str(PROGRAMS)!r})\n"
+        "from pathlib import Path; from registry_directory import RegistryDirectory\n"
+        "RegistryDirectory(Path(sys.argv[1]), 'space/name').withdraw('docker.io')"
+    )
+    bound = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", sys.executable, "-B", "-c"]
+    done = subprocess.run([*bound, program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert entries(tmp_path) == []
+
+
+def test_foreign_file_keeps_its_mode_where_it_forbids_reading(tmp_path: Path) -> None:
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.parent.mkdir()
+    path.write_text(FOREIGN)
+    path.chmod(0o200)
+    directory = RegistryDirectory(tmp_path, "space/name")
+    directory.activate("docker.io", MIRROR)
+    directory.withdraw("docker.io")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == (FOREIGN, 0o200)
 
 
 def test_program_that_lives_keeps_its_files_and_one_that_was_killed_does_not(tmp_path: Path) -> None:
