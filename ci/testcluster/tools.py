@@ -36,11 +36,11 @@ def pinned() -> dict[str, Any]:
     return tomllib.loads((REPOSITORY / "ci" / "tools.toml").read_text())
 
 
-def go_tools() -> dict[str, GoTool]:
-    """The programs that are built from Go modules, by name."""
+def go_tools(section: str = "go") -> dict[str, GoTool]:
+    """The programs that are built from Go modules, by name; `go-for-tests` are those that no cluster runs."""
     return {
         name: GoTool(name=name, **{**entry, "tags": tuple(entry.get("tags", ()))})
-        for name, entry in pinned()["go"].items()
+        for name, entry in pinned()[section].items()
     }
 
 
@@ -76,6 +76,16 @@ def python_root() -> Path:
 def containerd_1() -> Path:
     """A containerd of version 1, to which tests compare what we make of its configuration; no cluster runs it."""
     return _debian_folder("containerd-1") / "usr/bin/containerd"
+
+
+def containerd_1_7() -> Path:
+    """A containerd 1.7, for the faults that the node program's tests make; no cluster runs it."""
+    return go_tools("go-for-tests")["containerd-1"].folder(cache_folder()) / "containerd"
+
+
+def faketime() -> Path:
+    """The library that gives a program, by LD_PRELOAD, a wall clock of its own."""
+    return _debian_folder("faketime") / "usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
 def environment() -> dict[str, str]:
@@ -116,6 +126,12 @@ def ensure_native() -> None:
 def ensure_containerds() -> None:
     """Have a containerd of either version."""
     _run_missing([*_debian_steps("containerd-1"), _go_step(go_tools()["containerd"])])
+
+
+def ensure_faults() -> None:
+    """Have what the tests of faults need besides: one more containerd, and a clock that jumps."""
+    ensure_containerds()
+    _run_missing([*_debian_steps("faketime"), _go_step(go_tools("go-for-tests")["containerd-1"])])
 
 
 @dataclass(frozen=True)

@@ -45,17 +45,18 @@ class Registry:
     port: int
     remote: str | None = None
     htpasswd: Path | None = None
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def start(self) -> None:
         folder = self.place.folder
         configuration: dict[str, object] = {
             "version": 0.1,
             "storage": {"filesystem": {"rootdirectory": str(folder / self.name)}, "delete": {"enabled": True}},
-            "http": {"addr": f"127.0.0.1:{self.port}"},
+            "http": {"addr": f"{self.host}:{self.port}"},
         }
         if self.remote:
             configuration["proxy"] = {"remoteurl": self.remote, "ttl": "1h"}
@@ -65,7 +66,7 @@ class Registry:
         path.write_text(json.dumps(configuration))
         program = tools.go_binary("distribution", "registry")
         self.place.start(self.name, [program, "serve", path], {"OTEL_TRACES_EXPORTER": "none"})
-        wait_for(f"{self.name} to listen", lambda: _listens(self.port), PATIENCE)
+        wait_for(f"{self.name} to listen", lambda: _listens(self.host, self.port), PATIENCE)
 
     def signal(self, number: signal.Signals) -> None:
         self.place.signal(self.name, number)
@@ -563,6 +564,6 @@ def _free_port() -> int:
     return port
 
 
-def _listens(port: int) -> bool:
+def _listens(host: str, port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0

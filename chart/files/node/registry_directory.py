@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 HOSTS = "hosts.toml"
 ORIGINAL = "hosts.toml.before-registry-cache"
 DEFAULT = "_default"
+MODE = 0o644
 LOCK = ".registry-cache-{}.lock"
 
 
@@ -186,7 +187,7 @@ class RegistryDirectory:
         if create:
             self._create(folder, wanted)
             return True
-        if wanted == current:
+        if wanted == current and stat.S_IMODE((folder / HOSTS).stat().st_mode) == MODE:
             return False
         _write(folder / self._temporary, wanted)
         if foreign:
@@ -347,7 +348,7 @@ def _write(path: Path, text: str) -> None:
     with path.open("wb") as file:
         file.write(text.encode("utf-8", errors="surrogateescape"))
         file.flush()
-        os.fchmod(file.fileno(), 0o644)
+        os.fchmod(file.fileno(), MODE)
         os.fsync(file.fileno())
 
 
