@@ -27,6 +27,11 @@ test: setup ## Run all tests, the cluster ones included
 bench: setup ## Measure the commands with 100 caches and the node program with ten: about 3 min
 	@$(RUN) -m bench
 
+.PHONY: faults
+faults: setup ## Measure what each fault of a cache costs a pull, for docs/faults.md and docs/faults-bare.md: about 1 h
+	@$(RUN) -m faults
+	@FAULTS_PAGE=docs/faults-bare.md $(RUN) -m pytest tests/node/test_faults.py
+
 .PHONY: lint
 lint: setup ## Check style and types
 	$(VENV)/bin/ruff check .

@@ -278,3 +278,21 @@ def test_full_disk_has_no_room_for_a_lock_but_lets_files_be_taken_out(
     monkeypatch.setattr(os, "open", full)
     assert RegistryDirectory(tmp_path, "space/name").withdraw("docker.io")
     assert entries(tmp_path) == []
+
+
+def test_command_in_the_reference_tidies_up_what_a_node_that_was_off_still_has(tmp_path: Path) -> None:
+    reference = (CHART / "README.md").read_text()
+    (command,) = [line for line in reference.splitlines() if line.startswith("cd /etc/containerd/certs.d")]
+    foreign, kept, certificate = (tmp_path / name for name in ("foreign.io", "kept.io", "certificate.io"))
+    for folder in (foreign, kept, certificate):
+        folder.mkdir()
+    (foreign / "hosts.toml").write_text(FOREIGN)
+    (kept / "hosts.toml").write_text(FOREIGN)
+    (certificate / "ca.crt").write_text("certificate")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    directory = RegistryDirectory(tmp_path, "space/name")
+    for upstream in ("docker.io", "a.b:5000", "kept.io", "certificate.io"):
+        directory.activate(upstream, MIRROR)
+    subprocess.run(["sh", "-c", command.replace("/etc/containerd/certs.d", str(tmp_path))], check=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert entries(tmp_path) == ["certificate.io", "foreign.io", "kept.io"]
