@@ -67,6 +67,10 @@ class Network:
     def pods(self, number: int) -> str:
         return f"{self.base}.{number}.0/24"
 
+    def link(self, address: str) -> str:
+        """The bridge's end of the link to an address."""
+        return f"{self.bridge}-{address.rpartition('.')[2]}"
+
     @property
     def all_pods(self) -> str:
         return f"{self.base}.0.0/17"
@@ -368,7 +372,7 @@ class NativeCluster:
         _ip("link", "set", network.bridge, "up")
         ends = {f"{self.prefix}-upstream": network.upstream, **{node.namespace: node.address for node in self.nodes}}
         for namespace, address in ends.items():
-            link = f"{network.bridge}-{address.rpartition('.')[2]}"
+            link = network.link(address)
             _ip("netns", "add", namespace)
             _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
             _ip("link", "set", link, "master", network.bridge, "up")

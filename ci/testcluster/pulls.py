@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from testcluster import interface
+from testcluster import images, interface, oci
+from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 PULLED = re.compile(r"Successfully pulled image .* in (?P<duration>[\d.msh]+)")
 PARTS = re.compile(r"([\d.]+)(h|ms|m|s)")
+RUN = uuid.uuid4().hex
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
@@ -67,6 +70,19 @@ def pull(cluster: Cluster, image: str, node: Node, *, secret: str | None = None,
     return Pull(image, node, seconds, cluster.upstream.requests(mark))
 
 
+def new_image(
+    cluster: Cluster, reference: str, *, layers: int = 2, layer_bytes: int = 3_000_000
+) -> tuple[str, oci.Image]:
+    """Put an image into the upstream that its reference names; its content is its own, and this run's."""
+    assert cluster.upstream is not None
+    content = [oci.random_layer(f"{RUN} {reference} {number}", layer_bytes) for number in range(layers)]
+    image = images.busybox(*content, label=f"{RUN} {reference}")
+    cluster.upstream.push(reference, image)
+    for node in cluster.nodes:  # an earlier run on a kept cluster may have left the name
+        node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", reference, check=False)
+    return reference, image
+
+
 class Pod:
     """A pod that pulls an image on a node, for as long as the `with` block lasts."""
 
@@ -110,6 +126,18 @@ class Pod:
                 message = f"{self.name} does not run after {timeout:.0f} s:\n" + "\n".join(self._messages())
                 raise PullFailed(message)
             time.sleep(0.1)
+
+    def wait_until_begun(self, timeout: float = 60) -> None:
+        """Wait until the kubelet says that it has the image pulled.
+
+        Raises:
+            TimeoutError: it does not within `timeout` seconds.
+        """
+        wait_for("the pull to begin", lambda: any(text.startswith("Pulling ") for text in self._messages()), timeout)
+
+    def failed_tries(self) -> list[str]:
+        """What the kubelet says of pulls that failed before it tried again, each message once."""
+        return [text for text in self._messages() if text.startswith("Failed to pull image")]
 
     def _pull_seconds(self, deadline: float) -> float:
         """The time in the kubelet's own event, which comes a moment after the pod runs."""

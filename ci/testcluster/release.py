@@ -61,9 +61,9 @@ class Release:
         literals = [f"--from-literal=username={username}", f"--from-literal=password={password}"]
         self.kubectl("create", "secret", "generic", name, *literals)
 
-    def kubectl(self, *arguments: str) -> str:
-        """Run kubectl in the release's namespace."""
-        return interface.kubectl(self.cluster.kubeconfig, "--namespace", self.namespace, *arguments)
+    def kubectl(self, *arguments: str, text: str | None = None) -> str:
+        """Run kubectl in the release's namespace; `text` is what it reads as a file."""
+        return interface.kubectl(self.cluster.kubeconfig, "--namespace", self.namespace, *arguments, text=text)
 
     def get(self, *arguments: str) -> Any:
         """`kubectl get` in the release's namespace, parsed."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from testcluster import images, interface, oci, upstream
+from testcluster import interface, upstream
 from testcluster.native import REGISTRY_DIRECTORY
+from testcluster.pulls import new_image
 from testcluster.release import Release
 
 if TYPE_CHECKING:
@@ -17,20 +17,7 @@ if TYPE_CHECKING:
 
     from testcluster.interface import Cluster, Node
 
-RUN = uuid.uuid4().hex
-
-
-def new_image(
-    cluster: Cluster, reference: str, *, layers: int = 2, layer_bytes: int = 3_000_000
-) -> tuple[str, oci.Image]:
-    """Put an image into the upstream that its reference names; its content is its own, and this run's."""
-    assert cluster.upstream is not None
-    content = [oci.random_layer(f"{RUN} {reference} {number}", layer_bytes) for number in range(layers)]
-    image = images.busybox(*content, label=f"{RUN} {reference}")
-    cluster.upstream.push(reference, image)
-    for node in cluster.nodes:  # an earlier run on a kept cluster may have left the name
-        node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", reference, check=False)
-    return reference, image
+__all__ = ["containerd_files", "describe", "installed", "new_image", "values"]
 
 
 def values(path: Path, *upstreams: str) -> str:
@@ -53,13 +40,16 @@ def containerd_files(node: Node) -> str:
 
 @contextmanager
 def installed(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]:
-    """A release in a namespace of its own, with the private upstream's Secret in it, taken out at the end."""
+    """A release in a namespace of its own, with the private upstream's Secret in it, taken out at the end.
+
+    Its nodes ask the caches more often than by default, so that tests wait less; tests/node has the default.
+    """
     release = Release(cluster, name=name, namespace=name)
     release.uninstall()
     release.secret("registry-example-com", upstream.USERNAME, upstream.PASSWORD)
     try:
         try:
-            release.install(*arguments)
+            release.install("--set", "node.probe.interval=2s", *arguments)
         except RuntimeError as error:
             error.add_note(describe(cluster))
             raise
