@@ -114,6 +114,9 @@ def probe(address: str, port: int, timeout: float) -> None:
         message = "the answer breaks off"
     elif not REGISTRY.search(answer.partition(b"\r\n\r\n")[0]):
         message = "the answer is no registry's"
+    elif not answer.partition(b"\r\n\r\n")[2]:
+        # distribution sends {}: who empties its answers empties manifests and blobs as well.
+        message = "the answer is empty"
     else:
         return
     raise NoAnswer(message, kind)

@@ -53,7 +53,7 @@ def reply(answer: bytes) -> Callable[[socket.socket], None]:
     "answer",
     [
         pytest.param(GOOD, id="length"),
-        pytest.param(b"HTTP/1.1 200 OK\r\n" + VERSION.lower() + b"content-length:0\r\nX: y\r\n\r\n", id="no-body"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + VERSION.lower() + b"content-length:1\r\nX: y\r\n\r\n ", id="lower-case"),
         pytest.param(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + VERSION + b"\r\n2\r\n{}\r\n0\r\n\r\n", id="chunked"
         ),
@@ -78,7 +78,8 @@ def test_whole_answer_counts(answer: bytes) -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "the answer breaks off", id="cut-off-chunk"
         ),
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000, "the answer is too long", id="long"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "the answer is no registry's", id="empty"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "the answer is no registry's", id="no-registry"),
+        pytest.param(GOOD.replace(b"2\r\n\r\n{}", b"0\r\n\r\n"), "the answer is empty", id="empty"),
         pytest.param(b"SSH-2.0-x\r\n", "the answer is not HTTP", id="other-protocol"),
         pytest.param(b"", "the answer is not HTTP", id="hangs-up"),
     ],
