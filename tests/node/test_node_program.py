@@ -381,6 +381,18 @@ def test_told_to_end_while_probes_hang_it_ends_at_once(machine: Machine, number:
     assert machine.files() == {}
 
 
+def test_stopped_and_continued_it_goes_on(machine: Machine) -> None:
+    """As a frozen machine is: the wait for a signal comes back empty then, and not without an answer."""
+    with _running(machine.configure()) as program:
+        machine.wait_until_used(used=True)
+        program.send_signal(signal.SIGSTOP)
+        time.sleep(1)  # longer than its interval
+        program.send_signal(signal.SIGCONT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.wait(timeout=3)
+        assert machine.hosts.exists()
+
+
 def test_killed_it_leaves_pulls_alone_and_the_next_start_tidies(machine: Machine) -> None:
     machine.start_program()
     machine.wait_until_used(used=True)

@@ -66,7 +66,9 @@ def run(settings: Configuration) -> None:
             containerd.look()
             server.ensure()
         tidied = tidied or tidy(directory, upstreams, state)
-        if signal.sigtimedwait(END, settings.interval) is not None:
+        received = signal.sigtimedwait(END, settings.interval)
+        # A process that was stopped for longer than that and goes on gets an empty answer instead of none.
+        if received is not None and received.si_signo in END:
             break
     stop.set()
     for keeper in keepers:
