@@ -7,10 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from testcluster import images, interface, oci, tools, upstream
+from testcluster import images, oci, tools, upstream
 from testcluster.cli import choose
 from testcluster.paths import REPOSITORY
-from testcluster.pulls import Pull, pull
+from testcluster.pulls import Pull, pull, pull_secret
 from testcluster.release import Release
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ def clean(cluster: Cluster) -> None:
     for node in cluster.nodes:
         for image in (PUBLIC, KUBERNETES, PRIVATE, LATER, LAST):
             node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", image, check=False)
-    interface.kubectl(cluster.kubeconfig, "delete", "secret", PULL_SECRET, "--ignore-not-found")
 
 
 def fill(cluster: Cluster) -> None:
@@ -97,11 +96,7 @@ def install(cluster: Cluster) -> Release:
     made = release(cluster)
     made.secret("registry-example-com", upstream.USERNAME, upstream.PASSWORD)
     # The kubelet needs them too: without its cache, a private image is pulled with the pod's own pull secret.
-    interface.kubectl(
-        cluster.kubeconfig,
-        *["create", "secret", "docker-registry", PULL_SECRET, "--docker-server=registry.example.com"],
-        *[f"--docker-username={upstream.USERNAME}", f"--docker-password={upstream.PASSWORD}"],
-    )
+    pull_secret(cluster, PULL_SECRET)
     made.install(chart=GENERATED)
     return made
 

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from testcluster import images, interface, oci
+from testcluster import images, interface, oci, upstream
 from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
@@ -81,6 +81,16 @@ def new_image(
     for node in cluster.nodes:  # an earlier run on a kept cluster may have left the name
         node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", reference, check=False)
     return reference, image
+
+
+def pull_secret(cluster: Cluster, name: str) -> None:
+    """Have a pull secret for the private upstream in the namespace default: without its cache, a pod needs it."""
+    interface.kubectl(cluster.kubeconfig, "delete", "secret", name, "--ignore-not-found")
+    interface.kubectl(
+        cluster.kubeconfig,
+        *["create", "secret", "docker-registry", name, "--docker-server=registry.example.com"],
+        *[f"--docker-username={upstream.USERNAME}", f"--docker-password={upstream.PASSWORD}"],
+    )
 
 
 class Pod:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster_support import describe
-from testcluster import interface, upstream
+from testcluster import pulls, upstream
 from testcluster.cli import choose
 
 if TYPE_CHECKING:
@@ -49,13 +49,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def pull_secret(cluster: Cluster) -> str:
-    """A pull secret for the private upstream in the namespace default: a private image without its cache needs it."""
-    interface.kubectl(cluster.kubeconfig, "delete", "secret", PULL_SECRET, "--ignore-not-found")
-    interface.kubectl(
-        cluster.kubeconfig,
-        *["create", "secret", "docker-registry", PULL_SECRET, "--docker-server=registry.example.com"],
-        *[f"--docker-username={upstream.USERNAME}", f"--docker-password={upstream.PASSWORD}"],
-    )
+    """A pull secret for the private upstream in the namespace default."""
+    pulls.pull_secret(cluster, PULL_SECRET)
     return PULL_SECRET
 
 
