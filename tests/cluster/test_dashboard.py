@@ -95,8 +95,9 @@ def scrape_configuration(cluster: Cluster, folder: Path) -> dict[str, Any]:
         if wanted.get("prometheus.io/scrape") == "true":
             address = f"{metadata['name']}:{wanted['prometheus.io/port']}"
             path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{address}/proxy{wanted['prometheus.io/path']}"
-            labels = {"namespace": metadata["namespace"], "pod": metadata["name"]}
-            targets[path] = {**labels, "upstream_host": metadata["labels"]["upstream-host"]}
+            targets[path] = {"namespace": metadata["namespace"], "pod": metadata["name"]}
+            if "upstream-host" in metadata["labels"]:  # the nodes' pods say it in each sample
+                targets[path]["upstream_host"] = metadata["labels"]["upstream-host"]
     return {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
         "scrape_configs": [
