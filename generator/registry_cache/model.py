@@ -113,7 +113,7 @@ Name = Annotated[
         examples=["caches"],
     ),
 ]
-Version = Annotated[str, Field(title="a version, or nothing", pattern=r"^(v?[0-9]+[.][0-9]+[^\s]*)?$")]
+Version = Annotated[str, Field(title="a version, or nothing", pattern="^(v?[0-9]+[.][0-9]+[-+.~0-9A-Za-z]*)?$")]
 Command = Annotated[str, Field(title="a program's name or path", min_length=1)]
 Commands = Annotated[list[Command], Field(min_length=1)]
 Strings = dict[str, str]

@@ -169,7 +169,8 @@ def _candidates(value: object, schema: dict[str, Any]) -> Iterator[str]:
     host = re.split("[/?#]", rest)[0].rpartition("@")[2]
     example = str(schema.get("examples", [""])[0])
     yield from (value.strip(), text, host)
-    yield f"{scheme if scheme in ('http', 'https') else example.partition('://')[0]}://{host}"
+    if "://" in example:
+        yield f"{scheme if scheme in ('http', 'https') else example.partition('://')[0]}://{host}"
     yield re.sub("[bB]$", "", value.replace(" ", ""))
 
 

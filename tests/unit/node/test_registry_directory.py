@@ -23,9 +23,9 @@ def directory(tmp_path: Path) -> RegistryDirectory:
 
 
 def tree(root: Path) -> dict[str, tuple[int, bytes, int]]:
-    """Every folder and file: mode, content, and a file's time."""
+    """Every folder and file but the locks of programs that run: mode, content, and a file's time."""
     found = {}
-    for path in sorted(root.rglob("*")):
+    for path in sorted(set(root.rglob("*")) - set(root.glob(".registry-cache-*.lock"))):
         status = path.stat()
         content, when = (path.read_bytes(), status.st_mtime_ns) if path.is_file() else (b"", 0)
         found[str(path.relative_to(root))] = (status.st_mode, content, when)
@@ -39,7 +39,7 @@ def hosts(path: Path) -> list[str]:
 def test_folder_comes_and_goes_with_its_file(directory: RegistryDirectory, tmp_path: Path) -> None:
     assert directory.activate("docker.io", MIRROR)
     assert not directory.activate("docker.io", MIRROR), "nothing to change the second time"
-    assert {path.name for path in tmp_path.iterdir()} == {"docker.io"}
+    assert set(tree(tmp_path)) == {"docker.io", "docker.io/hosts.toml"}
     assert (tmp_path / "docker.io" / "hosts.toml").stat().st_mode & 0o777 == 0o644
     assert directory.withdraw("docker.io")
     assert not directory.withdraw("docker.io")
@@ -98,7 +98,7 @@ def test_default_with_files_of_its_own_folder_is_not_taken(directory: RegistryDi
 
 def test_port_gives_the_folder_that_containerd_looks_for_first(directory: RegistryDirectory, tmp_path: Path) -> None:
     directory.activate("a.b:5000", MIRROR)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.b_5000_"]
+    assert set(tree(tmp_path)) == {"a.b_5000_", "a.b_5000_/hosts.toml"}
     (tmp_path / "c.d:5000").mkdir()
     (tmp_path / "c.d:5000" / "hosts.toml").write_text(FOREIGN)
     directory.activate("c.d:5000", MIRROR)
