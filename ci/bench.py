@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
 from testcluster import tools
 from testcluster.cgroups import Cgroup
+from testcluster.node_program import shipped_settings, write_configuration
 from testcluster.paths import CHART, REPOSITORY
 from testcluster.processes import Place, wait_for
 
@@ -57,29 +57,20 @@ def bench_commands() -> None:
 
 def bench_node_program() -> None:
     """Print what the node program takes with ten caches and the settings that the chart ships."""
-    values = yaml.safe_load((CHART / "values.yaml").read_text())["node"]
     place = Place(Path(tempfile.mkdtemp()), Cgroup(f"rcache-bench-{os.getpid()}"))
     place.cgroup.create()
     folder = place.folder
     (folder / "certs.d").mkdir()
     (folder / "config.toml").write_text(f"version = 2\n{SERVICE_TABLE}\nconfig_path = '{folder}/certs.d'\n")
     cache = {"server": "https://example.com", "service": "127.0.0.1", "port": PORT}
-    configuration = {
-        "owner": "bench/bench",
-        "registryDirectory": f"{folder}/certs.d",
-        "stateDirectory": f"{folder}/state",
-        "dialTimeout": values["dialTimeout"],
-        "probe": values["probe"],
-        "metricsPort": PORT + 1,
-        "containerd": {
-            "configuration": f"{folder}/config.toml",
-            "registryDirectory": f"{folder}/certs.d",
-            "version": "",
-            "mounts": {str(folder): str(folder)},
-        },
-        "caches": [{"upstream": f"r{number}.example.com", **cache} for number in range(10)],
-    }
-    (folder / "node.json").write_text(json.dumps(configuration))
+    write_configuration(
+        folder / "node.json",
+        certs=folder / "certs.d",
+        state=folder / "state",
+        containerd=folder / "config.toml",
+        metricsPort=PORT + 1,
+        caches=[{"upstream": f"r{number}.example.com", **cache} for number in range(10)],
+    )
     registry = {
         "version": 0.1,
         "log": {"accesslog": {"disabled": True}},
@@ -97,7 +88,9 @@ def bench_node_program() -> None:
         time.sleep(SECONDS)  # what is measured is how much it does in that time
         used = (cpu_seconds(process) - before) / (time.monotonic() - begun)
         status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-        print(f"node program, 10 caches, {SECONDS} s, {values['probe']['interval']} between two questions\n")
+        print(
+            f"node program, 10 caches, {SECONDS} s, {shipped_settings()['probe']['interval']} between two questions\n"
+        )
         print(f"CPU              {used * 1000:>6.2f} millicores")
         print(f"resident memory  {int(status['VmRSS'].split()[0]) / 1024:>6.1f} MiB")
     finally:

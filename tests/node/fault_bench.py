@@ -7,7 +7,6 @@ name and one for each cache.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import subprocess
 import threading
@@ -20,6 +19,7 @@ import grpc
 import yaml
 from node.test_node_program import COMMAND, PATIENCE, Registry
 from testcluster import oci, tools
+from testcluster.node_program import write_configuration
 from testcluster.paths import CHART
 from testcluster.processes import Place, wait_for
 
@@ -245,26 +245,16 @@ class Bench:
         env: dict[str, str] | None = None,
     ) -> int:
         """Run the node program with the settings that the chart ships."""
-        path = self.folder / f"{name}.json"
-        configuration = {
-            "owner": OWNER,
-            "registryDirectory": str(self.certs),
-            "stateDirectory": str(self.state(name)),
-            "dialTimeout": VALUES["dialTimeout"],
-            "probe": VALUES["probe"],
-            "metricsPort": 0,
-            "containerd": {
-                "configuration": str(self.containerd_configuration()),
-                "registryDirectory": str(self.certs),
-                "version": "",
-                "mounts": {str(self.folder): str(self.folder)},
-            },
-            "caches": [
+        path = write_configuration(
+            self.folder / f"{name}.json",
+            certs=self.certs,
+            state=self.state(name),
+            containerd=self.containerd_configuration(),
+            caches=[
                 {"upstream": upstream.name, "server": upstream.url, "service": host, "port": port}
                 for upstream, (host, port) in caches.items()
             ],
-        }
-        path.write_text(json.dumps(configuration))
+        )
         return self.place.start(name, [*COMMAND, "--config", path], env)
 
     def containerd_configuration(self) -> Path:

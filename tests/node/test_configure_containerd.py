@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from testcluster import tools
+from testcluster.node_program import write_configuration
 from testcluster.paths import CHART
 from testcluster.processes import wait_for
 
@@ -58,30 +58,20 @@ class Machine:
 
     def run(self, **commands: object) -> subprocess.CompletedProcess[str]:
         """Run the program as its container does."""
-        configuration = {
-            "owner": "space/name",
-            "registryDirectory": str(self.certs),
-            "stateDirectory": str(self.folder / "run"),
-            "dialTimeout": "500ms",
-            "probe": {"interval": "1s", "timeout": "1s", "failureThreshold": 1, "patience": "0s"},
-            "metricsPort": 0,
-            "containerd": {
-                "configuration": str(self.main),
-                "registryDirectory": str(self.certs),
-                "version": "",
-                "mounts": {str(self.folder): str(self.folder)},
-            },
-            "configure": {
+        path = write_configuration(
+            self.folder / "node.json",
+            certs=self.certs,
+            state=self.folder / "run",
+            containerd=self.main,
+            caches=[],
+            configure={
                 "onHost": [],
                 "containerd": str(tools.go_binary("containerd", "containerd")),
                 "restart": [str(self.folder / "restart")],
                 "answers": [*self.client, "version"],
                 **commands,
             },
-            "caches": [],
-        }
-        path = self.folder / "node.json"
-        path.write_text(json.dumps(configuration))
+        )
         command = [sys.executable, "-B", PROGRAM, "--config", path]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3 * PATIENCE)
 

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from testcluster import images, oci, tools
 from testcluster.cgroups import Cgroup
+from testcluster.node_program import write_configuration
 from testcluster.paths import CHART
 from testcluster.processes import Place, wait_for
 
@@ -124,27 +125,19 @@ class Machine:
         probe: dict[str, object] | None = None,
         metrics_port: int = 0,
     ) -> Path:
-        path = self.folder / f"{owner.replace('/', '-')}.json"
-        configuration = {
-            "owner": owner,
-            "registryDirectory": str(self.certs),
-            "stateDirectory": str(self.state(owner)),
-            "dialTimeout": "500ms",
-            "probe": probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2, "patience": "0s"},
-            "metricsPort": metrics_port,
-            "containerd": {
-                "configuration": str(self.containerd_configuration()),
-                "registryDirectory": str(self.certs),
-                "version": "",
-                "mounts": {str(self.folder): str(self.folder)},
-            },
-            "caches": [
+        return write_configuration(
+            self.folder / f"{owner.replace('/', '-')}.json",
+            certs=self.certs,
+            state=self.state(owner),
+            containerd=self.containerd_configuration(),
+            owner=owner,
+            probe=probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2, "patience": "0s"},
+            metricsPort=metrics_port,
+            caches=[
                 {"upstream": upstream, "server": self.upstream.url, "service": "127.0.0.1", "port": self.cache.port}
                 for upstream in upstreams or (self.name,)
             ],
-        }
-        path.write_text(json.dumps(configuration))
-        return path
+        )
 
     def containerd_configuration(self) -> Path:
         """What a node's containerd would be told; the one here pulls for a client that names the folder itself."""
