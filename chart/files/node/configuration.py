@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,6 +70,17 @@ class Configuration(NamedTuple):
     containerd: Containerd
     configure: Configure | None
     caches: tuple[Cache, ...]
+
+
+def from_arguments(arguments: list[str], about: str | None) -> Configuration:
+    """What the file says that `--config` names; where it cannot be used, the program ends with exit code 2."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--config", type=Path, required=True)
+    try:
+        return read(parser.parse_args(arguments).config)
+    except Invalid as problem:
+        print(problem, file=sys.stderr)
+        raise SystemExit(2) from problem
 
 
 def read(path: Path) -> Configuration:

@@ -7,18 +7,20 @@ mirrors that are in the way, is left for a person, and told.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import configuration
-from configuration import Configuration, Configure, Invalid
+from configuration import Configuration, Configure
 from containerd_configuration import Cure, Host, NotVisible, Refused, cure, look
 from state import log
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MARK = "# registry-cache: node.configureContainerd wrote this line"
 BEFORE = ".before-registry-cache"
@@ -33,13 +35,7 @@ class Failed(Exception):
 
 def main(arguments: list[str]) -> int:
     """Do it where it is needed, and return the exit code: 1 only where containerd may not be as it was."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    try:
-        settings = configuration.read(parser.parse_args(arguments).config)
-    except Invalid as problem:
-        print(problem, file=sys.stderr)
-        return 2
+    settings = configuration.from_arguments(arguments, __doc__)
     if settings.configure is None:
         print("node.configureContainerd is not asked for", file=sys.stderr)
         return 2

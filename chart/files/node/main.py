@@ -12,14 +12,12 @@ END = {signal.SIGTERM, signal.SIGINT}
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, END)
 
-import argparse  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import configuration  # noqa: E402
-from configuration import Configuration, Invalid  # noqa: E402
+from configuration import Configuration  # noqa: E402
 from containerd_configuration import Host, Reading, look  # noqa: E402
 from keeper import Keeper  # noqa: E402
 from metrics import Metrics, Server  # noqa: E402
@@ -34,14 +32,7 @@ SELDOM = 60.0
 
 def main(arguments: list[str]) -> int:
     """Run until told to end, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    try:
-        settings = configuration.read(parser.parse_args(arguments).config)
-    except Invalid as problem:
-        print(problem, file=sys.stderr)
-        return 2
-    run(settings)
+    run(configuration.from_arguments(arguments, __doc__))
     return 0
 
 
