@@ -27,32 +27,35 @@ def generated() -> dict[str, str]:
         "chart/values.schema.json": schema_text(values_schema()),
         "chart/values.yaml": values_text(VALUES_HEADER),
         "chart/README.md": render("chart-reference.md.j2", rows=list(reference_rows())),
-        "chart/files/value-paths.txt": "".join(f"{path}\n" for path in paths(values_schema())),
+        "chart/files/value-paths.txt": "".join(f"{path}\n" for path in paths_with_defaults()),
         "chart/files/monitoring/registry-caches.json": dashboard_text(),
     }
 
 
-def reference_rows(schema: dict[str, Any] | None = None, path: str = "") -> Iterator[tuple[str, str, str]]:
+def reference_rows() -> Iterator[tuple[str, str, str]]:
     """Path, default and description of every value."""
-    for name, part in (schema or values_schema())["properties"].items():
-        own = f"{path}{name}"
-        if own in IGNORED:
-            continue
-        if "properties" in part:
-            yield from reference_rows(part, f"{own}.")
-            continue
-        shown = f"`{json.dumps(part['default'], ensure_ascii=False)}`" if "default" in part else ""
-        yield own, shown, part["description"]
-        if "properties" in part.get("items", {}):
-            yield from reference_rows(part["items"], f"{own}[].")
+    for path, part in every_value(values_schema()):
+        if "properties" not in part:
+            shown = f"`{json.dumps(part['default'], ensure_ascii=False)}`" if "default" in part else ""
+            yield path, shown, part["description"]
 
 
-def paths(schema: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every value that has a default, by path: null would take it away, which chart/templates/_validate.tpl refuses."""
+def paths_with_defaults() -> list[str]:
+    """What null would take away, which chart/templates/_validate.tpl refuses: all but what is in the list of caches."""
+    return [path for path, _ in every_value(values_schema()) if not path.startswith("caches")]
+
+
+def every_value(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and schema of every value, mappings included and before what is in them."""
     for name, part in schema["properties"].items():
-        if f"{prefix}{name}" not in (*IGNORED, "caches"):
-            yield f"{prefix}{name}"
-            yield from paths(part, f"{prefix}{name}.") if "properties" in part else ()
+        path = f"{prefix}{name}"
+        if path in IGNORED:
+            continue
+        yield path, part
+        if "properties" in part:
+            yield from every_value(part, f"{path}.")
+        if "properties" in part.get("items", {}):
+            yield from every_value(part["items"], f"{path}[].")
 
 
 if __name__ == "__main__":
