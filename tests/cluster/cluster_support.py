@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from testcluster import interface, upstream
 from testcluster.native import REGISTRY_DIRECTORY
-from testcluster.pulls import new_image
 from testcluster.release import Release
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from testcluster.interface import Cluster, Node
-
-__all__ = ["containerd_files", "describe", "installed", "new_image", "values"]
 
 
 def values(path: Path, *upstreams: str) -> str:

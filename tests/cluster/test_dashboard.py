@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from cluster_support import installed, new_image
+from cluster_support import installed
 from testcluster import interface, tools
 from testcluster.cgroups import Cgroup
 from testcluster.paths import CHART, cluster_folder
 from testcluster.processes import Place, wait_for
-from testcluster.pulls import pull
+from testcluster.pulls import new_image, pull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from cluster_support import installed, new_image
+from cluster_support import installed
 from registry_cache import document, validation
 from registry_cache.discover import CannotDiscover, Discovery, connect, discover, document_text
 from testcluster import interface
 from testcluster.processes import wait_for
-from testcluster.pulls import Pod, pull
+from testcluster.pulls import Pod, new_image, pull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

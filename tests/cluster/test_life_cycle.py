@@ -7,10 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import containerd_files, installed, new_image, values
+from cluster_support import containerd_files, installed, values
 from testcluster import upstream
 from testcluster.native import REGISTRY_DIRECTORY
-from testcluster.pulls import pull
+from testcluster.pulls import new_image, pull
 from testcluster.release import Release
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import installed, new_image
+from cluster_support import installed
 from testcluster import interface, upstream
 from testcluster.paths import REPOSITORY
 from testcluster.processes import wait_for
-from testcluster.pulls import Pod, PullFailed, pull
+from testcluster.pulls import Pod, PullFailed, new_image, pull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

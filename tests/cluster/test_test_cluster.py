@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import new_image
 from testcluster import pki
 from testcluster.cgroups import hierarchies
 from testcluster.native import NativeCluster
 from testcluster.paths import cluster_folder
-from testcluster.pulls import pull
+from testcluster.pulls import new_image, pull
 
 if TYPE_CHECKING:
     from testcluster.interface import Cluster
