@@ -28,7 +28,7 @@ bench: setup ## Measure the commands with 100 caches and the node program with t
 	@$(RUN) -m bench
 
 .PHONY: faults
-faults: setup ## Measure what each fault of a cache costs a pull, for docs/faults.md and docs/faults-bare.md: about 1 h
+faults: setup ## Measure what each fault of a cache costs a pull, for docs/faults.md and docs/faults-bare.md: about 30 min
 	@$(RUN) -m faults
 	@FAULTS_PAGE=docs/faults-bare.md $(RUN) -m pytest tests/node/test_faults.py
 
