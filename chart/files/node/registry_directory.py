@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 HOSTS = "hosts.toml"
 ORIGINAL = "hosts.toml.before-registry-cache"
+MOVED = "hosts.toml.moved-by-registry-cache"
 DEFAULT = "_default"
 MODE = 0o644
 LOCK = ".registry-cache-{}.lock"
@@ -191,8 +192,9 @@ class RegistryDirectory:
             return False
         _write(folder / self._temporary, wanted)
         if foreign:
-            _keep(folder / HOSTS, folder / ORIGINAL)
+            _keep(folder)
         (folder / self._temporary).rename(folder / HOSTS)
+        self._recover(folder)
         _sync(folder)
         return True
 
@@ -227,11 +229,9 @@ class RegistryDirectory:
 
     def _recover(self, folder: Path) -> None:
         """End what a call that was killed or refused began in a folder."""
-        temporary = folder / self._temporary
-        if os.path.lexists(temporary):
-            if os.path.lexists(folder / ORIGINAL) and not os.path.lexists(folder / HOSTS):
-                (folder / ORIGINAL).rename(folder / HOSTS)  # it ended between the renames of _keep and _put_in
-            temporary.unlink()
+        (folder / self._temporary).unlink(missing_ok=True)
+        if os.path.lexists(folder / MOVED):
+            (folder / MOVED).rename(folder / (ORIGINAL if os.path.lexists(folder / HOSTS) else HOSTS))
 
     def _is_all_ours(self, folder: Path) -> bool:
         """Whether the folder was made for our file, and nobody put anything else into it."""
@@ -352,16 +352,17 @@ def _write(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _keep(path: Path, kept: Path) -> None:
-    """Give a foreign file a second name, or another one; the same file, so its mode, owner and time are kept too."""
-    kept.unlink(missing_ok=True)
+def _keep(folder: Path) -> None:
+    """Give a foreign hosts.toml a second name, or another one; the same file, so mode, owner and time are kept too."""
+    (folder / ORIGINAL).unlink(missing_ok=True)
     try:
-        os.link(path, kept, follow_symlinks=False)
+        os.link(folder / HOSTS, folder / ORIGINAL, follow_symlinks=False)
     except OSError:
         # Some file systems have no second names; without the capability, another user's file gets none
-        # (fs.protected_hardlinks). Then there is no hosts.toml for a moment; _recover knows how it got lost.
-        path.rename(kept)
-    _sync(path.parent)
+        # (fs.protected_hardlinks). Then there is no hosts.toml for a moment, and _recover knows by the name that
+        # nobody wanted it gone.
+        (folder / HOSTS).rename(folder / MOVED)
+    _sync(folder)
 
 
 def _sync(folder: Path) -> None:

@@ -98,7 +98,7 @@ class AnySequence(RuleBasedStateMachine):
         self.directory = RegistryDirectory(self.root, self.owner)
         self.world = tree(self.root)
         self.emptied: set[str] = set()  # folders of ours whose file somebody removed, unseen by the program so far
-        self.taken: set[str] = set()  # folders of ours into which somebody wrote
+        self.taken: set[str] = set()  # folders of ours into which somebody wrote, or that somebody made anew
         self.seen: list[dict[str, Any] | None] = []
         self.in_between = False
         self.restart()
@@ -290,8 +290,8 @@ class AnySequence(RuleBasedStateMachine):
     def put(self, name: str, text: str, mode: int, *, new: bool) -> None:
         path = self.root / name
         folder = path.parent.name
-        if path.parent.exists() and folder not in self.world:
-            self.taken.add(folder)
+        if folder not in self.world and (path.parent.exists() or folder in self.directory._made):
+            self.taken.add(folder)  # the program made it, or one of its name that is gone
         path.parent.mkdir(exist_ok=True)
         if new:
             path.unlink(missing_ok=True)

@@ -296,3 +296,24 @@ def test_command_in_the_reference_tidies_up_what_a_node_that_was_off_still_has(t
     subprocess.run(["sh", "-c", command.replace("/etc/containerd/certs.d", str(tmp_path))], check=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert entries(tmp_path) == ["certificate.io", "foreign.io", "kept.io"]
+
+
+def test_removed_file_stays_removed_though_a_change_was_refused_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.parent.mkdir()
+    path.write_text(FOREIGN)
+    directory = RegistryDirectory(tmp_path, "space/name")
+
+    def full(_source: Path, _target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        with pytest.raises(OSError, match="No space"):
+            directory.activate("docker.io", MIRROR)
+    assert path.read_text() == FOREIGN
+    path.unlink()
+    directory.activate("docker.io", MIRROR)
+    assert hosts(path) == [MIRROR.address]
