@@ -57,6 +57,15 @@ class GoTool:
         (work / "go.mod").write_text("\n".join(lines) + "\n")
 
 
+def module_folder(module: str, version: str, work: Path) -> Path:
+    """Where Go keeps the files of a published module, which it fetches where it has them not.
+
+    Raises:
+        BuildFailed: it does not get them.
+    """
+    return Path(json.loads(_go(["go", "mod", "download", "-json", f"{module}@{version}"], work))["Dir"])
+
+
 def _unversioned_requirements(download_json: str) -> list[str]:
     """The staging modules: kubernetes' go.mod requires them at v0.0.0 and its workspace has them as folders."""
     go_mod = Path(json.loads(download_json)["GoMod"]).read_text()

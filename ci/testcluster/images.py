@@ -7,8 +7,13 @@ namesake, from the same source, and the test authority's certificate where the s
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import shutil
+import tarfile
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testcluster import oci, pki, tools
 from testcluster.paths import REPOSITORY, cache_folder
@@ -22,6 +27,7 @@ LOCAL_PATH = f"docker.io/rancher/local-path-provisioner:{tools.pinned()['go']['l
 BUSYBOX = "docker.io/library/busybox:stable"
 REGISTRY = f"docker.io/library/registry:{tools.pinned()['go']['distribution']['version'].removeprefix('v')}"
 PYTHON = "docker.io/library/python:3.13-alpine"
+NGINX = "docker.io/library/nginx:1.28.0-alpine"
 
 CA_PATH = "etc/ssl/certs/ca-certificates.crt"
 APPLETS = (
@@ -52,8 +58,37 @@ def archives(references: tuple[str, ...] = ()) -> dict[str, Path]:
         BUSYBOX: busybox,
         REGISTRY: _registry,
         PYTHON: _python,
+        NGINX: _nginx,
     }
     return {name: _archive(name, recipes[name]) for name in references or recipes}
+
+
+def unpacked(reference: str) -> tuple[Path, dict[str, Any]]:
+    """The folder with the content of an image, and the `config` of its configuration (OCI image-spec, config.md)."""
+    archive = archives((reference,))[reference]
+    root = archive.with_suffix(".root")
+    with tarfile.open(archive) as layout:
+
+        def blob(name: str) -> bytes:
+            file = layout.extractfile(f"blobs/{name.replace(':', '/')}")
+            assert file is not None
+            return file.read()
+
+        index = layout.extractfile("index.json")
+        assert index is not None
+        manifest = json.loads(blob(json.load(index)["manifests"][0]["digest"]))
+        if not root.exists():
+            for older in root.parent.glob(f"{_file_name(reference)}-*.root"):
+                shutil.rmtree(older)
+            with tempfile.TemporaryDirectory(dir=root.parent) as work:
+                made = Path(work) / "root"
+                made.mkdir()
+                for layer in manifest["layers"]:
+                    with tarfile.open(fileobj=io.BytesIO(blob(layer["digest"]))) as files:
+                        files.extractall(made, filter="tar")
+                made.rename(root)
+        config: dict[str, Any] = json.loads(blob(manifest["config"]["digest"]))["config"]
+        return root, config
 
 
 def busybox(*layers: bytes, label: str = "") -> oci.Image:
@@ -70,13 +105,17 @@ def busybox_layer(label: str = "") -> bytes:
 
 def _archive(reference: str, make: Callable[[], oci.Image]) -> Path:
     key = hashlib.sha256((pki.authority_file().read_text() + _recipe()).encode()).hexdigest()[:12]
-    name = reference.replace("/", "_").replace(":", "_")
+    name = _file_name(reference)
     path = cache_folder() / "images" / f"{name}-{key}.tar"
     if not path.exists():
         for older in path.parent.glob(f"{name}-*.tar"):
             older.unlink()
         make().write_archive(path, reference)
     return path
+
+
+def _file_name(reference: str) -> str:
+    return reference.replace("/", "_").replace(":", "_")
 
 
 def _recipe() -> str:
@@ -120,5 +159,23 @@ def _registry() -> oci.Image:
 def _python() -> oci.Image:
     """Debian's Python, which is older than the stock image's: what passes with it uses nothing newer than 3.11."""
     tree = oci.layer_of_tree(tools.python_root())
-    names = oci.layer_of_files({}, links={"usr/local/bin/python3": "/usr/bin/python3.11"})
-    return oci.Image(layers=(tree, busybox_layer(), _trust_layer(), names), command=("python3",))
+    names = {
+        "usr/local/bin/python3": "/usr/bin/python3.11",
+        # Where Debian's OpenSSL looks by itself; the stock image's looks at the file that the trust layer has.
+        "usr/lib/ssl/cert.pem": f"/{CA_PATH}",
+    }
+    return oci.Image(
+        layers=(tree, busybox_layer(), _trust_layer(), oci.layer_of_files({}, links=names)), command=("python3",)
+    )
+
+
+def _nginx() -> oci.Image:
+    """Debian's nginx, which is older than the stock image's: what passes with it uses nothing newer than 1.22."""
+    tree = oci.layer_of_tree(tools.nginx_root())
+    # As in the stock image: a process that may write nowhere still has both logs.
+    logs = {"var/log/nginx/access.log": "/dev/stdout", "var/log/nginx/error.log": "/dev/stderr"}
+    return oci.Image(
+        layers=(tree, busybox_layer(), _trust_layer(), oci.layer_of_files({}, links=logs)),
+        command=("nginx", "-g", "daemon off;"),
+        stop_signal="SIGQUIT",
+    )

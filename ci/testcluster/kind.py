@@ -98,7 +98,7 @@ class KindCluster:
         _run("kind", "create", "cluster", "--wait", "180s", *options)
         self.upstream.place.cgroup.create()
         self.upstream.start()
-        for archive in images.archives((images.BUSYBOX, images.REGISTRY, images.PYTHON)).values():
+        for archive in images.archives((images.BUSYBOX, images.REGISTRY, images.PYTHON, images.NGINX)).values():
             _run("kind", "load", "image-archive", str(archive), "--name", self.kind_name)
         for node in self.nodes:
             _run("docker", "cp", str(pki.authority_file()), f"{node.name}:/usr/local/share/ca-certificates/test.crt")

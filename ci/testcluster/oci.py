@@ -27,6 +27,7 @@ class Image:
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    stop_signal: str = ""
     blobs: dict[str, bytes] = field(init=False, default_factory=dict)
     manifest: bytes = field(init=False, default=b"")
 
@@ -39,6 +40,7 @@ class Image:
                 "Entrypoint": list(self.entrypoint),
                 "Cmd": list(self.command),
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *self.environment],
+                **({"StopSignal": self.stop_signal} if self.stop_signal else {}),
             },
             "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in self.layers]},
         }

@@ -20,11 +20,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testcluster.gobuild import GoTool
+from testcluster.gobuild import GoTool, module_folder
 from testcluster.paths import REPOSITORY, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+
+# The entries of Debian packages whose content is that of an image.
+IMAGES = ("nginx-image", "python-image")
 
 
 class ToolMissing(Exception):
@@ -74,6 +78,11 @@ def python_root() -> Path:
     return _debian_folder("python-image")
 
 
+def nginx_root() -> Path:
+    """The folder with the Debian packages that make the test cluster's nginx image."""
+    return _debian_folder("nginx-image")
+
+
 def containerd_1() -> Path:
     """A containerd of version 1, to which tests compare what we make of its configuration; no cluster runs it."""
     return _debian_folder("containerd-1") / "usr/bin/containerd"
@@ -116,12 +125,28 @@ def ensure_yaml_language_server() -> None:
 
 def ensure_registry() -> None:
     """Have the programs of the upstream registry and of image making, which a cluster in containers needs too."""
-    _run_missing([*_debian_steps("tools", "python-image"), _go_step(go_tools()["distribution"])])
+    _run_missing([*_debian_steps("tools", *IMAGES), _go_step(go_tools()["distribution"])])
+
+
+def custom_resources() -> list[Path]:
+    """The definitions of the custom resources of the operators for monitoring, got where they are not there yet."""
+    entries = pinned()["custom-resources"]
+    folders = {name: cache_folder() / "custom-resources" / f"{name}-{entries[name]['version']}" for name in entries}
+    _run_missing(
+        Step(
+            f"{name} {entries[name]['version']}",
+            entries[name]["seconds"],
+            folder,
+            partial(_copy_definitions, name, folder),
+        )
+        for name, folder in folders.items()
+    )
+    return [folder / file for name, folder in folders.items() for file in entries[name]["files"]]
 
 
 def ensure_native() -> None:
     """Have everything that the native cluster runs."""
-    _run_missing([*_debian_steps("tools", "python-image"), *map(_go_step, go_tools().values())])
+    _run_missing([*_debian_steps("tools", *IMAGES), *map(_go_step, go_tools().values())])
 
 
 def ensure_containerds() -> None:
@@ -211,6 +236,16 @@ def _install_helm_kubectl() -> None:
                     for binary in ("helm", "kubectl"):
                         (out / binary).write_bytes(inner.read(f"{binary}/{binary}"))
                         (out / binary).chmod(0o755)
+
+
+def _copy_definitions(name: str, folder: Path) -> None:
+    """Take files out of a Go module."""
+    entry = pinned()["custom-resources"][name]
+    with _whole(folder) as work:
+        (work / "out").mkdir()
+        source = module_folder(entry["module"], entry["version"], work) / entry["folder"]
+        for file in entry["files"]:
+            (work / "out" / file).write_bytes((source / file).read_bytes())
 
 
 def _nodejs() -> Path:

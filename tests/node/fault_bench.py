@@ -6,8 +6,6 @@ name and one for each cache.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import subprocess
 import threading
 import time
@@ -20,6 +18,8 @@ import yaml
 from node.test_node_program import COMMAND, PATIENCE, Registry
 from testcluster import oci, tools
 from testcluster.node_program import write_configuration
+from testcluster.own_network import own_network as bare_network
+from testcluster.own_network import run
 from testcluster.paths import CHART
 from testcluster.processes import Place, wait_for
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-CLONE_NEWNET = 0x40000000
 UPSTREAM_PORT = 5000
 # Long after what anything here takes: only what hangs gets so far. Seconds.
 PULL_TIMEOUT = 400.0
@@ -42,24 +41,10 @@ RELEASES: dict[str, Callable[[], Path]] = {
 
 @contextmanager
 def own_network() -> Iterator[None]:
-    """Give this thread, and what it starts from here on, a network with a loopback device alone."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        _succeeded(libc.unshare(CLONE_NEWNET))
-        try:
-            run("ip", "link", "set", "lo", "up")
-            run("nft", "add table ip faults; add chain ip faults in { type filter hook input priority 0; }")
-            yield
-        finally:
-            _succeeded(libc.setns(before, CLONE_NEWNET))
-    finally:
-        os.close(before)
-
-
-def run(*command: str) -> None:
-    """Run one of the unpacked tools to its end."""
-    subprocess.run(command, check=True, env=tools.environment())
+    """A network of this thread's own, with a loopback device alone, in which packets can be dropped."""
+    with bare_network():
+        run("nft", "add table ip faults; add chain ip faults in { type filter hook input priority 0; }")
+        yield
 
 
 def drop(address: str) -> None:
@@ -278,9 +263,3 @@ def _field(content: bytes) -> bytes:
     """Field 1 of a protocol buffer, with fewer than 128 bytes in it."""
     assert len(content) < 128
     return b"\x0a" + bytes([len(content)]) + content
-
-
-def _succeeded(result: int) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
