@@ -24,8 +24,12 @@ test: setup ## Run all tests, the cluster ones included
 	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(COVERAGE))
 
 .PHONY: bench
-bench: setup ## Measure the commands with 100 caches and the node program with ten: about 3 min
+bench: setup ## Measure commands, programs, and the cache pod beside distribution alone: about 15 min
 	@$(RUN) -m bench
+
+.PHONY: soak
+soak: setup ## Pull at random while upstreams fail and caches are killed (SOAK_ARGS="--minutes 10 --seed 1"): about 13 min
+	@$(RUN) -m soak $(SOAK_ARGS)
 
 .PHONY: faults
 faults: setup ## Measure what each fault of a cache costs a pull, for docs/faults.md and docs/faults-bare.md: about 30 min
@@ -39,7 +43,7 @@ lint: setup ## Check style and types
 	$(VENV)/bin/mypy generator ci chart/files
 
 .PHONY: generate
-generate: setup ## Write the schema, the values file, the reference and the dashboard from the model
+generate: setup ## Write the schema, the values file, the reference, the dashboard and the rules from the model
 	$(RUN) -m registry_cache.regenerate
 
 .PHONY: setup

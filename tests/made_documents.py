@@ -16,7 +16,8 @@ ANYTHING: Strategy = TEXTS | st.integers(-1, 2) | st.booleans() | st.none() | st
 
 LABEL = st.from_regex("[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True)
 HOST = st.lists(LABEL, min_size=1, max_size=3).map(".".join)
-UPSTREAM = st.sampled_from(["docker.io", "ghcr.io", "registry.example.com:5000"]) | HOST
+KNOWN = st.sampled_from(["docker.io", "ghcr.io", "registry.example.com:5000"])
+UPSTREAM = KNOWN | HOST
 URL = st.builds("{}://{}".format, st.sampled_from(["http", "https", "HTTPS"]), UPSTREAM)
 SIZE = st.integers(1, 10**12) | st.from_regex("[1-9][0-9]{0,2}([.][0-9])?([KMGT]i?|e[1-9])?", fullmatch=True)
 DURATION = st.from_regex("([1-9][0-9]?h)?([1-9][0-9]?m)?[1-9][0-9]?(ms|s)", fullmatch=True)
@@ -46,8 +47,9 @@ CACHE = mapping(
     secretReferenceName=HOST,
     proxy=mapping(httpProxy=URL, httpsProxy=URL),
     http=mapping(tls=NO),
-    highAvailability=mapping(enabled=NO),
-    serviceNameSuffix=LABEL | st.sampled_from(["docker-io", "cache-docker-io", "cache-ghcr-io"]),
+    highAvailability=mapping(enabled=st.booleans()),
+    serviceNameSuffix=LABEL
+    | st.sampled_from(["docker-io", "cache-docker-io", "cache-ghcr-io", "cache-ghcr-io--peers"]),
 )
 IMAGE = mapping(
     registry=HOST,
@@ -56,6 +58,7 @@ IMAGE = mapping(
     digest=st.sampled_from(["", "sha256:" + "0" * 64]),
     pullPolicy=st.sampled_from(["Always", "IfNotPresent", "Never"]),
 )
+UPSTREAM_SETTINGS = mapping(caConfigMapName=HOST, proxySecretName=HOST) | mapping(caSecretName=HOST)
 VALUES = st.fixed_dictionaries(
     {"caches": mostly(st.lists(CACHE, min_size=1, max_size=3))},
     optional={
@@ -63,8 +66,14 @@ VALUES = st.fixed_dictionaries(
         "fullnameOverride": mostly(LABEL | st.just("registry")),
         "imagePullSecrets": mostly(st.lists(st.fixed_dictionaries({"name": LABEL}), max_size=1)),
         "commonLabels": mostly(STRINGS),
+        "images": mapping(registry=IMAGE, nginx=IMAGE, python=IMAGE),
+        "upstreams": mostly(st.dictionaries(KNOWN, mostly(UPSTREAM_SETTINGS), max_size=2)),
         "cache": mapping(
-            image=IMAGE,
+            tagWindow=TIME_TO_LIVE,
+            highWaterMark=st.integers(1, 100),
+            volumeRetention=st.sampled_from(["Delete", "Retain"]),
+            noProxy=st.lists(HOST, max_size=2),
+            resources=mapping(gate=st.just({"limits": {"memory": "1Gi"}})),
             priorityClassName=LABEL,
             nodeSelector=STRINGS,
             podAnnotations=STRINGS,
@@ -72,7 +81,6 @@ VALUES = st.fixed_dictionaries(
         ),
         "node": mapping(
             enabled=st.booleans(),
-            image=IMAGE,
             preset=st.sampled_from(["kubeadm", "k3s", "talos"]),
             registryDirectory=st.sampled_from(["", "/etc/containerd/certs.d", "/x/"]),
             containerdConfig=st.sampled_from(["", "/etc/containerd/config.toml"]),

@@ -169,7 +169,7 @@ registry-cache.cacheLabels: the labels of a cache's other objects.
 
 {{- /*
 registry-cache.image: an image's reference; the digest wins over the tag. Scope: an image of the values.
-  {{ include "registry-cache.image" .Values.cache.image }}
+  {{ include "registry-cache.image" .Values.images.python }}
 */}}
 {{- define "registry-cache.image" -}}
 {{- $name := printf "%s/%s" .registry .repository | trimPrefix "/" -}}
@@ -191,48 +191,99 @@ readOnlyRootFilesystem: true
 {{- end -}}
 
 {{- /*
-registry-cache.cacheConfigData: the data of a cache's ConfigMap, whose hash is on the pod.
+registry-cache.liveness: when a container of a cache is hung. Pulls that it holds end only with their connections, so it
+is ended before 30 s are over, and without the time that pulls in flight are given else.
+*/}}
+{{- define "registry-cache.liveness" -}}
+periodSeconds: 5
+timeoutSeconds: 5
+failureThreshold: 4
+terminationGracePeriodSeconds: 1
+{{- end -}}
+
+{{- /*
+registry-cache.targetLabels: what a PodMonitor adds to the labels of a pod's metrics, beside its name and namespace.
+*/}}
+{{- define "registry-cache.targetLabels" -}}
+- sourceLabels: [__meta_kubernetes_pod_label_app_kubernetes_io_instance]
+  targetLabel: release
+- sourceLabels: [__meta_kubernetes_pod_node_name]
+  targetLabel: node
+{{- end -}}
+
+{{- /*
+registry-cache.cacheProgramData: what the pods of all caches run, and how: the same for each, and so in one ConfigMap.
+*/}}
+{{- define "registry-cache.cacheProgramData" -}}
+registry.yml: |
+  version: 0.1
+  log:
+    level: error
+    accesslog:
+      disabled: true
+  storage:
+    filesystem:
+      rootdirectory: /var/lib/registry
+    maintenance:
+      uploadpurging:
+        enabled: false
+      readonly: # what is in the volume is the gate's, this one serves it
+        enabled: true
+  http:
+    net: unix
+    addr: /run/registry-cache/registry.sock
+    draintimeout: 25s
+    debug:
+      addr: :5002
+{{- range $path, $_ := .Files.Glob "files/cache/*" }}
+{{ base $path }}: |
+{{ $.Files.Get $path | indent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+registry-cache.cacheRoomData: what one cache is told of its volume and its ttl, and which chart does so; it reads it again
+while it runs.
+  {{ include "registry-cache.cacheRoomData" (dict "root" $ "cache" $cache) }}
+*/}}
+{{- define "registry-cache.cacheRoomData" -}}
+{{- $room := dict "highWaterMark" .root.Values.cache.highWaterMark "ttl" (dig "garbageCollection" "ttl" "168h" .cache) -}}
+{{- $_ := set $room "version" (regexReplaceAll "[+].*" .root.Chart.Version "") -}}
+{{- $_ := set $room "capacity" (dig "volume" "size" "10Gi" .cache | include "registry-cache.bytes" | int64) -}}
+room.json: |
+{{ toPrettyJson $room | indent 2 }}
+{{- end -}}
+
+{{- /*
+registry-cache.cacheConfigData: what one cache is told at its start; its hash is on the pod.
   {{ include "registry-cache.cacheConfigData" (dict "root" $ "cache" $cache) }}
 */}}
 {{- define "registry-cache.cacheConfigData" -}}
-config.yml: |
-  version: 0.1
-  log:
-    level: warn # each node asks every few seconds; two lines each would hide all else
-    accesslog:
-      disabled: true
-    fields:
-      service: registry
-  storage:
-    delete:
-      enabled: true # what has expired is removed only with this
-    filesystem:
-      rootdirectory: /var/lib/registry
-    tag:
-      concurrencylimit: 5
-  http:
-    addr: :5000
-    draintimeout: 25s
-    debug:
-      addr: :5001
-      prometheus:
-        enabled: true
-        path: /metrics
-    headers:
-      X-Content-Type-Options: [nosniff]
-  health:
-    storagedriver:
-      enabled: true
-      interval: 10s
-      threshold: 3
-  proxy:
-    remoteurl: {{ include "registry-cache.remoteURL" .cache | quote }}
-    ttl: {{ dig "garbageCollection" "ttl" "168h" .cache | quote }}
-    exec: # and not username and password: so it does not ask the upstream at its start, and starts without it
-      command: /etc/distribution/credentials
-      lifetime: 30s
-credentials: |
-{{ .root.Files.Get "files/cache/credentials" | indent 2 }}
+{{- $values := .root.Values.cache -}}
+{{- $more := get .root.Values.upstreams .cache.upstream | default dict -}}
+{{- $proxy := .cache.proxy | default dict -}}
+{{- $folder := "/etc/registry-cache/" -}}
+{{- $configuration := dict "upstream" .cache.upstream "remoteURL" (include "registry-cache.remoteURL" .cache) -}}
+{{- $_ := set $configuration "tagWindow" $values.tagWindow -}}
+{{- $_ := set $configuration "httpProxy" ($proxy.httpProxy | default "") -}}
+{{- $_ := set $configuration "httpsProxy" ($proxy.httpsProxy | default "") -}}
+{{- $_ := set $configuration "noProxy" $values.noProxy -}}
+{{- $certified := or $more.caConfigMapName $more.caSecretName -}}
+{{- $_ := set $configuration "caFile" (ternary (print $folder "ca/ca.crt") "" (not (empty $certified))) -}}
+{{- $_ := set $configuration "credentials" (ternary (print $folder "credentials") "" (not (empty .cache.secretReferenceName))) -}}
+{{- $_ := set $configuration "proxyCredentials" (ternary (print $folder "proxy-credentials") "" (not (empty $more.proxySecretName))) -}}
+{{- $replicas := list -}}
+{{- $count := include "registry-cache.replicas" .cache | int -}}
+{{- if gt $count 1 -}}
+{{- $name := include "registry-cache.cacheName" . -}}
+{{- $peers := include "registry-cache.peersName" . -}}
+{{- range $ordinal := until $count -}}
+{{- $replicas = append $replicas (printf "%s-%d.%s" $name $ordinal $peers) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $configuration "replicas" $replicas -}}
+cache.json: |
+{{ toPrettyJson $configuration | indent 2 }}
 {{- end -}}
 
 {{- /*
@@ -279,4 +330,71 @@ node.json: |
 {{ base $path }}: |
 {{ $.Files.Get $path | indent 2 }}
 {{- end }}
+{{- end -}}
+
+{{- /*
+registry-cache.replicas: how many pods a cache has, each with a volume of its own.
+  {{ include "registry-cache.replicas" $cache }}
+*/}}
+{{- define "registry-cache.replicas" -}}
+{{- ternary 2 1 (dig "highAvailability" "enabled" false .) -}}
+{{- end -}}
+
+{{- /*
+registry-cache.claimName: the name of the claim of one replica of a cache, as the StatefulSet's controller makes it of the
+template's name, its own and the replica's number (pkg/controller/statefulset, getPersistentVolumeClaimName).
+  {{ include "registry-cache.claimName" (dict "root" $ "cache" $cache "replica" 0) }}
+*/}}
+{{- define "registry-cache.claimName" -}}
+{{- printf "cache-volume-%s-%d" (include "registry-cache.cacheName" .) (int .replica) -}}
+{{- end -}}
+
+{{- /*
+registry-cache.peersName: the name of the headless Service by which the replicas of a cache find each other:
+<cacheName>-0.<peersName>. No cache's name ends so, as only those have two dashes in a row that end in a hash. It must
+begin with a letter, which a release's name need not.
+  {{ include "registry-cache.peersName" (dict "root" $ "cache" $cache) }}
+*/}}
+{{- define "registry-cache.peersName" -}}
+{{- printf "%s--peers" (regexReplaceAll "^[0-9]" (include "registry-cache.cacheName" .) "s${0}") -}}
+{{- end -}}
+
+{{- /*
+registry-cache.bytes: the number of bytes that a quantity is, whole ones. Exponents (1e3) are numbers already.
+  {{ include "registry-cache.bytes" "1.5Gi" }}
+*/}}
+{{- define "registry-cache.bytes" -}}
+{{- $binary := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- $units := merge (dict "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "" 1) $binary -}}
+{{- $unit := regexFind "([KMGTPE]i|[numkMGTPE])$" (toString .) -}}
+{{- printf "%.0f" (mulf (toString . | trimSuffix $unit | float64) (get $units $unit)) -}}
+{{- end -}}
+
+{{- /*
+registry-cache.nearest: which of some names a wrong one was most likely meant to be, as `did you mean docker.io?`; all of
+them where it is like none. Likest is the one that holds the most of its pairs of neighbouring letters, at least half.
+  {{ include "registry-cache.nearest" (dict "name" "dokcer.io" "known" (list "docker.io" "quay.io")) }}
+*/}}
+{{- define "registry-cache.nearest" -}}
+{{- $name := .name -}}
+{{- $pairs := max 0 (sub (len $name) 1) | int -}}
+{{- $nearest := "" -}}
+{{- $most := max 1 (div (add1 $pairs) 2) | int -}}
+{{- range $known := .known -}}
+{{- $held := 0 -}}
+{{- range $index := until $pairs -}}
+{{- if contains (substr $index (add $index 2 | int) $name) $known -}}
+{{- $held = add1 $held | int -}}
+{{- end -}}
+{{- end -}}
+{{- if or (gt $held $most) (and (eq $held $most) (not $nearest)) -}}
+{{- $nearest = $known -}}
+{{- $most = $held -}}
+{{- end -}}
+{{- end -}}
+{{- if $nearest -}}
+{{- printf "did you mean %s?" $nearest -}}
+{{- else -}}
+{{- printf "there is %s" (join ", " .known) -}}
+{{- end -}}
 {{- end -}}

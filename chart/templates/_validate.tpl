@@ -36,7 +36,11 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- $problems = append $problems (printf "%s.upstream: %s is there already, at %s; write each upstream once" $path $cache.upstream (get $upstreams $cache.upstream)) -}}
 {{- else -}}
 {{- $_ := set $upstreams $cache.upstream $path -}}
-{{- $service := include "registry-cache.serviceName" $scope -}}
+{{- $own := list (include "registry-cache.serviceName" $scope) -}}
+{{- if gt (include "registry-cache.replicas" $cache | int) 1 -}}
+{{- $own = append $own (include "registry-cache.peersName" $scope) -}}
+{{- end -}}
+{{- range $service := $own -}}
 {{- if hasKey $services $service -}}
 {{- $problems = append $problems (printf "%s.serviceNameSuffix: the Service would be called %s, as that of %s; write another suffix" $path $service (get $services $service)) -}}
 {{- else -}}
@@ -45,9 +49,19 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- $_ := set $suffixes $service $path -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
 {{- if not $cache.serviceNameSuffix -}}
 {{- $_ := set $inGardener (include "registry-cache.gardenerServiceName" $cache.upstream) $path -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $upstream, $settings := .Values.upstreams -}}
+{{- $path := include "registry-cache.pathIn" (dict "mapping" "upstreams" "key" $upstream) -}}
+{{- if not (hasKey $upstreams $upstream) -}}
+{{- $nearest := include "registry-cache.nearest" (dict "name" $upstream "known" (keys $upstreams | sortAlpha)) -}}
+{{- $problems = append $problems (printf "%s: is no upstream of caches; %s" $path $nearest) -}}
+{{- else if and $settings.caConfigMapName $settings.caSecretName -}}
+{{- $problems = append $problems (printf "%s.caSecretName: caConfigMapName is there already; write one of the two" $path) -}}
 {{- end -}}
 {{- end -}}
 {{- range $service, $path := $suffixes -}}
@@ -57,6 +71,66 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- end -}}
 {{- if $problems -}}
 {{- include "registry-cache.refuse" $problems -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.validateClaims: what the claims that are there cannot become: a volume does not shrink, and keeps its
+storage class (pkg/apis/core/validation, ValidatePersistentVolumeClaimUpdate). Told before anything is changed, since the
+API server would refuse it with a part of an upgrade done. The one look at the cluster of all templates, and only to
+fail: what is rendered never depends on it. `helm template`, and so Argo CD, see no claim here; there the API server
+refuses. The class that the values named stands in an annotation of the claim, as the claim itself has one too where it
+is the cluster's default. Scope: the root context.
+*/}}
+{{- define "registry-cache.validateClaims" -}}
+{{- $problems := list -}}
+{{- range $index, $cache := include "registry-cache.caches" . | fromYamlArray -}}
+{{- $size := dig "volume" "size" "10Gi" $cache -}}
+{{- $class := dig "volume" "storageClassName" "" $cache -}}
+{{- range $replica := include "registry-cache.replicas" $cache | int | until -}}
+{{- $name := include "registry-cache.claimName" (dict "root" $ "cache" $cache "replica" $replica) -}}
+{{- with lookup "v1" "PersistentVolumeClaim" $.Release.Namespace $name -}}
+{{- $else := printf "or take the cache out, see the claim %s gone, and put the cache back, empty" $name -}}
+{{- $asked := .spec.resources.requests.storage -}}
+{{- $wanted := include "registry-cache.bytes" $size | float64 -}}
+{{- $has := include "registry-cache.bytes" $asked | float64 -}}
+{{- $capacity := include "registry-cache.bytes" (dig "status" "capacity" "storage" "0" .) | float64 -}}
+{{- $pending := not .spec.volumeName -}}
+{{- $was := dig "metadata" "annotations" "registry-cache/storage-class" "" . -}}
+{{- if .metadata.deletionTimestamp -}}
+{{- $problems = append $problems (printf "caches[%d]: the claim %s is being deleted; try again when it is gone" $index $name) -}}
+{{- else if not (dig "metadata" "annotations" "meta.helm.sh/release-name" "" .) -}}
+{{- /* Helm would stop at it, since a part of it is the controller's */ -}}
+{{- $problems = append $problems (printf "caches[%d]: the claim %s is not Helm's, the StatefulSet made it; scale that to 0, delete the claim and try again" $index $name) -}}
+{{- else -}}
+{{- if and $class .spec.storageClassName (ne $class .spec.storageClassName) -}}
+{{- $problems = append $problems (printf "caches[%d].volume.storageClassName: %q is not the class of the claim that is there, which cannot change; write %q, %s" $index $class .spec.storageClassName $else) -}}
+{{- else if and $was (not $class) -}}
+{{- $problems = append $problems (printf "caches[%d].volume.storageClassName: is missing, and the class of the claim that is there cannot change; write %q, %s" $index $was $else) -}}
+{{- end -}}
+{{- if and (lt $wanted $has) (le $wanted $capacity) -}}
+{{- $problems = append $problems (printf "caches[%d].volume.size: %q is less than the volume has, and none shrinks; write %q, %s" $index (toString $size) $asked $else) -}}
+{{- else if and $pending (ne $wanted $has) -}}
+{{- $problems = append $problems (printf "caches[%d].volume.size: %q is not what the claim that is there asks for, and it has no volume yet that could grow; write %q, %s" $index (toString $size) $asked $else) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $problems -}}
+{{- include "registry-cache.refuse" ($problems | uniq) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.pathIn: the path of a key in a mapping, as a person writes it: upstreams["docker.io"].
+  {{ include "registry-cache.pathIn" (dict "mapping" "upstreams" "key" $upstream) }}
+*/}}
+{{- define "registry-cache.pathIn" -}}
+{{- if regexMatch "^[A-Za-z0-9_-]{1,60}$" .key -}}
+{{- printf "%s.%s" .mapping .key -}}
+{{- else -}}
+{{- printf "%s[%s]" .mapping (toJson .key) -}}
 {{- end -}}
 {{- end -}}
 

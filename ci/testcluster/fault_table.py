@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 # An upstream of the test cluster that has no cache in the scene's release.
 DIRECT = "quay.io"
-# What a layer is slowed to that is to be under way when the fault comes; two layers of 3 MB then take 5 s.
+# What a layer is slowed to that is to be under way when the fault comes, and its size: it takes 20 s, and after 10 of
+# them the cache begins to send what it has.
 SLOW_BYTES = 600_000
+SLOW_LAYER = 12_000_000
 UNDER_WAY = "find /var/lib/containerd/io.containerd.content.v1.content/ingest -name data -size +400k -mmin -0.1"
 # Ten times the 15 s in which a node leaves a cache and comes back.
 NOTICE_SECONDS = 150.0
@@ -108,7 +110,7 @@ def _measure_under_way(scene: Scene, fault: Fault) -> Row:
     try:
         for name in (UPSTREAM, DIRECT):
             upstream.slow(name, SLOW_BYTES)
-        row = Row(fault, _direct_seconds(scene))
+        row = Row(fault, _direct_seconds(scene, SLOW_LAYER))
         with ExitStack() as faults:
 
             def begin() -> None:
@@ -116,20 +118,21 @@ def _measure_under_way(scene: Scene, fault: Fault) -> Row:
                 faults.enter_context(fault.begin(scene))
                 row.symptom = _symptom(scene, fault)
 
-            row.before = pull(scene, UPSTREAM, begun=begin)
+            row.before = pull(scene, UPSTREAM, begun=begin, layer_bytes=SLOW_LAYER)
     finally:
         upstream.resume()
     _seconds_until_used(scene)
     return row
 
 
-def pull(
+def pull(  # noqa: PLR0913 - each for one of the faults
     scene: Scene,
     upstream: str,
     *,
     begun: Callable[[], None] = lambda: None,
     timeout: float = PULL_SECONDS,
     rescue: Callable[[], None] | None = None,
+    layer_bytes: int | None = None,
 ) -> Timed:
     """Have an image of its own pulled on the scene's node; `begun` is called when the pull has begun.
 
@@ -138,7 +141,9 @@ def pull(
     Raises:
         PullFailed: it did not come.
     """
-    image, _ = new_image(scene.cluster, f"{upstream}/library/fault-{RUN[:8]}-{next(_number)}:1")
+    reference = f"{upstream}/library/fault-{RUN[:8]}-{next(_number)}:1"
+    size = {} if layer_bytes is None else {"layers": 1, "layer_bytes": layer_bytes}
+    image, _ = new_image(scene.cluster, reference, **size)
     mark = scene.cluster.upstream.mark()
     freed = None
     with Pod(scene.cluster.kubeconfig, image, scene.node) as pod:
@@ -162,8 +167,8 @@ def pull(
     return Timed(seconds, failed_tries, served_by, freed)
 
 
-def _direct_seconds(scene: Scene) -> float:
-    timed = pull(scene, DIRECT)
+def _direct_seconds(scene: Scene, layer_bytes: int | None = None) -> float:
+    timed = pull(scene, DIRECT, layer_bytes=layer_bytes)
     assert timed.seconds is not None
     assert timed.served_by == "upstream"
     return timed.seconds

@@ -77,9 +77,9 @@ class Scene:
         """Whether the pulling node's containerd is told to ask a cache, at whatever address."""
         return "[host." in self.node.run("cat", f"{REGISTRY_DIRECTORY}/{UPSTREAM}/hosts.toml", check=False)
 
-    def cache_process(self) -> int:
-        """The id of the cache's process."""
-        return container_process(self.cache_node, self.release.pod(UPSTREAM))
+    def cache_processes(self) -> list[int]:
+        """The ids of the cache's processes."""
+        return pod_processes(self.cache_node, self.release.pod(UPSTREAM))
 
     def node_pod(self) -> Any:
         selectors = ["--selector=app.kubernetes.io/component=node", f"--field-selector=spec.nodeName={self.node.name}"]
@@ -111,19 +111,24 @@ class Fault:
     before: bool = True
 
 
-def container_process(node: NativeNode, pod: Any) -> int:
-    """The id of the process of a pod's only container.
+def pod_processes(node: NativeNode, pod: Any) -> list[int]:
+    """The ids of all processes of a pod's containers, each container's first before those that it began.
 
     Raises:
-        LookupError: it does not run.
+        LookupError: there is none.
     """
-    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    statuses = pod["status"]["containerStatuses"]
+    containers = {status["containerID"].removeprefix("containerd://") for status in statuses}
+    found = []
     for line in node.run("ctr", "--namespace", "k8s.io", "tasks", "list").splitlines():
         name, process, status = line.split()
-        if name == container and status in ("RUNNING", "STOPPED"):
-            return int(process)
-    message = f"{pod['metadata']['name']} has no process on {node.name}"
-    raise LookupError(message)
+        if name in containers and status in ("RUNNING", "STOPPED"):
+            children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+            found += [int(process), *map(int, children)]
+    if not found:
+        message = f"{pod['metadata']['name']} has no process on {node.name}"
+        raise LookupError(message)
+    return found
 
 
 def send(process: int, number: signal.Signals) -> None:
@@ -230,7 +235,7 @@ def service_deleted(scene: Scene) -> Iterator[None]:
 def packets_dropped(scene: Scene) -> Iterator[None]:
     """No packet comes into the cache's pod or out of it."""
     # Held open, since the process in it may be ended meanwhile.
-    with Path(f"/proc/{scene.cache_process()}/ns/net").open() as namespace:
+    with Path(f"/proc/{scene.cache_processes()[0]}/ns/net").open() as namespace:
         nft = partial(
             scene.cache_node.run, "nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace.fileno()}", "nft", "--"
         )
@@ -245,13 +250,15 @@ def packets_dropped(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def process_stopped(scene: Scene) -> Iterator[None]:
-    """The cache's process stands still: the kernel takes connections for it, and nothing answers."""
-    process = scene.cache_process()
-    send(process, signal.SIGSTOP)
+    """The cache's processes stand still: the kernel takes connections for them, and nothing answers."""
+    processes = scene.cache_processes()
+    for process in processes:
+        send(process, signal.SIGSTOP)
     try:
         yield
     finally:
-        send(process, signal.SIGCONT)
+        for process in processes:
+            send(process, signal.SIGCONT)
 
 
 @contextmanager
@@ -284,7 +291,8 @@ def node_program_killed(scene: Scene) -> Iterator[None]:
     """The node program ends without a chance to withdraw anything; the kubelet starts it again."""
     pod = scene.node_pod()
     try:
-        send(container_process(scene.node, pod), signal.SIGKILL)
+        for process in pod_processes(scene.node, pod):
+            send(process, signal.SIGKILL)
         yield
     finally:
         # A new pod: the kubelet waits longer with each restart of the same one.
@@ -335,7 +343,7 @@ FAULTS = (
     Fault("Service deleted", service_deleted, "no connection|.*unreachable|connection refused"),
     Fault("packets dropped", packets_dropped, "no connection"),
     Fault("node of the cache lost", node_lost, "no connection|no route to host"),
-    Fault("process stopped: connects, never answers", process_stopped, "0 bytes of a head", silent=True),
+    Fault("processes stopped: connects, never answers", process_stopped, "0 bytes of a head", silent=True),
     Fault("one byte a second", _served("drip"), "[12] bytes of a head", silent=True),
     *(Fault(f"{status} for everything", _served(str(status)), f"status {status}.*") for status in STATUSES),
     Fault("every body cut off", _served("cut"), "status 200, 1 of 2 bytes", falls_back=False),
@@ -379,5 +387,5 @@ FAULTS = (
         seen=False,
         under_way=True,
     ),
-    Fault("process stopped, a layer under way", process_stopped, "0 bytes of a head", silent=True, under_way=True),
+    Fault("processes stopped, a layer under way", process_stopped, "0 bytes of a head", silent=True, under_way=True),
 )

@@ -81,9 +81,11 @@ class Release:
         return self.get("pod", f"{self.object_name(upstream)}-0")
 
     def service_address(self, upstream: str) -> str:
-        """The ClusterIP of the cache's Service."""
-        (service,) = self.get("services", "--selector", f"{self._selector()},upstream-host={upstream}")["items"]
-        return str(service["spec"]["clusterIP"])
+        """The ClusterIP of the cache's Service; the one by which two replicas find each other has none."""
+        services = self.get("services", "--selector", f"{self._selector()},upstream-host={upstream}")["items"]
+        addresses = {service["spec"]["clusterIP"] for service in services} - {"None"}
+        (address,) = addresses
+        return str(address)
 
     def take_away(self, upstream: str) -> None:
         """Scale a cache to nothing, and wait until its pod is gone; the nodes notice a little later."""

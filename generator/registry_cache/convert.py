@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # Fields that a RegistryConfig may set and the chart does not have yet: where they stand, and what is so instead.
 NO_COUNTERPART = {
     ("http", "tls"): "nodes and caches speak HTTP to each other, there is no TLS yet",
-    ("highAvailability", "enabled"): "the cache has one replica; while it is away, nodes pull from the upstream",
 }
 
 

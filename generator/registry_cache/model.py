@@ -85,6 +85,11 @@ PositiveDuration = Annotated[
         pattern=f"^[+]?({_NO_DURATION})*({_POSITIVE_DURATION})({_DURATION})*$",
     ),
 ]
+# Prometheus knows units that Go does not, and no fractions (prometheus/common, model/time.go).
+PrometheusDuration = Annotated[
+    str,
+    Field(title="a whole number of ms, s, m or h, more than zero", pattern="^0*[1-9][0-9]*(ms|s|m|h)$"),
+]
 Subdomain = Annotated[
     str,
     Field(title="the name of a Kubernetes object", pattern=f"^{_SUBDOMAIN}$", max_length=253, examples=["fast"]),
@@ -96,6 +101,7 @@ File = Annotated[
     str, Field(title="an absolute path of a file in a folder, or nothing", pattern=f"^({_PART}({_PART})+)?$")
 ]
 Port = Annotated[int, Field(title="a port from 1 to 65535", ge=1, le=65535)]
+Percent = Annotated[int, Field(title="a percentage from 1 to 100", ge=1, le=100)]
 Digest = Annotated[
     str,
     Field(
@@ -145,9 +151,12 @@ class Model(BaseModel):
 class Volume(Model):
     """The volume of one cache."""
 
-    size: Quantity = Field("10Gi", description="Size of the volume.")
+    size: Quantity = Field(
+        "10Gi",
+        description="Size of the volume; it can grow, where the storage class allows it, and not shrink.",
+    )
     storageClassName: Subdomain | None = Field(
-        None, description="Storage class of the volume; the cluster's default where unset."
+        None, description="Storage class of the volume; the cluster's default where unset. It stays as it is at first."
     )
 
 
@@ -155,7 +164,8 @@ class GarbageCollection(Model):
     """When what is cached goes."""
 
     ttl: Duration = Field(
-        description="How long a blob is kept after it was fetched, as a Go duration; 0s keeps all.",
+        description="How long content is kept since its last use, as a Go duration; 0s keeps all. A change applies to "
+        "what is there.",
         examples=["168h", "1h30m", "0s"],
         json_schema_extra={"default": "168h"},  # of the whole; one who writes garbageCollection writes a ttl
     )
@@ -166,12 +176,12 @@ class Proxy(Model):
 
     httpProxy: URL | None = Field(
         None,
-        description="Proxy for http upstreams; one that asks for credentials is not supported yet.",
+        description="Proxy for http upstreams; its credentials come from upstreams.<upstream>.proxySecretName.",
         examples=["http://proxy:3128"],
     )
     httpsProxy: URL | None = Field(
         None,
-        description="Proxy for https upstreams; one that asks for credentials is not supported yet.",
+        description="Proxy for https upstreams; its credentials come from upstreams.<upstream>.proxySecretName.",
         examples=["http://proxy:3128"],
     )
 
@@ -201,9 +211,9 @@ class HTTP(Model):
 class HighAvailability(Model):
     """More than one replica."""
 
-    enabled: NotYet = Field(
+    enabled: bool = Field(
         False,
-        description="Two replicas of the cache. Not there yet, so only false.",
+        description="Two replicas of the cache, each with a volume of this size, on two nodes where there are two.",
     )
 
 
@@ -247,6 +257,13 @@ class RegistryImage(Image):
     tag: str = Field("3.1.1", description="Tag.")
 
 
+class NginxImage(Image):
+    """The image of nginx."""
+
+    repository: str = Field("library/nginx", description="Repository in the registry.")
+    tag: str = Field("1.28.0-alpine", description="Tag.")
+
+
 class PythonImage(Image):
     """The image of Python."""
 
@@ -254,13 +271,91 @@ class PythonImage(Image):
     tag: str = Field("3.13-alpine", description="Tag.")
 
 
+class Images(Model):
+    """The images of all pods, all of them stock ones."""
+
+    registry: RegistryImage = Field(
+        default_factory=RegistryImage, description="Image of distribution, in the pods of the caches."
+    )
+    nginx: NginxImage = Field(default_factory=NginxImage, description="Image of nginx, in the pods of the caches.")
+    python: PythonImage = Field(
+        default_factory=PythonImage,
+        description="Image of Python, in the pods of the caches, on the nodes and for helm test.",
+    )
+
+
+class CacheResources(Model):
+    """The resources of each container of a cache."""
+
+    front: dict[str, Any] = Field(
+        {"requests": {"cpu": "10m", "memory": "24Mi"}, "limits": {"memory": "128Mi"}},
+        description="Resources of nginx, which sends what is cached.",
+    )
+    gate: dict[str, Any] = Field(
+        {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}},
+        description="Resources of the program that fetches from the upstream and makes room on the volume.",
+    )
+    registry: dict[str, Any] = Field(
+        {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}},
+        description="Resources of distribution.",
+    )
+
+
+class UpstreamSettings(Model):
+    """What the chart adds for one cache to what a RegistryConfig can say."""
+
+    caConfigMapName: Subdomain | None = Field(
+        None,
+        description="A ConfigMap in the release's namespace whose key ca.crt has the certificates of the authorities "
+        "that sign for the upstream; instead of caSecretName.",
+        examples=["registry-ca"],
+    )
+    caSecretName: Subdomain | None = Field(
+        None,
+        description="A Secret in the release's namespace whose key ca.crt has the certificates of the authorities "
+        "that sign for the upstream; instead of caConfigMapName.",
+        examples=["registry-ca"],
+    )
+    proxySecretName: Subdomain | None = Field(
+        None,
+        description="A Secret in the release's namespace with the keys username and password for the cache's HTTP "
+        "proxy.",
+        examples=["proxy-login"],
+    )
+
+
 class CachePods(Model):
     """The pods of all caches."""
 
-    image: RegistryImage = Field(default_factory=RegistryImage, description="Image of distribution.")
-    resources: dict[str, Any] = Field(
-        {"requests": {"cpu": "20m", "memory": "50Mi"}}, description="Resources of each cache."
+    tagWindow: Duration = Field(
+        "5s",
+        description="How long the upstream's answer about a tag counts before it is asked again, as a Go duration; 0s "
+        "asks at each pull.",
     )
+    highWaterMark: Percent = Field(
+        85,
+        description="Above so many percent of the volume the least recently used content goes, so that there is room "
+        "ahead of need.",
+    )
+    volumeRetention: Literal["Delete", "Retain"] = Field(
+        "Delete",
+        description="What becomes of a cache's volume when the chart is uninstalled, and when the cache is taken out "
+        "of `caches`: all content can be fetched again, and a volume that nobody wants costs money. Retain must be in "
+        "force before that.",
+    )
+    noProxy: list[Annotated[str, Field(title="a host, a domain or a network", min_length=1)]] = Field(
+        [
+            "localhost",
+            "127.0.0.0/8",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            ".svc",
+            ".cluster.local",
+        ],
+        description="What no cache asks its HTTP proxy for: hosts, domains with a dot in front, and networks.",
+    )
+    resources: CacheResources = Field(default_factory=CacheResources, description="Resources of each cache.")
     priorityClassName: str = Field("", description="Priority class.", examples=["system-cluster-critical"])
     nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
     tolerations: Objects = Field(
@@ -315,9 +410,6 @@ class Node(Model):
     """The program that points containerd on each node to the caches."""
 
     enabled: bool = Field(True, description="Whether nodes are configured at all.")
-    image: PythonImage = Field(
-        default_factory=PythonImage, description="Image of Python, for this program and for helm test."
-    )
     preset: Literal["kubeadm", "kind", "k3s", "rke2", "k0s", "microk8s", "talos"] = Field(
         "kubeadm",
         description="Whose places of containerd's files the nodes have (chart/files/presets.yaml); kubeadm's are those "
@@ -361,6 +453,19 @@ class Node(Model):
     )
 
 
+class GrafanaOperator(Model):
+    """The dashboard for the Grafana operator."""
+
+    enabled: bool = Field(
+        False, description="Whether it is created, for which the Grafana operator, version 5, must be installed."
+    )
+    instanceSelector: dict[str, Any] = Field(
+        {},
+        description="The label selector of the Grafanas that show it; all of them where it is empty.",
+        examples=[{"matchLabels": {"dashboards": "grafana"}}],
+    )
+
+
 class Dashboard(Model):
     """The ConfigMap with the dashboard."""
 
@@ -370,6 +475,43 @@ class Dashboard(Model):
         description="Labels by which a Grafana sidecar, or Gardener's Plutono, finds it.",
     )
     annotations: Strings = Field({}, description="Annotations.", examples=[{"grafana_folder": "Registries"}])
+    grafanaOperator: GrafanaOperator = Field(
+        default_factory=GrafanaOperator, description="A GrafanaDashboard that refers to the ConfigMap."
+    )
+
+
+class PodMonitor(Model):
+    """The PodMonitors of the caches and of the nodes."""
+
+    enabled: bool = Field(
+        False,
+        description="Whether they are created, for which the Prometheus operator must be installed. They add the "
+        "labels `release` and `node` to what the pods tell; where they are not, the pods' annotations say where their "
+        "metrics are.",
+    )
+    labels: Strings = Field(
+        {}, description="Labels by which a Prometheus finds them.", examples=[{"release": "kube-prometheus-stack"}]
+    )
+    interval: PrometheusDuration = Field("30s", description="Time between two scrapes, as Prometheus has it.")
+
+
+class Rules(Model):
+    """The PrometheusRule."""
+
+    enabled: bool = Field(
+        False,
+        description="Whether it is created, for which the Prometheus operator must be installed. Its rules are about "
+        "all releases, so one of them is enough. Without the operator, files/monitoring/registry-caches.rules.yaml is "
+        "a rule file for Prometheus.",
+    )
+    labels: Strings = Field(
+        {}, description="Labels by which a Prometheus finds it.", examples=[{"release": "kube-prometheus-stack"}]
+    )
+    runbook: str = Field(
+        "docs/runbook.md",
+        description="Where those who are alerted find the runbook, docs/runbook.md: what `runbook_url` begins with.",
+        examples=["https://wiki.example.com/registry-caches"],
+    )
 
 
 class Monitoring(Model):
@@ -378,6 +520,10 @@ class Monitoring(Model):
     dashboard: Dashboard = Field(
         default_factory=Dashboard, description='The dashboard "Registry Caches" as a ConfigMap.'
     )
+    podMonitor: PodMonitor = Field(
+        default_factory=PodMonitor, description="How the Prometheus operator scrapes the pods; off by default."
+    )
+    rules: Rules = Field(default_factory=Rules, description="Recording rules and alerts; off by default.")
 
 
 class Test(Model):
@@ -411,6 +557,12 @@ class Values(Model):
     )
     commonLabels: Strings = Field(
         {}, description="Labels of all objects, pods excepted.", examples=[{"team": "platform"}]
+    )
+    images: Images = Field(default_factory=Images, description="The images of all pods, all of them stock ones.")
+    upstreams: dict[str, UpstreamSettings] = Field(
+        {},
+        description="What the chart adds for one cache to what a RegistryConfig can say, by the cache's upstream.",
+        examples=[{"registry.example.com": {"caConfigMapName": "registry-ca"}}],
     )
     cache: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")
     node: Node = Field(

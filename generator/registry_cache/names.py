@@ -29,6 +29,24 @@ def service_name(full: str, upstream: str, suffix: str = "") -> str:
     return f"registry-{suffix}" if suffix else re.sub("^([0-9])", r"s\1", object_name(full, upstream))
 
 
+def service_names(full: str, cache: dict[str, Any]) -> list[str]:
+    """The names of all Services of a cache, as in a values file that may not be valid."""
+    suffix = cache.get("serviceNameSuffix")
+    own = service_name(full, cache["upstream"], suffix if isinstance(suffix, str) else "")
+    return [own, peers_name(full, cache["upstream"])] if replicas(cache) > 1 else [own]
+
+
+def peers_name(full: str, upstream: str) -> str:
+    """The name of the headless Service by which the replicas of a cache find each other."""
+    return f"{service_name(full, upstream)}--peers"
+
+
+def replicas(cache: dict[str, Any]) -> int:
+    """How many pods a cache has, each with a volume of its own."""
+    setting = cache.get("highAvailability")
+    return 2 if isinstance(setting, dict) and setting.get("enabled") is True else 1
+
+
 def remote_url(cache: dict[str, Any]) -> str:
     """Where a cache, as in a values file, fetches from."""
     host = "registry-1.docker.io" if cache["upstream"] == "docker.io" else cache["upstream"]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from registry_cache import names
 from registry_cache.document import shown
+from registry_cache.model import UpstreamSettings
 from registry_cache.values_file import complete
 
 Action = Literal["created", "changed", "removed", "refused"]
@@ -18,6 +19,12 @@ Data = Literal["kept", "none", "left behind", "lost"]
 
 SIZE, STORAGE_CLASS = "volume.size", "volume.storageClassName"
 TIME_TO_LIVE, SUFFIX = "garbageCollection.ttl", "serviceNameSuffix"
+HIGH_AVAILABILITY = "highAvailability.enabled"
+RETENTION, HIGH_WATER_MARK = "cache.volumeRetention", "cache.highWaterMark"
+OF_CACHES = ("cache.", "images.registry.", "images.nginx.", "images.python.", "imagePullSecrets")
+OF_NODES = ("node.", "images.python.", "imagePullSecrets")
+# What no pod has, or what a running cache reads again.
+WITHOUT_RESTART = (SIZE, TIME_TO_LIVE, SUFFIX, RETENTION, HIGH_WATER_MARK)
 UNITS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 BINARY_UNITS = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
@@ -39,7 +46,7 @@ class Difference:
 class Change:
     """What happens to one cache (`upstream`), or to the nodes or another part of the chart (`part`)."""
 
-    part: Literal["cache", "nodes", "dashboard", "labels", "test"]
+    part: Literal["cache", "nodes", "dashboard", "monitoring", "labels", "test"]
     upstream: str | None
     action: Action
     restart: bool
@@ -56,7 +63,7 @@ class Plan:
 
     @property
     def refused(self) -> bool:
-        """Whether Kubernetes would refuse a part of the upgrade."""
+        """Whether the chart would refuse the upgrade."""
         return any(change.action == "refused" for change in self.changes)
 
     def as_json(self) -> dict[str, Any]:
@@ -79,66 +86,92 @@ def plan(old: dict[str, Any], new: dict[str, Any], release: str = names.RELEASE)
     """What `helm upgrade` of a release does, from one valid values file (v1alpha3) to another."""
     before, after = complete(old), complete(new)
     full = [_fullname(release, values) for values in (before, after)]
-    shared = _differences(before, after, "cache.", "imagePullSecrets")
-    was = {cache["upstream"]: cache for cache in before["caches"]}
-    will = {cache["upstream"]: cache for cache in after["caches"]}
+    shared = _differences(before, after, *OF_CACHES)
+    keeps = before["cache"]["volumeRetention"] == "Retain"
+    was, will = _fields_by_upstream(before), _fields_by_upstream(after)
     changes = [
         change
-        for upstream, cache in will.items()
-        if (change := _cache(upstream, was.get(upstream), cache, shared, full))
+        for upstream, fields in will.items()
+        if (change := _cache(upstream, was.get(upstream), fields, shared, full, keeps=keeps))
     ]
-    changes += [_removed(upstream) for upstream in was if upstream not in will]
+    changes += [_removed(upstream, keeps=keeps) for upstream in was if upstream not in will]
     return Plan((*changes, *_nodes(before, after, full), *_rest(before, after, full)))
 
 
-def _cache(
-    upstream: str, old: dict[str, Any] | None, new: dict[str, Any], shared: tuple[Difference, ...], full: list[str]
+def _cache(  # noqa: PLR0913 - what there is to know of a cache
+    upstream: str,
+    before: dict[str, Any] | None,
+    after: dict[str, Any],
+    shared: tuple[Difference, ...],
+    full: list[str],
+    *,
+    keeps: bool,
 ) -> Change | None:
     words: tuple[str, ...]
-    if old is None:
+    if before is None:
         words = ("empty at first, or with what a volume of an earlier cache of this upstream still holds",)
         return Change("cache", upstream, "created", restart=False, data="none", differences=(), words=words)
-    before, after = _fields(old), _fields(new)
     own = tuple(
         Difference(path, before[path], after[path]) for path in before if not _same(path, before[path], after[path])
     )
     if full[0] != full[1]:
         words = (
             f"its objects were called {full[0]}-… and will be {full[1]}-…, so it begins with a new and empty volume",
-            "the old volume stays, unused, until its claim is deleted",
+            "the old volume stays, unused, until its claim is deleted" if keeps else "the old volume goes",
         )
         return Change("cache", upstream, "changed", restart=True, data="lost", differences=own, words=words)
-    if immutable := [one.path for one in own if one.path in (SIZE, STORAGE_CLASS)]:
-        said = f"Kubernetes does not let a StatefulSet change {' and '.join(immutable)}: keep what is there, or"
+    if immutable := [one for one in own if _impossible(one)]:
+        kept = " and ".join(f"{one.path} {_word(one.old)}" for one in immutable)
         words = (
-            f"{said} take the cache out, delete its claim and put it back, empty",
-            "the upgrade would stop there, with a part of it done",
+            "a volume does not shrink, and keeps its storage class: helm upgrade refuses this and changes nothing",
+            f"keep {kept}, or take the cache out, see its claim gone, and put the cache back, empty",
         )
         return Change("cache", upstream, "refused", restart=False, data="kept", differences=own, words=words)
-    restart = bool(shared) or any(one.path != SUFFIX for one in own)
-    if not own and not shared:
+    differences = (*own, *shared)
+    if not differences:
         return None
-    return Change(
-        "cache", upstream, "changed", restart, "kept", (*own, *shared), tuple(_consequences(own, restart=restart))
+    restart = any(one.path not in WITHOUT_RESTART for one in differences)
+    two = after[HIGH_AVAILABILITY]
+    words = tuple(_consequences({one.path: one for one in differences}, restart=restart, two=two, keeps=keeps))
+    return Change("cache", upstream, "changed", restart, "kept", differences, words)
+
+
+def _impossible(difference: Difference) -> bool:
+    """Whether it is what no claim can become (chart/templates/_validate.tpl, registry-cache.validateClaims)."""
+    return difference.path == STORAGE_CLASS or (
+        difference.path == SIZE and _bytes(difference.new) < _bytes(difference.old)
     )
 
 
-def _consequences(own: tuple[Difference, ...], *, restart: bool) -> list[str]:
+def _consequences(differences: dict[str, Difference], *, restart: bool, two: bool, keeps: bool) -> list[str]:
     words = []
-    if restart:
+    if restart and two:
+        words.append("one replica restarts after the other; what is cached stays")
+    elif restart:
         words.append("nodes pull from the upstream while it restarts; what is cached stays")
-    paths = {one.path for one in own}
-    if TIME_TO_LIVE in paths:
-        words.append("the ttl counts for what is fetched from then on; what is cached keeps the one it came with")
-    if SUFFIX in paths:
+    if SIZE in differences:
+        words.append("the volume grows under the running cache, if its storage class has allowVolumeExpansion")
+    if TIME_TO_LIVE in differences:
+        words.append("the running cache takes the ttl over, also for what is there: since its last use")
+    if HIGH_WATER_MARK in differences:
+        words.append("the running cache takes cache.highWaterMark over")
+    if SUFFIX in differences:
         words.append("the Service gets a new name and address; nodes pull from the upstream until they know it")
+    if high := differences.get(HIGH_AVAILABILITY):
+        went = "stays until its claim is deleted" if keeps else "goes"
+        words.append("the second replica begins empty" if high.new else f"the volume of the second replica {went}")
+    if retention := differences.get(RETENTION):
+        what = "stays" if retention.new == "Retain" else "goes"
+        words.append(f"from then on its volume {what} when the cache is taken out, and with an uninstall")
     return words
 
 
-def _removed(upstream: str) -> Change:
+def _removed(upstream: str, *, keeps: bool) -> Change:
     delete = f"kubectl delete persistentvolumeclaims --selector upstream-host={names.upstream_label(upstream)}"
-    words = ("nodes pull from the upstream", f"its volume stays until its claim is deleted: {delete}")
-    return Change("cache", upstream, "removed", restart=False, data="left behind", differences=(), words=words)
+    volume = f"its volume stays until its claim is deleted: {delete}" if keeps else "its volume goes with it"
+    words = ("nodes pull from the upstream", volume)
+    data: Data = "left behind" if keeps else "lost"
+    return Change("cache", upstream, "removed", restart=False, data=data, differences=(), words=words)
 
 
 def _nodes(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> list[Change]:
@@ -147,14 +180,13 @@ def _nodes(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> li
     enabled = [values["node"]["enabled"] for values in (before, after)]
     if enabled == [False, False]:
         return []
-    own = _differences(before, after, "node.")
+    own = _differences(before, after, *OF_NODES)
     if enabled == [False, True]:
         words = ("each node is pointed to the caches",)
         return [Change("nodes", None, "created", restart=False, data="none", differences=own, words=words)]
     if enabled == [True, False]:
         words = ("each node is as it was without the caches, and pulls from the upstreams",)
         return [Change("nodes", None, "removed", restart=False, data="none", differences=own, words=words)]
-    own += _differences(before, after, "imagePullSecrets")
     known = [_known_to_nodes(values, name) for values, name in zip((before, after), full, strict=True)]
     restarting = [one for one in own if not one.path.startswith("node.updateStrategy")]
     restart = bool(restarting) or known[0] != known[1] or full[0] != full[1]
@@ -169,13 +201,14 @@ def _nodes(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> li
 def _rest(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> list[Change]:
     """What no pull depends on."""
     changes = []
-    parts: tuple[tuple[Literal["dashboard", "labels", "test"], str], ...] = (
-        ("dashboard", "monitoring.dashboard."),
-        ("labels", "commonLabels"),
-        ("test", "test."),
+    parts: tuple[tuple[Literal["dashboard", "monitoring", "labels", "test"], tuple[str, ...]], ...] = (
+        ("dashboard", ("monitoring.dashboard.",)),
+        ("monitoring", ("monitoring.podMonitor.", "monitoring.rules.")),
+        ("labels", ("commonLabels",)),
+        ("test", ("test.",)),
     )
-    for part, prefix in parts:
-        found = _differences(before, after, prefix)
+    for part, prefixes in parts:
+        found = _differences(before, after, *prefixes)
         renamed = part == "dashboard" and full[0] != full[1] and after["monitoring"]["dashboard"]["enabled"]
         if found or renamed:
             words = ("its ConfigMap gets another name",) if renamed else ()
@@ -183,9 +216,14 @@ def _rest(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> lis
     return changes
 
 
-def _fields(cache: dict[str, Any]) -> dict[str, Any]:
-    """A cache's fields by path, with what the chart takes where nothing is written."""
+def _fields_by_upstream(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {cache["upstream"]: _fields(cache, values["upstreams"]) for cache in values["caches"]}
+
+
+def _fields(cache: dict[str, Any], upstreams: dict[str, Any]) -> dict[str, Any]:
+    """A cache's fields by path, also what the chart adds, and with what it takes where nothing is written."""
     volume, proxy = cache.get("volume", {}), cache.get("proxy", {})
+    more = upstreams.get(cache["upstream"], {})
     return {
         "remoteURL": names.remote_url(cache),
         SIZE: volume.get("size", "10Gi"),
@@ -194,7 +232,9 @@ def _fields(cache: dict[str, Any]) -> dict[str, Any]:
         "secretReferenceName": cache.get("secretReferenceName"),
         "proxy.httpProxy": proxy.get("httpProxy"),
         "proxy.httpsProxy": proxy.get("httpsProxy"),
+        HIGH_AVAILABILITY: names.replicas(cache) > 1,
         SUFFIX: cache.get("serviceNameSuffix"),
+        **{f"upstreams.{name}": more.get(name) for name in UpstreamSettings.model_fields},
     }
 
 

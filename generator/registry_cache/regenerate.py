@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry_cache.build import render
 from registry_cache.dashboard import dashboard_text
+from registry_cache.rules import rules_text
 from registry_cache.schema import schema_text, values_schema
 from registry_cache.values_file import IGNORED, values_text
 
@@ -29,6 +30,7 @@ def generated() -> dict[str, str]:
         "chart/README.md": render("chart-reference.md.j2", rows=list(reference_rows())),
         "chart/files/value-paths.txt": "".join(f"{path}\n" for path in paths_with_defaults()),
         "chart/files/monitoring/registry-caches.json": dashboard_text(),
+        "chart/files/monitoring/registry-caches.rules.yaml": rules_text(),
     }
 
 
@@ -41,8 +43,11 @@ def reference_rows() -> Iterator[tuple[str, str, str]]:
 
 
 def paths_with_defaults() -> list[str]:
-    """What null would take away, which chart/templates/_validate.tpl refuses: all but what is in the list of caches."""
-    return [path for path, _ in every_value(values_schema()) if not path.startswith("caches")]
+    """What null would take away, which chart/templates/_validate.tpl refuses: what the values file has by itself.
+
+    That is all but what is in the list of caches, and in the mapping of upstreams.
+    """
+    return [path for path, _ in every_value(values_schema()) if not path.startswith("caches") and "<" not in path]
 
 
 def every_value(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -56,6 +61,8 @@ def every_value(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from every_value(part, f"{path}.")
         if "properties" in part.get("items", {}):
             yield from every_value(part["items"], f"{path}[].")
+        if isinstance(each := part.get("additionalProperties"), dict) and "properties" in each:
+            yield from every_value(each, f"{path}.<{name.removesuffix('s')}>.")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _problem(document: Document, path: Key, text: str) -> Problem:
 def _config_problems(document: Document) -> set[Problem]:
     api_version = document.content.get("apiVersion") if isinstance(document.content, dict) else None
     validator = _validator(api_version if isinstance(api_version, str) else None)
-    found = [*_combinations(document.content)]
+    found = [*_combinations(document.content), *_upstream_settings(document.content)]
     for error in validator.iter_errors(_without_what_null_takes_away(document.content, validator.schema)):
         found += _explain(error)
     return {_problem(document, path, text) for path, text in found}
@@ -190,21 +190,15 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def _combinations(values: Any) -> Found:  # noqa: ANN401 - any document
     """What the schema cannot see, in the words of the chart (templates/_validate.tpl), and Gardener's own rule."""
-
-    def text(mapping: object, key: str) -> str:
-        value = mapping.get(key) if isinstance(mapping, dict) else None
-        return value if isinstance(value, str) else ""
-
-    entries = values.get("caches") if isinstance(values, dict) else None
     full = names.fullname(
-        name_override=text(values, "nameOverride"), fullname_override=text(values, "fullnameOverride")
+        name_override=_text(values, "nameOverride"), fullname_override=_text(values, "fullnameOverride")
     )
     upstreams: dict[str, int] = {}
     services: dict[str, int] = {}
     in_gardener: dict[str, int] = {}
-    suffixes: dict[int, str] = {}
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        upstream, suffix = text(entry, "upstream"), text(entry, "serviceNameSuffix")
+    suffixes: dict[str, int] = {}
+    for index, entry in enumerate(_entries(values)):
+        upstream, suffix = _text(entry, "upstream"), _text(entry, "serviceNameSuffix")
         if not upstream:
             continue
         if upstream in upstreams:
@@ -214,18 +208,54 @@ def _combinations(values: Any) -> Found:  # noqa: ANN401 - any document
             yield ("caches", index, "upstream"), said
             continue
         upstreams[upstream] = index
-        service = shown(names.service_name(full, upstream, suffix))[1:-1]
-        if service in services:
-            said = (
-                f"the Service would be called {service}, as that of caches[{services[service]}]; write another suffix"
-            )
-            yield ("caches", index, "serviceNameSuffix"), said
-        elif suffix:
-            suffixes[index] = service
-        else:
+        for name in names.service_names(full, entry):
+            service = shown(name)[1:-1]
+            if service in services:
+                said = (
+                    f"the Service would be called {service}, as that of caches[{services[service]}]; "
+                    "write another suffix"
+                )
+                yield ("caches", index, "serviceNameSuffix"), said
+            elif suffix:
+                suffixes[service] = index
+            services.setdefault(service, index)
+        if not suffix:
             in_gardener[names.gardener_service_name(upstream)] = index
-        services.setdefault(service, index)
-    for index, service in suffixes.items():
+    for service, index in suffixes.items():
         if service in in_gardener:
             said = f"Gardener calls the Service of caches[{in_gardener[service]}] {service}; write another suffix"
             yield ("caches", index, "serviceNameSuffix"), said
+
+
+def _text(mapping: object, key: str) -> str:
+    value = mapping.get(key) if isinstance(mapping, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _entries(values: Any) -> list[Any]:  # noqa: ANN401 - any document
+    """The caches of what may be no valid document."""
+    entries = values.get("caches") if isinstance(values, dict) else None
+    return entries if isinstance(entries, list) else []
+
+
+def _upstream_settings(values: Any) -> Found:  # noqa: ANN401 - any document
+    """What is wrong with what the chart adds for one cache, beyond what the schema sees."""
+    known = sorted({upstream for entry in _entries(values) if (upstream := _text(entry, "upstream"))})
+    settings = values.get("upstreams") if isinstance(values, dict) else None
+    for upstream, setting in settings.items() if isinstance(settings, dict) else ():
+        if upstream not in known:
+            yield ("upstreams", upstream), f"is no upstream of caches; {_nearest(str(upstream), known)}"
+        elif isinstance(setting, dict) and setting.get("caConfigMapName") and setting.get("caSecretName"):
+            said = "caConfigMapName is there already; write one of the two"
+            yield ("upstreams", upstream, "caSecretName"), said
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """Which of some names a wrong one was most likely meant to be, as the chart finds it (registry-cache.nearest)."""
+    written = name.encode()
+    pairs = [written[index : index + 2] for index in range(len(written) - 1)]
+    held = {one: sum(pair in one.encode() for pair in pairs) for one in known}
+    likest = max(known, key=lambda one: held[one], default="")
+    if likest and held[likest] >= max(1, (len(pairs) + 1) // 2):
+        return f"did you mean {shown(likest)[1:-1]}?"
+    return f"there is {', '.join(known)}"

@@ -19,7 +19,7 @@ TIME_TO_LIVE = {True: "168h", False: "0s"}
 class Switch(Model):
     """Garbage collection before it had a time."""
 
-    enabled: bool = Field(False, description="Whether what is cached goes 168h after it was fetched.", examples=[True])
+    enabled: bool = Field(False, description="Whether what is cached goes 168h after its last use.", examples=[True])
 
 
 class _CacheBefore3(Model):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from testcluster import interface, upstream
+from testcluster import interface, oci, upstream
 from testcluster.native import REGISTRY_DIRECTORY
+from testcluster.pulls import Pod, Pull
 from testcluster.release import Release
 
 if TYPE_CHECKING:
@@ -53,6 +56,61 @@ def installed(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]
         yield release
     finally:
         release.uninstall()
+
+
+def pull_at_first(cluster: Cluster, image: str, node: Node, *, secret: str | None = None, timeout: float = 120) -> Pull:
+    """As pulls.pull, without a try that failed, and with what was asked of the upstream for this repository alone."""
+    assert cluster.upstream is not None
+    mark = cluster.upstream.mark()
+    with Pod(cluster.kubeconfig, image, node, secret=secret) as pod:
+        seconds = pod.wait_until_pulled(timeout)
+        assert pod.failed_tries() == []
+    repository = image.partition("@")[0].partition("/")[2].partition(":")[0]
+    requests = [each for each in cluster.upstream.requests(mark) if f"/v2/{repository}/" in each.path]
+    return Pull(image, node, seconds, requests)
+
+
+def pull_at_once(cluster: Cluster, *wanted: tuple[str, Node], timeout: float = 120) -> list[Pull]:
+    """Pull images on nodes at the same moment, each at the first try."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda each: pull_at_first(cluster, *each, timeout=timeout), wanted))
+
+
+def by_digest(reference: str, image: oci.Image) -> str:
+    """How a pod names the image by its digest."""
+    return f"{reference.rpartition(':')[0]}@{image.digest}"
+
+
+def ask(pod: Any, path: str, timeout: float = 30) -> int:
+    """The status that a cache's pod answers to a GET, whose body is read to its end."""
+    connection = http.client.HTTPConnection(pod["status"]["podIP"], 5000, timeout=timeout)
+    try:
+        connection.request("GET", path, headers={"Accept": f"{oci.INDEX}, {oci.MANIFEST}"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def warm(pod: Any, reference: str, image: oci.Image) -> None:
+    """Have a cache's pod hold an image, as it does when somebody pulled it."""
+    repository, _, tag = reference.partition("/")[2].rpartition(":")
+    for path in (f"manifests/{tag}", *(f"blobs/{digest}" for digest in image.blobs)):
+        assert ask(pod, f"/v2/{repository}/{path}") == http.HTTPStatus.OK, path
+
+
+def unrest(release: Release) -> dict[str, tuple[str, list[int], list[str]]]:
+    """What changes when a cache's pod was replaced, a container of it restarted, or when it was not ready meanwhile."""
+    pods = release.get("pods", "--selector=app.kubernetes.io/component=cache")["items"]
+    return {
+        pod["metadata"]["name"]: (
+            pod["metadata"]["uid"],
+            [container["restartCount"] for container in pod["status"]["containerStatuses"]],
+            [each["lastTransitionTime"] for each in pod["status"]["conditions"] if each["type"] == "Ready"],
+        )
+        for pod in pods
+    }
 
 
 def describe(cluster: Cluster) -> str:

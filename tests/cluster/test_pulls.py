@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cluster_support import installed
 from testcluster import interface, upstream
+from testcluster.fault_table import UNDER_WAY
 from testcluster.paths import REPOSITORY
 from testcluster.processes import wait_for
 from testcluster.pulls import Pod, PullFailed, new_image, pull
@@ -75,10 +76,12 @@ def test_credentials_are_in_the_secret_alone(cluster: Cluster, release: Release)
         "the manifests": interface.helm(cluster.kubeconfig, "get", "manifest", release.name, "-n", release.namespace),
         "the ConfigMaps": release.kubectl("get", "configmaps", "--output=json"),
         "the pod": json.dumps(release.pod("registry.example.com")),
-        "the log": release.kubectl("logs", f"{name}-0"),
-        "the process list": release.kubectl("exec", f"{name}-0", "--", "sh", "-c", "cat /proc/[0-9]*/cmdline"),
-        "the environment": release.kubectl("exec", f"{name}-0", "--", "sh", "-c", "cat /proc/1/environ"),
+        "the log": release.kubectl("logs", f"{name}-0", "--all-containers"),
     }
+    for container in ("front", "gate", "registry"):
+        shell = ["exec", f"{name}-0", f"--container={container}", "--", "sh", "-c"]
+        places[f"the process list of {container}"] = release.kubectl(*shell, "cat /proc/[0-9]*/cmdline")
+        places[f"the environment of {container}"] = release.kubectl(*shell, "cat /proc/1/environ")
     for place, text in places.items():
         for secret in (upstream.PASSWORD, upstream.USERNAME, json.dumps(upstream.PASSWORD)[1:-1]):
             assert secret not in text, f"{secret!r} is in {place}"
@@ -142,7 +145,7 @@ def test_command_of_the_notes_shows_the_hit(cluster: Cluster, release: Release) 
 
     shown = interface.kubectl(cluster.kubeconfig, *command.replace("'", "").replace('"', "").split()[1:])
 
-    assert re.search(r'registry_proxy_hits_total\{type="blob"\} [1-9]', shown)
+    assert re.search(r'registry_proxy_hits_total\{[^}]*type="blob"\} [1-9]', shown)
 
 
 def test_cache_pod_killed_in_the_middle_of_a_layer(
@@ -150,16 +153,11 @@ def test_cache_pod_killed_in_the_middle_of_a_layer(
 ) -> None:
     reference, image = new_image(cluster, "docker.io/library/killed:1", layers=1, layer_bytes=30_000_000)
     name = release.object_name("docker.io")
-    healthy_upstream.slow("docker.io", 6_000_000)
+    healthy_upstream.slow("docker.io", 2_000_000)  # the cache begins to send it after 10 s
     mark = healthy_upstream.mark()
 
     with Pod(cluster.kubeconfig, reference, cluster.nodes[0]) as pod:
-        layer_is_under_way = "find /var/lib/registry -path '*_uploads*' -name data -size +2000k | grep -q ."
-        wait_for(
-            "the layer to be under way",
-            lambda: _succeeds(release, "exec", f"{name}-0", "--", "sh", "-c", layer_is_under_way),
-            timeout=60,
-        )
+        wait_for("the layer to be under way", lambda: cluster.nodes[0].run("sh", "-c", UNDER_WAY), timeout=60)
         release.kubectl("delete", "pod", f"{name}-0", "--grace-period=0", "--force")
         seconds = pod.wait_until_pulled(timeout=120)
 
@@ -170,11 +168,3 @@ def test_cache_pod_killed_in_the_middle_of_a_layer(
     assert len(broken_off) > len(image.blobs), "the layer was asked for again after the cache broke off"
     release.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=120s")
     release.wait_for_nodes("docker.io", use=True)
-
-
-def _succeeds(release: Release, *arguments: str) -> bool:
-    try:
-        release.kubectl(*arguments)
-    except RuntimeError:
-        return False
-    return True

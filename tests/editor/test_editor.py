@@ -141,10 +141,10 @@ def test_fields_and_their_values_are_offered(editor: Editor) -> None:
     assert set(fields) - {"object"} == set(Cache.model_fields), "and an entry as a whole"
     assert "upstream" not in editor.offers(f"{MODELINE}caches:\n  - upstream: docker.io\n    {CURSOR}"), "it is there"
     assert editor.offers(f"{MODELINE}node:\n  probe:\n    {CURSOR}") == list(Probe.model_fields)
-    policies = editor.offers(f"{MODELINE}cache:\n  image:\n    pullPolicy: {CURSOR}")
+    policies = editor.offers(f"{MODELINE}images:\n  nginx:\n    pullPolicy: {CURSOR}")
     assert policies == ["Always", "IfNotPresent", "Never"]
 
 
 def test_field_under_the_cursor_is_explained(editor: Editor) -> None:
     text = editor.hover(f"{MODELINE}caches:\n  - garbageCollection:\n      tt{CURSOR}l: 168h\n")
-    assert "How long a blob is kept after it was fetched, as a Go duration; 0s keeps all." in text
+    assert "How long content is kept since its last use, as a Go duration; 0s keeps all." in text

@@ -1,4 +1,4 @@
-"""Renders the chart with helm and checks every object against Kubernetes' own schemas."""
+"""Renders the chart with helm and checks every object against Kubernetes' own schemas, or its operator's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
 from testcluster import tools
@@ -55,8 +56,36 @@ def render(values: Path, *arguments: str, release: str = "x", chart: Path = CHAR
     text = render_text(values, *arguments, release=release, chart=chart)
     objects = [found for found in yaml.load_all(text, Loader=Strict) if found]
     for found in objects:
-        kubernetes_validate.validate(found, KUBERNETES, strict=True)
+        schema = custom_schemas().get((found["apiVersion"], found["kind"]))
+        if schema is None:
+            kubernetes_validate.validate(found, KUBERNETES, strict=True)
+        else:
+            jsonschema.Draft202012Validator(schema).validate(found)
     return objects
+
+
+@cache
+def custom_schemas() -> dict[tuple[str, str], Object]:
+    """The schemas of custom resources by apiVersion and kind, strict as well."""
+    found = {}
+    for path in tools.custom_resources():
+        spec = yaml.safe_load(path.read_text())["spec"]
+        for version in spec["versions"]:
+            schema = version["schema"]["openAPIV3Schema"]
+            found[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = _strict(schema)
+    return found
+
+
+def _strict(schema: Any) -> Any:
+    """The schema without room for unknown fields, of which the API server would say nothing and keep nothing."""
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _strict(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        made.setdefault("additionalProperties", schema.get("x-kubernetes-preserve-unknown-fields", False))
+    return made
 
 
 def names(objects: list[Object]) -> list[str]:

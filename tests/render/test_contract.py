@@ -45,6 +45,17 @@ COMBINATIONS = [
         id="suffix-as-the-name-of-a-later-cache",
     ),
     pytest.param(
+        [
+            {"upstream": "b.c", "highAvailability": {"enabled": True}},
+            {"upstream": "a.b", "serviceNameSuffix": "cache-b-c--peers"},
+        ],
+        [
+            "caches[1].serviceNameSuffix: the Service would be called registry-cache-b-c--peers, as that of caches[0]"
+            + ANOTHER,
+        ],
+        id="suffix-as-the-name-of-the-service-of-replicas",
+    ),
+    pytest.param(
         [{"upstream": "b.c", "serviceNameSuffix": "docker-io"}, {"upstream": "docker.io"}],
         [
             "caches[0].serviceNameSuffix: Gardener calls the Service of caches[1] registry-docker-io" + ANOTHER,
@@ -70,6 +81,36 @@ COMBINATIONS = [
         id="two-at-once",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        pytest.param(
+            {"dokcer.io": {"caSecretName": "x"}, "quay": {}, "k8s.gcr.io": {}, "a": {}},
+            [
+                "upstreams.a: is no upstream of caches; there is a.b:5000, docker.io, quay.io, registry.k8s.io",
+                "upstreams.quay: is no upstream of caches; did you mean quay.io?",
+                'upstreams["dokcer.io"]: is no upstream of caches; did you mean docker.io?',
+                'upstreams["k8s.gcr.io"]: is no upstream of caches; did you mean registry.k8s.io?',
+            ],
+            id="no-upstream",
+        ),
+        pytest.param(
+            {"a.b:5000": {"caSecretName": "x", "caConfigMapName": "y"}},
+            ['upstreams["a.b:5000"].caSecretName: caConfigMapName is there already; write one of the two'],
+            id="two-authorities",
+        ),
+        pytest.param({"a.b:5000": {"caSecretName": "x"}, "quay.io": {}}, [], id="good"),
+    ],
+)
+def test_settings_of_an_upstream_are_checked_in_the_same_words(
+    settings: dict[str, Any], said: list[str], write: Write
+) -> None:
+    upstreams = ["quay.io", "docker.io", "registry.k8s.io", "a.b:5000"]
+    document = {"caches": [{"upstream": upstream} for upstream in upstreams], "upstreams": settings}
+    assert said_by_command(document) == said
+    assert sorted(said_by_chart(write(document))) == said
 
 
 @pytest.fixture
@@ -113,7 +154,7 @@ def test_combination_is_refused_in_the_same_words(caches: list[Any], said: list[
 
 
 @pytest.mark.parametrize(
-    "path", ["cache", "cache.image", "node.probe.interval", "monitoring.dashboard", "nameOverride"]
+    "path", ["cache", "images", "images.python.tag", "node.probe.interval", "monitoring.dashboard", "upstreams"]
 )
 def test_default_that_null_takes_away_is_missed(path: str, write: Write) -> None:
     document: Any = None

@@ -110,7 +110,8 @@ def test_generated_chart_passes_lint_and_renders_under_its_own_name(tmp_path: Pa
     chart = generated(SCENARIOS[-1], tmp_path, "my-caches")
     helm("lint", "--strict", chart)
     assert all(
-        one["metadata"]["name"].startswith("my-caches-") for one in render(nothing, release="my-caches", chart=chart)
+        one["metadata"]["name"].removeprefix("cache-volume-").startswith("my-caches-")
+        for one in render(nothing, release="my-caches", chart=chart)
     )
 
 
@@ -143,10 +144,7 @@ def test_helm_packages_it_and_the_command_does_so_too(tmp_path: Path, nothing: P
 
 
 def sizes(objects: list[Object]) -> list[str]:
-    return [
-        found["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"]
-        for found in by_kind(objects, "StatefulSet")
-    ]
+    return [found["spec"]["resources"]["requests"]["storage"] for found in by_kind(objects, "PersistentVolumeClaim")]
 
 
 def test_one_caches_field_is_set_by_its_place(tmp_path: Path, nothing: Path) -> None:
@@ -155,12 +153,12 @@ def test_one_caches_field_is_set_by_its_place(tmp_path: Path, nothing: Path) -> 
     assert sizes(render(nothing, "--set", "caches[0].volume.size=50Gi", chart=chart)) == ["50Gi", "5Gi", "10Gi"]
     last = render(nothing, "--set", "caches[2].volume.size=50Gi,caches[2].garbageCollection.ttl=1h", chart=chart)
     assert sizes(last) == ["20Gi", "5Gi", "50Gi"]
-    (config,) = [
-        found["data"]["config.yml"]
+    (room,) = [
+        found["data"]["room.json"]
         for found in by_kind(last, "ConfigMap")
         if found["metadata"]["labels"].get("upstream-host") == "registry.example.com"
     ]
-    assert yaml.safe_load(config)["proxy"]["ttl"] == "1h"
+    assert json.loads(room)["ttl"] == "1h"
 
 
 def test_whole_list_replaces_the_charts_own(tmp_path: Path) -> None:

@@ -239,9 +239,9 @@ def test_what_has_no_counterpart_is_said(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     notes, document = notes_of(path, capsys)
     for index, cache in enumerate(document["caches"]):
-        assert (cache["http"], cache["highAvailability"]) == ({"tls": False}, {"enabled": False})
+        assert (cache["http"], cache["highAvailability"]) == ({"tls": False}, {"enabled": True})
         assert f"caches[{index}].http.tls: true has no counterpart" in notes
-        assert f"caches[{index}].highAvailability.enabled: true has no counterpart" in notes
+    assert "highAvailability" not in notes
     assert "the Shoot has the extension disabled" in notes
     assert "registry-mirror has no counterpart" in notes
     assert "Gardener's default is TLS" not in notes

@@ -65,9 +65,11 @@ def test_values_are_merged_as_helm_merges_them(tmp_path: Path) -> None:
         tmp_path,
         """
 caches: [{upstream: docker.io}]
+images:
+  registry: {tag: 3.1.1-alpine}
+upstreams: {docker.io: {caSecretName: authority}}
 cache:
-  image: {tag: 3.1.1-alpine}
-  resources: {limits: {memory: 1Gi}, requests: {memory: 2Gi}}
+  resources: {registry: {limits: {memory: 1Gi}, requests: {memory: 2Gi}}}
   nodeSelector: {kubernetes.io/os: null, pool: system}
 node: {tolerations: []}
 monitoring: {dashboard: {labels: {team: platform}}}
@@ -75,9 +77,13 @@ monitoring: {dashboard: {labels: {team: platform}}}
     )
     assert generate(document, tmp_path / "out") == 0
     values = yaml.safe_load((tmp_path / "out" / "values.yaml").read_text())
-    assert values["cache"]["image"]["repository"] == "library/registry"
-    assert values["cache"]["image"]["tag"] == "3.1.1-alpine"
-    assert values["cache"]["resources"] == {"requests": {"cpu": "20m", "memory": "2Gi"}, "limits": {"memory": "1Gi"}}
+    assert values["images"]["registry"]["repository"] == "library/registry"
+    assert values["images"]["registry"]["tag"] == "3.1.1-alpine"
+    assert values["upstreams"] == {"docker.io": {"caSecretName": "authority"}}
+    resources = values["cache"]["resources"]
+    assert resources["registry"] == {"requests": {"cpu": "10m", "memory": "2Gi"}, "limits": {"memory": "1Gi"}}
+    gate = {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}}
+    assert resources["gate"] == gate
     assert values["cache"]["nodeSelector"] == {"pool": "system"}
     assert values["node"]["tolerations"] == []
     assert values["monitoring"]["dashboard"]["labels"] == {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from registry_cache.names import fullname, gardener_service_name, object_name, service_name
+from registry_cache.names import fullname, gardener_service_name, object_name, service_name, service_names
 from registry_cache.regenerate import REPOSITORY
 
 INVENTORY: dict[str, list[str]] = yaml.safe_load((REPOSITORY / "tests" / "render" / "inventory.yaml").read_text())
@@ -21,10 +21,7 @@ def test_names_are_those_that_the_chart_gives(scenario: str) -> None:
         fullname_override=values.get("fullnameOverride", ""),
     )
     made = {f"StatefulSet {object_name(full, cache['upstream'])}" for cache in values["caches"]}
-    made |= {
-        f"Service {service_name(full, cache['upstream'], cache.get('serviceNameSuffix', ''))}"
-        for cache in values["caches"]
-    }
+    made |= {f"Service {name}" for cache in values["caches"] for name in service_names(full, cache)}
     assert made == {name for name in INVENTORY[scenario] if name.startswith(("StatefulSet ", "Service "))}
 
 

@@ -44,29 +44,143 @@ def one(**fields: object) -> dict[str, Any]:
         pytest.param(
             one(),
             one(garbageCollection={"ttl": "1h"}),
-            "docker.io: changed, restarts\n"
+            "docker.io: changed\n"
             "  garbageCollection.ttl 168h -> 1h\n"
-            "  nodes pull from the upstream while it restarts; what is cached stays\n"
-            "  the ttl counts for what is fetched from then on; what is cached keeps the one it came with",
+            "  the running cache takes the ttl over, also for what is there: since its last use",
             id="ttl",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "cache": {"highWaterMark": 50}},
+            "docker.io: changed\n  cache.highWaterMark 85 -> 50\n  the running cache takes cache.highWaterMark over",
+            id="high-water-mark",
+        ),
+        pytest.param(
+            one(),
+            one(remoteURL="https://mirror.example.com"),
+            "docker.io: changed, restarts\n"
+            "  remoteURL https://registry-1.docker.io -> https://mirror.example.com\n"
+            "  nodes pull from the upstream while it restarts; what is cached stays\n"
+            "nodes: changed, restarts\n"
+            "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile",
+            id="remote",
         ),
         pytest.param(
             one(),
             one(volume={"storageClassName": "fast"}),
             "docker.io: refused\n"
             "  volume.storageClassName unset -> fast\n"
-            "  Kubernetes does not let a StatefulSet change volume.storageClassName: keep what is there, or take the "
-            "cache out, delete its claim and put it back, empty\n"
-            "  the upgrade would stop there, with a part of it done",
+            "  a volume does not shrink, and keeps its storage class: helm upgrade refuses this and changes nothing\n"
+            "  keep volume.storageClassName unset, or take the cache out, see its claim gone, and put the cache back, "
+            "empty",
             id="storage-class",
         ),
         pytest.param(
+            one(volume={"size": "10Gi"}),
+            one(volume={"size": "10e9", "storageClassName": "fast"}),
+            "docker.io: refused\n"
+            "  volume.size 10Gi -> 10e9\n"
+            "  volume.storageClassName unset -> fast\n"
+            "  a volume does not shrink, and keeps its storage class: helm upgrade refuses this and changes nothing\n"
+            "  keep volume.size 10Gi and volume.storageClassName unset, or take the cache out, see its claim gone, and "
+            "put the cache back, empty",
+            id="smaller-volume",
+        ),
+        pytest.param(
             one(),
-            {**one(), "cache": {"image": {"tag": "3.1.2"}}},
+            one(volume={"size": "20Gi"}),
+            "docker.io: changed\n"
+            "  volume.size 10Gi -> 20Gi\n"
+            "  the volume grows under the running cache, if its storage class has allowVolumeExpansion",
+            id="larger-volume",
+        ),
+        pytest.param(
+            one(),
+            one(highAvailability={"enabled": True}),
             "docker.io: changed, restarts\n"
-            "  cache.image.tag 3.1.1 -> 3.1.2\n"
+            "  highAvailability.enabled false -> true\n"
+            "  one replica restarts after the other; what is cached stays\n"
+            "  the second replica begins empty",
+            id="second-replica",
+        ),
+        pytest.param(
+            one(highAvailability={"enabled": True}),
+            one(highAvailability={"enabled": False}),
+            "docker.io: changed, restarts\n"
+            "  highAvailability.enabled true -> false\n"
+            "  nodes pull from the upstream while it restarts; what is cached stays\n"
+            "  the volume of the second replica goes",
+            id="one-replica-less",
+        ),
+        pytest.param(
+            {**one(highAvailability={"enabled": True}), "cache": {"volumeRetention": "Retain"}},
+            one(),
+            "docker.io: changed, restarts\n"
+            "  highAvailability.enabled true -> false\n"
+            "  cache.volumeRetention Retain -> Delete\n"
+            "  nodes pull from the upstream while it restarts; what is cached stays\n"
+            "  the volume of the second replica stays until its claim is deleted\n"
+            "  from then on its volume goes when the cache is taken out, and with an uninstall",
+            id="one-replica-less-with-its-volume-retained",
+        ),
+        pytest.param(
+            one(highAvailability={"enabled": True}),
+            {**one(highAvailability={"enabled": True}), "cache": {"tagWindow": "0s"}},
+            "docker.io: changed, restarts\n"
+            "  cache.tagWindow 5s -> 0s\n"
+            "  one replica restarts after the other; what is cached stays",
+            id="two-replicas",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "cache": {"volumeRetention": "Retain"}},
+            "docker.io: changed\n"
+            "  cache.volumeRetention Delete -> Retain\n"
+            "  from then on its volume stays when the cache is taken out, and with an uninstall",
+            id="volume-retention",
+        ),
+        pytest.param(
+            {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}]},
+            {**one(), "cache": {"volumeRetention": "Retain"}},
+            "docker.io: changed\n"
+            "  cache.volumeRetention Delete -> Retain\n"
+            "  from then on its volume stays when the cache is taken out, and with an uninstall\n"
+            "quay.io: removed\n"
+            "  nodes pull from the upstream\n"
+            "  its volume goes with it\n"
+            "nodes: changed, restarts\n"
+            "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile",
+            id="retention-comes-too-late",
+        ),
+        pytest.param(
+            {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}]},
+            {
+                "caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}],
+                "upstreams": {"quay.io": {"caSecretName": "authority"}},
+            },
+            "quay.io: changed, restarts\n"
+            "  upstreams.caSecretName unset -> authority\n"
+            "  nodes pull from the upstream while it restarts; what is cached stays",
+            id="settings-of-one-upstream",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "images": {"nginx": {"tag": "1.28.1-alpine"}}},
+            "docker.io: changed, restarts\n"
+            "  images.nginx.tag 1.28.0-alpine -> 1.28.1-alpine\n"
             "  nodes pull from the upstream while it restarts; what is cached stays",
             id="image",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "images": {"python": {"tag": "3.14-alpine"}}},
+            "docker.io: changed, restarts\n"
+            "  images.python.tag 3.13-alpine -> 3.14-alpine\n"
+            "  nodes pull from the upstream while it restarts; what is cached stays\n"
+            "nodes: changed, restarts\n"
+            "  images.python.tag 3.13-alpine -> 3.14-alpine\n"
+            "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile",
+            id="image-of-all",
         ),
         pytest.param(
             one(),
@@ -82,7 +196,7 @@ def one(**fields: object) -> dict[str, Any]:
             {**one(), "fullnameOverride": "mine"},
             "docker.io: changed, restarts\n"
             "  its objects were called registry-cache-… and will be mine-…, so it begins with a new and empty volume\n"
-            "  the old volume stays, unused, until its claim is deleted\n"
+            "  the old volume goes\n"
             "nodes: changed, restarts\n"
             "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile\n"
             "dashboard: changed\n"
@@ -105,7 +219,8 @@ def test_name_of_the_release_decides_whether_an_override_renames() -> None:
 def test_claim_of_a_long_upstream_is_found_by_its_label() -> None:
     """Which is cut; tests/render compares it with the chart's."""
     upstream = ".".join(["a" * 30] * 3) + ":5000"
-    text = plan({"caches": [*one()["caches"], {"upstream": upstream}]}, one()).text()
+    old = {"caches": [*one()["caches"], {"upstream": upstream}], "cache": {"volumeRetention": "Retain"}}
+    text = plan(old, one()).text()
     assert f"{upstream}: removed" in text
     assert f"--selector upstream-host={'a' * 30}.{'a' * 23}-" in text
 
@@ -116,8 +231,8 @@ def files(tmp_path: Path) -> tuple[str, str, str]:
     paths = []
     for name, document in (
         ("old", one()),
-        ("new", one(garbageCollection={"ttl": "1h"})),
-        ("refused", one(volume={"size": "20Gi"})),
+        ("new", one(proxy={"httpProxy": "http://proxy:3128"})),
+        ("refused", one(volume={"size": "5Gi"})),
     ):
         path = tmp_path / f"{name}.yaml"
         path.write_text(json.dumps(document))
@@ -146,7 +261,7 @@ def test_plan_for_machines(files: tuple[str, str, str], capsys: pytest.CaptureFi
         "action": "refused",
         "restart": False,
         "data": "kept",
-        "differences": [{"path": "volume.size", "old": "10Gi", "new": "20Gi"}],
+        "differences": [{"path": "volume.size", "old": "10Gi", "new": "5Gi"}],
     }
 
 

@@ -38,7 +38,7 @@ class FakeCache:
         self.asked.append(path)
         if path == "/metrics":
             hits = max(0, self.pulls - self.stored_from + 1)
-            return 200, f'registry_proxy_hits_total{{type="blob"}} {hits}\n'.encode()
+            return 200, f'registry_proxy_hits_total{{upstream_host="docker.io",type="blob"}} {hits}\n'.encode()
         self.pulls += path == BLOB
         return self.answers.get(path, (404, b""))
 

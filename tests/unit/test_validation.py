@@ -189,10 +189,91 @@ def one(**fields: object) -> dict[str, Any]:
             id="tls",
         ),
         pytest.param(
-            one(highAvailability={"enabled": False}),
             one(highAvailability={"enabled": True}),
-            "caches[0].highAvailability.enabled: true is not supported yet; write false",
+            one(highAvailability={"enabled": "true"}),
+            'caches[0].highAvailability.enabled: "true" is not true or false',
             id="high-availability",
+        ),
+        pytest.param(
+            caches({"upstream": "a.b", "serviceNameSuffix": "cache-b-c--peers"}, {"upstream": "b.c"}),
+            caches(
+                {"upstream": "a.b", "serviceNameSuffix": "cache-b-c--peers"},
+                {"upstream": "b.c", "highAvailability": {"enabled": True}},
+            ),
+            "caches[1].serviceNameSuffix: the Service would be called registry-cache-b-c--peers, as that of caches[0]",
+            id="suffix-as-the-name-of-the-service-of-replicas",
+        ),
+        pytest.param(
+            {**one(), "upstreams": {"docker.io": {"caSecretName": "x"}}},
+            {**one(), "upstreams": {"dokcer.io": {"caSecretName": "x"}}},
+            'upstreams["dokcer.io"]: is no upstream of caches; did you mean docker.io?',
+            id="settings-of-no-upstream",
+        ),
+        pytest.param(
+            {**one(), "upstreams": {}},
+            {**one(), "upstreams": {"a": {}}},
+            "upstreams.a: is no upstream of caches; there is docker.io",
+            id="settings-of-no-upstream-that-is-near",
+        ),
+        pytest.param(
+            {**one(), "upstreams": {"docker.io": {"caSecretName": "x", "proxySecretName": "y"}}},
+            {**one(), "upstreams": {"docker.io": {"caSecretName": "x", "caConfigMapName": "y"}}},
+            'upstreams["docker.io"].caSecretName: caConfigMapName is there already; write one of the two',
+            id="two-authorities",
+        ),
+        pytest.param(
+            {**one(), "upstreams": {"docker.io": {"proxySecretName": "a-b"}}},
+            {**one(), "upstreams": {"docker.io": {"proxySecretName": "A"}}},
+            'upstreams["docker.io"].proxySecretName: "A" is not the name of a Kubernetes object; write "a"',
+            id="name-of-a-secret",
+        ),
+        pytest.param(
+            {**one(), "upstreams": {"docker.io": {}}},
+            {**one(), "upstreams": {"docker.io": {"caConfigMap": "x"}}},
+            'upstreams["docker.io"].caConfigMap: is not known here; did you mean caConfigMapName?',
+            id="setting-that-is-not-known",
+        ),
+        pytest.param(
+            {**one(), "upstreams": {"docker.io": {}}},
+            {**one(), "upstreams": {"docker.io": None}},
+            'upstreams["docker.io"]: null is no value; leave the key out',
+            id="no-settings",
+        ),
+        pytest.param(
+            {**one(), "cache": {"tagWindow": "0s"}},
+            {**one(), "cache": {"tagWindow": "-1s"}},
+            'cache.tagWindow: "-1s" is not a duration',
+            id="tag-window",
+        ),
+        pytest.param(
+            {**one(), "cache": {"highWaterMark": 100}},
+            {**one(), "cache": {"highWaterMark": 101}},
+            "cache.highWaterMark: 101 is not a percentage from 1 to 100; write for example 85",
+            id="high-water-mark",
+        ),
+        pytest.param(
+            {**one(), "cache": {"highWaterMark": 1}},
+            {**one(), "cache": {"highWaterMark": 0}},
+            "cache.highWaterMark: 0 is not a percentage from 1 to 100",
+            id="no-water",
+        ),
+        pytest.param(
+            {**one(), "cache": {"volumeRetention": "Retain"}},
+            {**one(), "cache": {"volumeRetention": "Keep"}},
+            'cache.volumeRetention: "Keep" is not known here; write "Delete" or "Retain"',
+            id="volume-retention",
+        ),
+        pytest.param(
+            {**one(), "cache": {"noProxy": []}},
+            {**one(), "cache": {"noProxy": [""]}},
+            'cache.noProxy[0]: "" is not a host, a domain or a network',
+            id="no-proxy",
+        ),
+        pytest.param(
+            {**one(), "cache": {"resources": {"gate": {}}}},
+            {**one(), "cache": {"resources": {"requests": {}}}},
+            "cache.resources.requests: is not known here; there is front, gate, registry",
+            id="resources-of-a-container",
         ),
         pytest.param(
             one(secretReferenceName="x"),
@@ -292,15 +373,15 @@ def one(**fields: object) -> dict[str, Any]:
             id="patience",
         ),
         pytest.param(
-            {**one(), "cache": {"image": {"pullPolicy": "Never"}}},
-            {**one(), "cache": {"image": {"pullPolicy": "never"}}},
+            {**one(), "images": {"registry": {"pullPolicy": "Never"}}},
+            {**one(), "images": {"registry": {"pullPolicy": "never"}}},
             'write "Always" or "IfNotPresent" or "Never"',
             id="pull-policy",
         ),
         pytest.param(
-            {**one(), "node": {"image": {"tag": "3.10"}}},
-            {**one(), "node": {"image": {"tag": 3.10}}},
-            "node.image.tag: 3.1 is not text; write it in quotes",
+            {**one(), "images": {"python": {"tag": "3.10"}}},
+            {**one(), "images": {"python": {"tag": 3.10}}},
+            "images.python.tag: 3.1 is not text; write it in quotes",
             id="tag-a-number",
         ),
         pytest.param(
@@ -366,6 +447,8 @@ def leaves(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[s
             yield from leaves(part, f"{path}{name}.")
         if "properties" in part.get("items", {}):
             yield from leaves(part["items"], f"{path}{name}[].")
+        if isinstance(each := part.get("additionalProperties"), dict) and "properties" in each:
+            yield from leaves(each, f"{path}{name}.<>.")
 
 
 def test_schema_is_closed_and_says_its_draft() -> None:
@@ -375,6 +458,8 @@ def test_schema_is_closed_and_says_its_draft() -> None:
     for path, part in [("", schema), *leaves(schema)]:
         for inner in (part, part.get("items", {})):
             assert "properties" not in inner or inner["additionalProperties"] is False, f"{path} is open"
+        if isinstance(each := part.get("additionalProperties"), dict) and "properties" in each:
+            assert each["additionalProperties"] is False, f"{path} is open"
 
 
 def test_what_has_no_default_is_left_out_or_must_be_written() -> None:
@@ -384,6 +469,7 @@ def test_what_has_no_default_is_left_out_or_must_be_written() -> None:
         "caches[].upstream",
         *(f"caches[].{name}" for name in ("remoteURL", "secretReferenceName", "serviceNameSuffix")),
         *(f"caches[].{name}" for name in ("volume.storageClassName", "proxy.httpProxy", "proxy.httpsProxy")),
+        *(f"upstreams.<>.{name}" for name in ("caConfigMapName", "caSecretName", "proxySecretName")),
         "global",
         "enabled",
     }

@@ -12,6 +12,9 @@ from state import log, words
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# What can be wrong with an answer (cache_probe.NoAnswer), and why a cache is left (keeper.Keeper).
+NO_ANSWER = ("no_address", "no_connection", "timeout", "status", "wrong_answer")
+REASONS = (*NO_ANSWER, "program_ends", "foreign_file", "other_release", "not_writable", "program_error")
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds that a client may be silent.
@@ -28,8 +31,12 @@ class Metrics:
         self._lock = threading.Lock()
         self._upstreams = upstreams
         self._active = dict.fromkeys(upstreams, 0)
-        self._probes: Counter[tuple[str, str]] = Counter({(upstream, "ok"): 0 for upstream in upstreams})
-        self._withdrawals: Counter[tuple[str, str]] = Counter()
+        self._probes: Counter[tuple[str, str]] = Counter(
+            {(upstream, result): 0 for upstream in upstreams for result in ("ok", *NO_ANSWER)}
+        )
+        self._withdrawals: Counter[tuple[str, str]] = Counter(
+            {(upstream, reason): 0 for upstream in upstreams for reason in REASONS}
+        )
         self._buckets: Counter[tuple[str, float]] = Counter()
         self._seconds = dict.fromkeys(upstreams, 0.0)
         self._reads: bool | None = None

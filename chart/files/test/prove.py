@@ -108,7 +108,7 @@ def check(content: bytes, digest: str) -> None:
 
 def counters(metrics: str) -> dict[str, float]:
     """The cache's counters of blobs: requests, hits, misses (distribution, registry/proxy/proxymetrics.go)."""
-    lines = re.findall(r'^registry_proxy_(\w+)_total\{type="blob"\} (\S+)$', fetch(metrics).decode(), re.MULTILINE)
+    lines = re.findall(r'^registry_proxy_(\w+)_total\{[^}]*type="blob"\} (\S+)$', fetch(metrics).decode(), re.MULTILINE)
     return {name: float(value) for name, value in lines}
 
 

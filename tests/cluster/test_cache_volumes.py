@@ -1,0 +1,194 @@
+"""Whatever a cache's volume is like, pulls come: full, too small, out of inodes, read-only; and what is old goes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster_support import by_digest, installed, pull_at_first, pull_at_once, unrest, warm
+from testcluster.faults import pod_processes
+from testcluster.native import NativeCluster
+from testcluster.processes import wait_for
+from testcluster.pulls import new_image
+from testcluster.small_volumes import SmallVolume, small_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from testcluster.oci import Image
+    from testcluster.release import Release
+
+pytestmark = pytest.mark.cluster
+
+SMALL = "docker.io"
+SIZE = 64 << 20
+KEPT = "ghcr.io"
+# Seconds.
+TTL = 20.0
+# Ten times what the kubelet takes to bring a changed ConfigMap into a pod.
+REFRESH = 900.0
+
+
+@pytest.fixture(scope="module")
+def native(cluster: object) -> NativeCluster:
+    """The cluster, whose nodes' file systems can be changed."""
+    if not isinstance(cluster, NativeCluster):
+        pytest.skip("volumes are put into the namespaces of the native cluster's nodes")
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def volume(native: NativeCluster) -> Iterator[SmallVolume]:
+    with small_volume(native, native.nodes[0], "small-volume", SIZE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def release(native: NativeCluster, volume: SmallVolume, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    """A cache on the small volume, and one on an ordinary one; each pull asks what its tag means."""
+    path = tmp_path_factory.mktemp("volumes") / "values.yaml"
+    path.write_text(json.dumps(_values(volume, ttl="168h")))
+    with installed(native, "volumes", "--values", str(path)) as made:
+        yield made
+
+
+@pytest.fixture
+def undisturbed(release: Release) -> Iterator[None]:
+    """No pod is replaced, restarted or not ready in the meantime."""
+    before = unrest(release)
+    yield
+    assert unrest(release) == before
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_images_that_are_several_times_the_volume_all_come_and_the_last_ones_are_cached(
+    native: NativeCluster, release: Release, volume: SmallVolume
+) -> None:
+    images = [
+        new_image(native, f"{SMALL}/library/many-{number}:1", layers=1, layer_bytes=20_000_000) for number in range(8)
+    ]
+    begun = time.monotonic()
+    for first, second in zip(images[::2], images[1::2], strict=True):
+        pull_at_once(native, (first[0], native.nodes[0]), (second[0], native.nodes[1]))
+    seconds = time.monotonic() - begun
+
+    total = sum(image.size for _, image in images)
+    print(f"{total / SIZE:.1f} times the volume in {seconds:.1f} s")
+    assert total > 2 * SIZE
+    assert not volume.blobs & set(images[0][1].blobs)
+    again = pull_at_once(native, (images[-1][0], native.nodes[0]), (images[-2][0], native.nodes[1]))
+    assert [each.served_by for each in again] == ["cache", "cache"]
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_layer_larger_than_the_volume_comes_from_the_upstream_and_the_rest_stays(
+    native: NativeCluster, release: Release
+) -> None:
+    cached = _cached(native, release, "beside-large")
+    large, _ = new_image(native, f"{SMALL}/library/large:1", layers=1, layer_bytes=SIZE + 1)
+
+    assert pull_at_first(native, large, native.nodes[1]).served_by == "upstream"
+    assert pull_at_first(native, cached[0], native.nodes[1]).served_by == "cache"
+
+
+STATES: dict[str, Callable[[SmallVolume], AbstractContextManager[None]]] = {
+    "full": lambda volume: volume.filled(),
+    "nearly full": lambda volume: volume.filled(free=200_000),
+    "without inodes": lambda volume: volume.without_inodes(),
+    "read-only": lambda volume: volume.read_only(),
+    "as it was again": lambda _: nullcontext(),
+}
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize("state", STATES)
+def test_volume_that_takes_nothing_costs_no_pull(
+    native: NativeCluster, release: Release, volume: SmallVolume, state: str
+) -> None:
+    name = state.replace(" ", "-")
+    # The first is one that may go, where there must be room for the last.
+    _, by_tag, named = (_cached(native, release, f"{name}-{which}") for which in ("old", "tag", "digest"))
+    fresh, _ = new_image(native, f"{SMALL}/library/{name}-new:1", layer_bytes=100_000)
+
+    with STATES[state](volume):
+        cached = pull_at_once(native, (by_tag[0], native.nodes[0]), (by_digest(*named), native.nodes[1]))
+        new = pull_at_first(native, fresh, native.nodes[0])
+
+    print(f"{state}: new {new.seconds:.2f} s from {new.served_by}, cached {[each.seconds for each in cached]} s")
+    assert [each.served_by for each in cached] == ["cache", "cache"]
+    if state == "as it was again":
+        assert new.served_by == "upstream through the cache"
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_changed_time_to_live_removes_what_is_unused_by_then_and_nothing_else(
+    native: NativeCluster, release: Release, volume: SmallVolume, tmp_path: Path
+) -> None:
+    """The kubelet brings the changed ConfigMap into the pod that runs."""
+    unused = new_image(native, f"{KEPT}/tests/unused:1")
+    hot = new_image(native, f"{KEPT}/tests/hot:1")
+    pull_at_once(native, (unused[0], native.nodes[0]), (hot[0], native.nodes[0]))
+    folder = _volume(native, release, KEPT)
+    assert _holds(folder, unused[1])
+    path = tmp_path / "values.yaml"
+    path.write_text(json.dumps(_values(volume, ttl=f"{TTL:.0f}s")))
+    with _used(release, *hot):
+        begun = time.monotonic()
+        release.upgrade("--values", str(path), "--set", "node.probe.interval=2s")
+        wait_for("the unused image to go", lambda: not _holds(folder, unused[1]), REFRESH, interval=0.5)
+        print(f"gone {time.monotonic() - begun:.0f} s after the upgrade")
+
+    left = {path.name for path in (folder / "docker/registry/v2").rglob("*")}
+    assert not left & {"unused", *(digest.partition(":")[2] for digest in (unused[1].digest, *unused[1].blobs))}
+    assert pull_at_first(native, hot[0], native.nodes[1]).served_by == "cache"
+
+
+def _values(volume: SmallVolume, ttl: str) -> dict[str, object]:
+    small = {"upstream": SMALL, "volume": {"size": f"{SIZE >> 20}Mi", "storageClassName": volume.name}}
+    kept = {"upstream": KEPT, "volume": {"size": "1Gi"}, "garbageCollection": {"ttl": ttl}}
+    return {"caches": [small, kept], "cache": {"tagWindow": "0s"}}
+
+
+def _cached(native: NativeCluster, release: Release, name: str) -> tuple[str, Image]:
+    reference, image = new_image(native, f"{SMALL}/library/{name}:1", layer_bytes=300_000)
+    warm(release.pod(SMALL), reference, image)
+    return reference, image
+
+
+def _volume(native: NativeCluster, release: Release, upstream: str) -> Path:
+    """Where a cache's volume is reached from here, while its pod runs."""
+    pod = release.pod(upstream)
+    (node,) = [node for node in native.nodes if node.name == pod["spec"]["nodeName"]]
+    return Path(f"/proc/{pod_processes(node, pod)[0]}/root/var/lib/registry")
+
+
+def _holds(volume: Path, image: Image) -> bool:
+    """Whether anything of an image is there."""
+    blobs = volume / "docker/registry/v2/blobs/sha256"
+    names = (digest.partition(":")[2] for digest in (image.digest, *image.blobs))
+    return any((blobs / name[:2] / name).exists() for name in names)
+
+
+@contextmanager
+def _used(release: Release, reference: str, image: Image) -> Iterator[None]:
+    """An image is asked for again and again."""
+    pod, over = release.pod(KEPT), threading.Event()
+
+    def use() -> None:
+        while not over.wait(1):
+            warm(pod, reference, image)
+
+    with ThreadPoolExecutor() as pool:
+        using = pool.submit(use)
+        try:
+            yield
+        finally:
+            over.set()
+            using.result()

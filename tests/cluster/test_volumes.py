@@ -1,0 +1,297 @@
+"""Volumes: they grow by an upgrade under the running cache, shrink by none, and go with their cache or stay."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cluster_support import installed
+from testcluster import interface
+from testcluster.processes import wait_for
+from testcluster.pulls import new_image, pull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from testcluster.interface import Cluster, Node
+    from testcluster.release import Release
+
+pytestmark = pytest.mark.cluster
+
+EXPANDABLE = "expandable"
+MEBIBYTE = 2**20
+
+
+@pytest.fixture
+def expandable(cluster: Cluster) -> Iterator[str]:
+    """A storage class like the default one, whose claims may grow; nothing here makes their volumes grow."""
+    storage_class = {
+        "metadata": {"name": EXPANDABLE, "annotations": {"defaultVolumeType": "local"}},
+        "provisioner": "rancher.io/local-path",
+        "allowVolumeExpansion": True,
+    }
+    with created(cluster, storage_class):
+        yield EXPANDABLE
+
+
+@contextmanager
+def created(cluster: Cluster, storage_class: dict[str, Any]) -> Iterator[None]:
+    """A storage class, for as long as a test takes."""
+    same = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "volumeBindingMode": "WaitForFirstConsumer"}
+    interface.kubectl(cluster.kubeconfig, "apply", "--filename", "-", text=json.dumps({**same, **storage_class}))
+    try:
+        yield
+    finally:
+        interface.kubectl(cluster.kubeconfig, "delete", "storageclass", storage_class["metadata"]["name"])
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A volume in a node's memory that can really grow, which none of a test cluster's provisioners lets one do."""
+
+    cluster: Cluster
+    node: Node
+    name: str
+
+    @property
+    def folder(self) -> str:
+        return f"/opt/{self.name}"
+
+    def make(self, size: int) -> None:
+        """Mount it with `size` bytes, and a PersistentVolume for it."""
+        self.node.run("mkdir", "-p", self.folder)
+        self.node.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", self.folder)
+        on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [self.node.name]}
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": self.name},
+            "spec": {
+                "capacity": {"storage": str(size)},
+                "accessModes": ["ReadWriteOnce"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": self.name,
+                "local": {"path": self.folder},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+            },
+        }
+        interface.kubectl(self.cluster.kubeconfig, "apply", "--filename", "-", text=json.dumps(volume))
+
+    def grow(self, size: int, release: Release, claim: str) -> None:
+        """Do what a storage driver's resizer does for a claim that asks for more."""
+        self.node.run("mount", "-o", f"remount,size={size}", self.folder)
+        patch = json.dumps({"spec": {"capacity": {"storage": str(size)}}})
+        interface.kubectl(self.cluster.kubeconfig, "patch", "persistentvolume", self.name, "--patch", patch)
+        patch = json.dumps({"status": {"capacity": {"storage": str(size)}}})
+        release.kubectl("patch", "persistentvolumeclaim", claim, "--subresource=status", "--patch", patch)
+
+    def remove(self) -> None:
+        interface.kubectl(self.cluster.kubeconfig, "delete", "persistentvolume", self.name, "--ignore-not-found")
+        self.node.run("umount", self.folder, check=False)
+
+
+@pytest.fixture
+def memory(cluster: Cluster) -> Iterator[Memory]:
+    """A volume of 64 MiB in memory, alone in a storage class of its own name."""
+    made = Memory(cluster, cluster.nodes[0], "in-memory")
+    storage_class = {
+        "metadata": {"name": made.name},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "allowVolumeExpansion": True,
+    }
+    with created(cluster, storage_class):
+        try:
+            made.make(64 * MEBIBYTE)
+            yield made
+        finally:
+            made.remove()
+
+
+def written(path: Path, *caches: dict[str, Any], **more: object) -> tuple[str, str]:
+    """A values file with these caches, as helm's arguments."""
+    path.write_text(json.dumps({"caches": list(caches), **more}))
+    return "--values", str(path)
+
+
+def cache(upstream: str, **volume: str) -> dict[str, Any]:
+    return {"upstream": upstream, "volume": volume}
+
+
+def claims(release: Release) -> dict[str, Any]:
+    """The claims that are there to stay, by their upstream."""
+    found = release.get("persistentvolumeclaims")["items"]
+    return {
+        one["metadata"]["labels"]["upstream-host"]: one for one in found if "deletionTimestamp" not in one["metadata"]
+    }
+
+
+def running(release: Release, upstream: str) -> tuple[str, list[int]]:
+    """What changes where a cache is replaced, or a container of it restarts."""
+    pod = release.pod(upstream)
+    return pod["metadata"]["uid"], [one["restartCount"] for one in pod["status"]["containerStatuses"]]
+
+
+def everything(release: Release) -> dict[str, str]:
+    """The version of each object that the chart or helm wrote."""
+    found = release.get("configmaps,secrets,services,statefulsets,daemonsets,persistentvolumeclaims")["items"]
+    return {f"{one['kind']} {one['metadata']['name']}": one["metadata"]["resourceVersion"] for one in found}
+
+
+def may_hold(release: Release, upstream: str) -> int:
+    """How many bytes of content the cache says that its volume may hold."""
+    path = f"/api/v1/namespaces/{release.namespace}/pods/{release.object_name(upstream)}-0:5001/proxy/metrics"
+    text = interface.kubectl(release.cluster.kubeconfig, "get", "--raw", path)
+    found = re.search(r"^registry_cache_capacity_bytes (\S+)$", text, re.MULTILINE)
+    assert found is not None, text
+    return int(float(found[1]))
+
+
+def test_claim_grows_by_an_upgrade_and_the_cache_goes_on_running(
+    cluster: Cluster, expandable: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "values.yaml"
+    before = written(path, cache("docker.io", size="1Gi", storageClassName=expandable))
+    with installed(cluster, "grown", *before) as release:
+        reference, _ = new_image(cluster, "docker.io/library/grown:1")
+        pull(cluster, reference, cluster.nodes[0])
+        (claim,) = claims(release).values()
+        was = running(release, "docker.io")
+        assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
+
+        release.upgrade(*written(path, cache("docker.io", size="2Gi", storageClassName=expandable)))
+
+        (grown,) = claims(release).values()
+        assert grown["metadata"]["uid"] == claim["metadata"]["uid"]
+        assert grown["spec"]["resources"]["requests"]["storage"] == "2Gi"
+        assert running(release, "docker.io") == was
+        assert pull(cluster, reference, cluster.nodes[1]).served_by == "cache"
+
+
+def test_running_cache_uses_the_room_of_a_volume_that_has_grown(
+    cluster: Cluster, memory: Memory, tmp_path: Path
+) -> None:
+    path = tmp_path / "values.yaml"
+    before = written(path, cache("docker.io", size=str(64 * MEBIBYTE), storageClassName=memory.name))
+    with installed(cluster, "roomier", *before) as release:
+        reference, _ = new_image(cluster, "docker.io/library/roomier:1")
+        pull(cluster, reference, cluster.nodes[0])
+        ((_, claim),) = claims(release).items()
+        assert may_hold(release, "docker.io") <= 64 * MEBIBYTE
+        was = running(release, "docker.io")
+
+        release.upgrade(*written(path, cache("docker.io", size=str(192 * MEBIBYTE), storageClassName=memory.name)))
+        memory.grow(192 * MEBIBYTE, release, claim["metadata"]["name"])
+
+        # The kubelet writes a changed ConfigMap into a pod within about a minute.
+        more = "the cache to see the new room"
+        wait_for(more, lambda: may_hold(release, "docker.io") > 128 * MEBIBYTE, timeout=150)
+        assert running(release, "docker.io") == was
+        assert pull(cluster, reference, cluster.nodes[1]).served_by == "cache"
+        larger, _ = new_image(cluster, "docker.io/library/roomier:2", layers=1, layer_bytes=100_000_000)
+        assert pull(cluster, larger, cluster.nodes[0]).served_by == "upstream through the cache"
+        assert pull(cluster, larger, cluster.nodes[1]).served_by == "cache"
+
+
+def test_what_no_volume_can_become_is_refused_before_anything_is_changed(
+    cluster: Cluster, expandable: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "values.yaml"
+    docker, github = cache("docker.io", size="2Gi"), cache("ghcr.io", size="1Gi", storageClassName=expandable)
+    with installed(cluster, "unshrunk", *written(path, docker, github)) as release:
+        before = everything(release)
+        smaller = cache("docker.io", size="1.5Gi")
+        other = cache("ghcr.io", size="1Gi", storageClassName="local-path")
+        unset = cache("ghcr.io", size="1Gi")
+        # With something else that would change, and be half done.
+        ttl = {"garbageCollection": {"ttl": "1h"}}
+        name = "cache-volume-unshrunk-registry-cache-docker-io-0"
+        shrinks = (
+            'caches[0].volume.size: "1.5Gi" is less than the volume has, and none shrinks; write "2Gi", or take the '
+            f"cache out, see the claim {name} gone, and put the cache back, empty"
+        )
+        another_class = (
+            'caches[1].volume.storageClassName: "local-path" is not the class of the claim that is there, which '
+            'cannot change; write "expandable", or'
+        )
+        no_class = (
+            "caches[1].volume.storageClassName: is missing, and the class of the claim that is there cannot change; "
+            'write "expandable", or'
+        )
+        for change, said in (
+            ([{**smaller, **ttl}, github], shrinks),
+            ([{**docker, **ttl}, other], another_class),
+            ([{**docker, **ttl}, unset], no_class),
+        ):
+            with pytest.raises(RuntimeError, match=re.escape(said)):
+                release.upgrade(*written(path, *change))
+            assert everything(release) == before
+
+        # The same size in other words, and the default class by its name, are no change.
+        was = {upstream: running(release, upstream) for upstream in ("docker.io", "ghcr.io")}
+        same = cache("docker.io", size="2048Mi", storageClassName="local-path")
+        release.upgrade(*written(path, same, github))
+        assert {upstream: running(release, upstream) for upstream in was} == was
+
+        # A claim that goes as soon as its pod does is no volume to install on.
+        release.kubectl("delete", "persistentvolumeclaim", name, "--wait=false")
+        with pytest.raises(RuntimeError, match=f"caches.0.: the claim {name} is being deleted"):
+            release.upgrade(*written(path, same, github))
+
+
+def test_volume_goes_with_its_cache_or_stays(cluster: Cluster, tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    docker, github, quay = (cache(upstream, size="1Gi") for upstream in ("docker.io", "ghcr.io", "quay.io"))
+    retain = {"cache": {"volumeRetention": "Retain"}}
+    with installed(cluster, "retained", *written(path, docker, github, quay)) as release:
+        reference, _ = new_image(cluster, "ghcr.io/tests/retained:1")
+        pull(cluster, reference, cluster.nodes[0])
+
+        release.upgrade(*written(path, docker, github))
+        wait_for("the volume of quay.io to go", lambda: gone(release, "quay.io"), timeout=60)
+
+        release.upgrade(*written(path, docker, github, **retain))
+        kept = claims(release)["ghcr.io"]["metadata"]["uid"]
+        release.upgrade(*written(path, docker, **retain))
+        wait_for("the pod of ghcr.io to go", lambda: not pods(release, "ghcr.io"), timeout=60)
+        assert claims(release)["ghcr.io"]["metadata"]["uid"] == kept
+
+        release.upgrade(*written(path, docker, github, **retain))
+        assert claims(release)["ghcr.io"]["metadata"]["uid"] == kept
+        assert pull(cluster, reference, cluster.nodes[1]).served_by == "cache"
+
+        uninstall(release)
+        assert claims(release)["ghcr.io"]["metadata"]["uid"] == kept
+        assert set(claims(release)) == {"docker.io", "ghcr.io"}
+
+        release.install(*written(path, docker, github))
+        assert claims(release)["ghcr.io"]["metadata"]["uid"] == kept
+        uninstall(release)
+        wait_for("both volumes to go", lambda: gone(release, "docker.io") and gone(release, "ghcr.io"), timeout=60)
+
+
+def gone(release: Release, upstream: str) -> bool:
+    return not release.get("persistentvolumeclaims", "--selector", f"upstream-host={upstream}")["items"]
+
+
+def pods(release: Release, upstream: str) -> list[Any]:
+    found: list[Any] = release.get("pods", "--selector", f"upstream-host={upstream}")["items"]
+    return found
+
+
+def uninstall(release: Release) -> None:
+    """The release alone, and not its namespace."""
+    interface.helm(
+        release.cluster.kubeconfig,
+        "uninstall",
+        release.name,
+        "--namespace",
+        release.namespace,
+        "--wait",
+        "--timeout=120s",
+    )
+    wait_for("its pods to end", lambda: not release.get("pods")["items"], timeout=120)

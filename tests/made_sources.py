@@ -1,0 +1,85 @@
+"""A source of manifests and blobs that does what a test says, at the moment that it says."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from email.message import Message
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from upstream_client import Kind, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Asked(NamedTuple):
+    """One request."""
+
+    method: str
+    repository: str
+    path: str
+    offset: int
+
+
+@dataclass
+class MadeAnswer:
+    """What upstream_client.Answer has. The body comes in one piece for each entry of `body`.
+
+    An exception among them is raised, an event among them is waited for.
+    """
+
+    body: list[bytes | Exception | threading.Event]
+    length: int | None = None
+    offset: int = 0
+    headers: Message = field(default_factory=Message)
+
+    def read(self, _size: int) -> bytes:
+        while self.body:
+            part = self.body.pop(0)
+            if isinstance(part, bytes):
+                return part
+            if isinstance(part, Exception):
+                raise part
+            assert part.wait(30)
+        return b""
+
+    def __enter__(self) -> Self:
+        """The answer itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+
+class MadeSource:
+    """Answers by what `answer` returns or raises, and remembers what it was asked for."""
+
+    def __init__(self, answer: Callable[[Asked], MadeAnswer]) -> None:
+        """Nothing is asked yet."""
+        self.answer = answer
+        self.asked: list[Asked] = []
+        self._lock = threading.Lock()
+
+    def open(  # noqa: PLR0913 - as the real ones
+        self,
+        method: str,
+        repository: str,
+        path: str,
+        *,
+        accept: Sequence[str] = (),  # noqa: ARG002 - no test depends on it
+        offset: int = 0,
+        timeout: float,  # noqa: ARG002 - the test says how long it takes
+    ) -> MadeAnswer:
+        asked = Asked(method, repository, path, offset)
+        with self._lock:
+            self.asked.append(asked)
+        return self.answer(asked)
+
+
+def whole(content: bytes) -> MadeAnswer:
+    return MadeAnswer([content], len(content))
+
+
+def cut() -> Unavailable:
+    return Unavailable(Kind.CUT, "the upstream breaks off")

@@ -1,0 +1,207 @@
+"""The cache pod as the chart has it, without Kubernetes, before upstream registries that can be watched."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from testcluster import oci
+from testcluster.cache_pod import CachePod, Tmpfs
+from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testcluster.upstream import Request
+
+CLIENTS = 50
+# As the kubelet and the chart have it.
+USER = 65532
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pod_bench(tmp_path_factory.mktemp("cache-pod")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pod(bench: Bench) -> Iterator[CachePod]:
+    """One that several tests use, each with images of its own."""
+    with bench.pod() as running:
+        yield running
+
+
+def get(pod: CachePod, path: str) -> tuple[int, bytes]:
+    """Ask the cache as containerd does: status and body."""
+    connection = http.client.HTTPConnection(urlsplit(pod.url).netloc, timeout=60)
+    try:
+        connection.request("GET", f"{path}?ns={UPSTREAM}", headers={"Accept": oci.MANIFEST})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def pull(pod: CachePod, name: str, image: oci.Image) -> None:
+    """Fetch all of an image, and find that it is what was pushed."""
+    assert get(pod, f"/v2/library/{name}/manifests/1") == (200, image.manifest)
+    for digest in image.blobs:
+        status, body = get(pod, f"/v2/library/{name}/blobs/{digest}")
+        assert (status, f"sha256:{hashlib.sha256(body).hexdigest()}") == (200, digest)
+
+
+def contents(requests: list[Request]) -> list[str]:
+    """The digests and tags that were sent by the upstream, sorted."""
+    return sorted(request.digest for request in requests if request.method == "GET" and request.body_bytes)
+
+
+def test_cold_pull_gives_the_upstreams_bytes(bench: Bench, pod: CachePod) -> None:
+    image = bench.push("cold")
+    mark = bench.upstream.mark()
+    pull(pod, "cold", image)
+    assert contents(bench.upstream.requests(mark)) == sorted(["1", *image.blobs])
+
+
+def test_second_pull_asks_the_upstream_for_nothing(bench: Bench, pod: CachePod) -> None:
+    image = bench.push("second")
+    pull(pod, "second", image)
+    mark = bench.upstream.mark()
+    pull(pod, "second", image)
+    assert bench.upstream.requests(mark) == []
+
+
+def test_many_clients_at_once_cost_the_upstream_one_pull(bench: Bench, pod: CachePod) -> None:
+    image = bench.push("many", layers=9)
+    assert len(image.layers) == 10
+    mark = bench.upstream.mark()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for done in [pool.submit(pull, pod, "many", image) for _ in range(CLIENTS)]:
+            done.result()
+    requests = bench.upstream.requests(mark)
+    assert contents(requests) == sorted(["1", *image.blobs])
+    assert sum(request.body_bytes for request in requests) == image.size
+
+
+def test_bodies_without_a_length_are_cached(bench: Bench, pod: CachePod) -> None:
+    image = bench.push("chunked")
+    bench.upstream.no_length(UPSTREAM)
+    try:
+        pull(pod, "chunked", image)
+    finally:
+        bench.upstream.resume()
+    bench.upstream.stop()
+    try:
+        for digest, content in image.blobs.items():
+            assert get(pod, f"/v2/library/chunked/blobs/{digest}") == (200, content)
+    finally:
+        bench.upstream.resume()
+
+
+def test_cache_by_tokens_and_another_host_for_blobs(bench: Bench) -> None:
+    site = "lscr.example.com"
+    image = bench.push("tokens", site=site)
+    with bench.pod({"upstream": site, "remoteURL": f"https://{site}"}) as pod:
+        mark = bench.upstream.mark()
+        pull(pod, "tokens", image)
+        requests = bench.upstream.requests(mark)
+    assert {request.upstream for request in requests} == {site, "auth.example.org", "cdn.example.org"}
+    content = [request for request in requests if request.upstream == "cdn.example.org"]
+    assert contents(content) == sorted(image.blobs)
+    assert {request.scheme for request in content} == {""}
+
+
+def test_replicas_give_each_other_what_they_have(bench: Bench) -> None:
+    image = bench.push("replicas")
+    cache = {"upstream": UPSTREAM, "highAvailability": {"enabled": True}}
+    pods = [bench.new_pod(cache, ordinal=ordinal) for ordinal in range(2)]
+    mark = bench.upstream.mark()
+    try:
+        for pod in pods:
+            pod.hosts += "".join(each.host_line for each in pods)
+            pod.start()
+        for pod in pods:
+            for digest, content in image.blobs.items():
+                assert get(pod, f"/v2/library/replicas/blobs/{digest}") == (200, content)
+    finally:
+        for pod in pods:
+            pod.close()
+    assert contents(bench.upstream.requests(mark)) == sorted(image.blobs)
+
+
+def test_containers_run_as_the_chart_says(pod: CachePod) -> None:
+    for name, container in pod.containers.items():
+        for process in pod.processes(name)[1:] or pod.processes(name):
+            status = dict(
+                line.split(":\t", 1)
+                for line in Path(f"/proc/{process}/status").read_text().splitlines()
+                if ":\t" in line
+            )
+            assert status["Uid"].split() == [str(USER)] * 4
+            assert status["Gid"].split() == [str(USER)] * 4
+            assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+            assert status["NoNewPrivs"] == "1"
+        mounts = [line.split() for line in Path(f"/proc/{pod.process(name)}/mounts").read_text().splitlines()]
+        options = {mount[1]: mount[3].split(",") for mount in mounts}
+        assert "ro" in options["/"]
+        for mount in container["volumeMounts"]:
+            assert ("ro" if mount.get("readOnly") else "rw") in options[mount["mountPath"]]
+
+
+def test_volume_is_kept_when_the_pod_is_started_again(bench: Bench) -> None:
+    image = bench.push("again")
+    with bench.pod(volume=Tmpfs("32m")) as pod:
+        pull(pod, "again", image)
+        pod.stop()
+        pod.start()
+        mark = bench.upstream.mark()
+        for digest, content in image.blobs.items():
+            assert get(pod, f"/v2/library/again/blobs/{digest}") == (200, content)
+        assert bench.upstream.requests(mark) == []
+
+
+def test_container_is_killed_hung_and_started_again(bench: Bench) -> None:
+    with bench.pod() as pod:
+        pod.hang("gate")
+        assert not pod.lives()
+        pod.resume("gate")
+        assert pod.lives()
+        pod.kill("gate")
+        assert not pod.lives()
+        with pytest.raises(ProcessLookupError, match="gate does not run"):
+            pod.process("gate")
+        pod.start_container("gate")
+        pod.wait_until_ready()
+        assert pod.lives()
+
+
+def test_secret_is_replaced_at_once(bench: Bench) -> None:
+    cache = {"upstream": UPSTREAM, "secretReferenceName": "login"}
+    with bench.pod(cache) as pod:
+        folder = Path(f"/proc/{pod.process('gate')}/root/etc/registry-cache/credentials")
+        assert [path.name for path in folder.iterdir() if not path.name.startswith("..")] == []
+        pod.set_secret("login", {"username": "a", "password": "b"})
+        assert (folder / "username").read_text() == "a"
+        pod.set_secret("login", {"username": "c", "password": "d"})
+        assert (folder / "username").read_text() == "c"
+        assert (folder / "password").stat().st_gid == USER
+        assert (folder / "password").stat().st_mode & 0o777 == 0o440
+
+
+def test_volume_in_memory_can_be_full_and_read_only(bench: Bench) -> None:
+    with bench.pod(volume=Tmpfs("8m", inodes=500)) as pod:
+        there = os.statvfs(pod.volume_folder)
+        assert (there.f_blocks * there.f_frsize, there.f_files) == (8 << 20, 500)
+        pod.remount("size=16m")
+        assert os.statvfs(pod.volume_folder).f_blocks * there.f_frsize == 16 << 20
+        pod.remount("ro")
+        with pytest.raises(OSError, match="Read-only file system"):
+            (pod.volume_folder / "x").write_text("")
+        pod.remount("rw")
+        (pod.volume_folder / "x").write_text("")

@@ -1,0 +1,228 @@
+"""Credentials of a cache pod: for the upstream, its token server and a proxy; where they go and where they never do."""
+
+from __future__ import annotations
+
+import base64
+import select
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingTCPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from node.cache_bench import HANG, ask, blob_path, is_right, manifest_path, pull
+from testcluster import own_network, pki
+from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from testcluster.processes import wait_for
+from testcluster.upstream import PASSWORD, USERNAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testcluster.cache_pod import CachePod
+
+PRIVATE = "registry.example.com"
+TOKENS = "lscr.example.com"
+RIGHT = {"username": USERNAME, "password": PASSWORD}
+WRONG = {"username": USERNAME, "password": "another-password"}
+PROXY_LOGIN = {"username": "proxy-user", "password": "proxy-password-%41:"}
+PROXY_PORT = 3128
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pod_bench(tmp_path_factory.mktemp("credentials")) as made:
+        yield made
+
+
+def cache_of(site: str, **more: Any) -> dict[str, Any]:
+    return {"upstream": site, "remoteURL": f"https://{site}", "secretReferenceName": "login", **more}
+
+
+def assert_nowhere(pod: CachePod, *secrets: str) -> None:
+    """Find a secret in no log, environment or command line of the pod, neither as it is nor as HTTP has it."""
+    places = {f"log of {name}": pod.log_file(name).read_bytes() for name in pod.containers}
+    for name in pod.containers:
+        for process in pod.processes(name):
+            for kind in ("environ", "cmdline"):
+                places[f"{kind} of {name}"] = Path(f"/proc/{process}/{kind}").read_bytes()
+    for where, content in places.items():
+        for secret in secrets:
+            for form in (secret.encode(), base64.b64encode(secret.encode()).rstrip(b"=")):
+                assert form not in content, where
+        assert b"Bearer ey" not in content, where
+
+
+def test_rotated_secret_takes_effect_without_a_restart(bench: Bench) -> None:
+    images = [bench.push(f"private-{number}", site=PRIVATE) for number in range(2)]
+    with bench.pod(cache_of(PRIVATE), secrets={"login": RIGHT}) as pod:
+        pull(pod, "private-0", images[0])
+        pod.set_secret("login", WRONG)
+        got = ask(pod, manifest_path("private-1"))
+        assert (got.status, got.refused) == (403, True)
+        pull(pod, "private-0", images[0])
+        pod.set_secret("login", RIGHT)
+        pull(pod, "private-1", images[1])
+        assert_nowhere(pod, PASSWORD, WRONG["password"], f"{USERNAME}:{PASSWORD}")
+
+
+def test_wrong_credentials_are_said_once_and_counted(bench: Bench) -> None:
+    bench.push("wrong", site=PRIVATE)
+    mark = bench.upstream.mark()
+    with bench.pod(cache_of(PRIVATE), secrets={"login": WRONG}) as pod:
+        for number in range(20):
+            assert ask(pod, manifest_path("wrong", f"{number}")).status == 403
+        said = [line for line in pod.log("gate").splitlines() if "credentials" in line]
+        print(*said, sep="\n")
+        assert len(said) == 1
+        assert "registry.example.com" in said[0]
+        assert "401" in said[0]
+        assert pod.metrics()["registry_cache_refused_credentials_total"] >= 1
+        assert_nowhere(pod, WRONG["password"])
+    tried = [each for each in bench.upstream.requests(mark) if each.scheme == "Basic"]
+    print(f"the wrong credentials were tried {len(tried)} times")
+    assert len(tried) <= 20
+
+
+def test_public_images_come_without_and_with_wrong_credentials(bench: Bench) -> None:
+    public = [bench.push(f"public-{number}", site=TOKENS) for number in range(2)]
+    with bench.pod(cache_of(TOKENS)) as pod:
+        pull(pod, "public-0", public[0])
+        pod.set_secret("login", WRONG)
+        pull(pod, "public-1", public[1])
+        assert len([line for line in pod.log("gate").splitlines() if "credentials" in line]) == 1
+        assert pod.metrics()["registry_cache_refused_credentials_total"] >= 1
+        assert_nowhere(pod, WRONG["password"])
+
+
+def test_token_server_gives_more_to_who_has_credentials(bench: Bench) -> None:
+    image = bench.push("secret", site=TOKENS)
+    bench.upstream.push(f"{TOKENS}/private/secret:1", image)
+    with bench.pod(cache_of(TOKENS)) as pod:
+        assert ask(pod, "/v2/private/secret/manifests/1").refused
+        pod.set_secret("login", RIGHT)
+        got = ask(pod, "/v2/private/secret/manifests/1")
+        assert got.status == 200
+        assert is_right(got, image.manifest)
+        for digest, content in image.blobs.items():
+            assert is_right(ask(pod, f"/v2/private/secret/blobs/{digest}"), content)
+        assert_nowhere(pod, PASSWORD)
+
+
+class ProxyServer(ThreadingTCPServer):
+    """Not http.server's own, which first asks DNS for its name."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 1024
+
+
+@dataclass
+class Proxy:
+    """An HTTP proxy that wants a login, and where it went."""
+
+    login: dict[str, str]
+    tunnels: list[str] = field(default_factory=list)
+    refused: int = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_CONNECT(self) -> None:
+                login = f"{proxy.login['username']}:{proxy.login['password']}"
+                expected = f"Basic {base64.b64encode(login.encode()).decode()}"
+                if self.headers["Proxy-Authorization"] != expected:
+                    proxy.refused += 1
+                    self.send_response_only(407)
+                    self.end_headers()
+                    return
+                proxy.tunnels.append(self.path)
+                with socket.create_connection((own_network.ADDRESS, 443)) as server:
+                    self.send_response_only(200)
+                    self.end_headers()
+                    _pass_on(self.connection, server)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        with ProxyServer((own_network.ADDRESS, PROXY_PORT), Handler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            yield
+            server.shutdown()
+
+
+def _pass_on(client: socket.socket, server: socket.socket) -> None:
+    other = {client: server, server: client}
+    while True:
+        for each in select.select([client, server], [], [])[0]:
+            try:
+                content = each.recv(1 << 16)
+                other[each].sendall(content)
+            except ConnectionError:
+                return  # one of them hung up
+            if not content:
+                return
+
+
+def test_proxy_with_credentials_and_no_proxy(bench: Bench) -> None:
+    """The upstream, its token server and its blobs' host; the pod knows no address of any of them."""
+    image = bench.push("proxied", site=TOKENS)
+    other = bench.push("proxied-2", site=TOKENS)
+    url = f"http://{own_network.ADDRESS}:{PROXY_PORT}"
+    cache = cache_of(TOKENS, proxy={"httpsProxy": url})
+    values: dict[str, Any] = {"upstreams": {TOKENS: {"proxySecretName": "proxy-login"}}}
+    proxy = Proxy(PROXY_LOGIN)
+    with proxy.running(), bench.pod(cache, values=values, secrets={"proxy-login": PROXY_LOGIN}, hosts="") as pod:
+        pull(pod, "proxied", image)
+        assert set(proxy.tunnels) == {f"{host}:443" for host in (TOKENS, "auth.example.org", "cdn.example.org")}
+        proxy.login = {"username": "new", "password": "new-password"}
+        assert ask(pod, manifest_path("proxied-2")).refused
+        pull(pod, "proxied", image)
+        pod.set_secret("proxy-login", proxy.login)
+        wait_for("the proxy to be asked", lambda: ask(pod, manifest_path("proxied-2")).status == 200, HANG)
+        pull(pod, "proxied-2", other)
+        assert_nowhere(pod, PROXY_LOGIN["password"], "new-password")
+        print(*pod.log("gate").splitlines(), sep="\n")
+    values["cache"] = {"noProxy": [".example.com", "auth.example.org", "cdn.example.org"]}
+    with bench.pod(cache, values=values, secrets={"proxy-login": PROXY_LOGIN}) as pod:
+        pull(pod, "proxied", image)
+
+
+@pytest.mark.parametrize("kind", ["caSecretName", "caConfigMapName"])
+def test_certificates_of_a_private_authority_are_taken_from_a_bundle(bench: Bench, kind: str) -> None:
+    """As they are by then: one that holds no certificate any more is said, and costs no cached image."""
+    image = bench.push(f"bundle-{kind}".lower())
+    values = {"upstreams": {UPSTREAM: {kind: "bundle"}}}
+    bundle = {"ca.crt": pki.authority_file().read_text()}
+    given: dict[str, Any] = {"secrets": {"bundle": bundle}} if kind == "caSecretName" else {}
+    pod = bench.new_pod({"upstream": UPSTREAM}, values=values, **given)
+    if kind == "caConfigMapName":
+        pod.config_maps["bundle"] = bundle
+    try:
+        pod.start()
+        pull(pod, f"bundle-{kind}".lower(), image)
+        (pod.set_secret if kind == "caSecretName" else pod.set_config_map)("bundle", {"ca.crt": "no certificate"})
+        got = ask(pod, manifest_path("other"))
+        print(got.status, got.body)
+        assert got.refused
+        pull(pod, f"bundle-{kind}".lower(), image)
+    finally:
+        pod.close()
+
+
+def test_secret_that_is_not_there_holds_up_nothing(bench: Bench) -> None:
+    image = bench.push("no-secret")
+    with bench.pod({"upstream": UPSTREAM, "secretReferenceName": "nowhere"}) as pod:
+        begun = time.monotonic()
+        pull(pod, "no-secret", image)
+        for digest in image.blobs:
+            assert ask(pod, blob_path("no-secret", digest)).status == 200
+        print(f"{time.monotonic() - begun:.1f} s")
+        assert [line for line in pod.log("gate").splitlines() if "credentials" in line] == []

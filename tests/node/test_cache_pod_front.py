@@ -1,0 +1,229 @@
+"""How the front of a cache pod behaves: without its gate, before it is ready, for what is no pull, and at its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from node.cache_bench import (
+    FAST,
+    HANG,
+    ask,
+    assert_no_defect,
+    blob_path,
+    connect,
+    is_right,
+    manifest_path,
+    pull,
+    together,
+)
+from testcluster import oci
+from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from testcluster.processes import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testcluster.cache_pod import CachePod
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pod_bench(tmp_path_factory.mktemp("front")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(bench: Bench) -> Iterator[None]:
+    yield
+    bench.upstream.resume()
+
+
+@pytest.fixture(scope="module")
+def image(bench: Bench) -> oci.Image:
+    return bench.push("known")
+
+
+@pytest.fixture(scope="module")
+def pod(bench: Bench, image: oci.Image) -> Iterator[CachePod]:
+    """One with an image in it."""
+    begun = time.monotonic()
+    with bench.pod() as running:
+        seconds = time.monotonic() - begun
+        print(f"ready {seconds:.1f} s after the start")
+        assert seconds < FAST
+        pull(running, "known", image)
+        yield running
+        assert_no_defect(running)
+
+
+def test_cached_images_come_without_gate_and_others_are_refused(bench: Bench, pod: CachePod, image: oci.Image) -> None:
+    new = bench.push("unseen")
+    pod.kill("gate")
+    try:
+        pull(pod, "known", image)
+        for digest, content in image.blobs.items():
+            got = ask(pod, blob_path("known", digest), Range="bytes=10-")
+            assert (got.status, got.body) == (206, content[10:])
+        for path in (manifest_path("unseen"), manifest_path("unseen", new.digest), *_blob_paths("unseen", new)):
+            got = ask(pod, path)
+            assert got.refused
+            assert got.head_seconds < FAST
+        assert ask(pod, "/v2/library/known/blobs/uploads/", method="POST").status == 405
+    finally:
+        pod.start_container("gate")
+        pod.wait_until_ready()
+    pull(pod, "unseen", new)
+
+
+def _blob_paths(name: str, image: oci.Image) -> list[str]:
+    return [blob_path(name, digest) for digest in image.blobs]
+
+
+def test_pushes_are_refused(pod: CachePod, image: oci.Image) -> None:
+    for method, path, body in (
+        ("POST", "/v2/library/known/blobs/uploads/", None),
+        ("PUT", manifest_path("known"), image.manifest),
+        ("PUT", manifest_path("known", "new"), b"{}"),
+        ("PATCH", "/v2/library/known/blobs/uploads/1", b"x"),
+        ("DELETE", manifest_path("known", image.digest), None),
+        ("DELETE", blob_path("known", next(iter(image.blobs))), None),
+    ):
+        assert ask(pod, path, method, body).status == 405, path
+    got = ask(pod, manifest_path("known"), "PUT", bytes(10_000))
+    assert got.status in {405, 413}
+    pull(pod, "known", image)
+
+
+@pytest.mark.parametrize("trouble", ["kill", "hang"])
+def test_pod_is_not_ready_while_distribution_is_away(pod: CachePod, image: oci.Image, trouble: str) -> None:
+    getattr(pod, trouble)("registry")
+    wait_for("the pod to be unready", lambda: ask(pod, "/v2/").status == 503, HANG)
+    assert not pod.is_ready()
+    for digest, content in image.blobs.items():
+        assert is_right(ask(pod, blob_path("known", digest)), content)
+    if trouble == "kill":
+        assert ask(pod, manifest_path("known")).refused
+        pod.start_container("registry")
+    else:
+        pod.resume("registry")
+    pod.wait_until_ready()
+    pull(pod, "known", image)
+
+
+def test_heads_say_what_there_is(bench: Bench, pod: CachePod) -> None:
+    image = bench.push("heads")
+    content = dict(image.blobs)
+    for known in (False, True):
+        for digest, blob in content.items():
+            got = ask(pod, blob_path("heads", digest), method="HEAD")
+            assert (got.status, got.headers["Content-Length"], got.body) == (200, str(len(blob)), b"")
+            assert got.headers["Docker-Content-Digest"] == digest
+        for reference in ("1", image.digest):
+            got = ask(pod, manifest_path("heads", reference), method="HEAD")
+            assert (got.status, got.headers["Content-Length"], got.body) == (200, str(len(image.manifest)), b"")
+            assert got.headers["Docker-Content-Digest"] == image.digest
+            assert got.headers["Content-Type"] == oci.MANIFEST
+        if not known:
+            pull(pod, "heads", image)
+    assert ask(pod, manifest_path("heads", "no-such-tag"), method="HEAD").status == 404
+
+
+def test_parts_of_blobs_come_as_they_are_asked_for(pod: CachePod, image: oci.Image) -> None:
+    digest, content = max(image.blobs.items(), key=lambda blob: len(blob[1]))
+    size = len(content)
+    for asked, begin, end in (
+        ("bytes=0-0", 0, 1),
+        ("bytes=5-9", 5, 10),
+        (f"bytes={size - 1}-", size - 1, size),
+        ("bytes=-7", size - 7, size),
+        (f"bytes=3-{size * 2}", 3, size),
+    ):
+        got = ask(pod, blob_path("known", digest), Range=asked)
+        assert (got.status, got.body) == (206, content[begin:end])
+        assert got.headers["Content-Range"] == f"bytes {begin}-{end - 1}/{size}"
+    assert ask(pod, blob_path("known", digest), Range=f"bytes={size}-").status == 416
+
+
+def test_what_is_cached_is_listed(bench: Bench, pod: CachePod) -> None:
+    for name in ("list-a", "list-b"):
+        pull(pod, name, bench.push(name))
+    connection = connect(pod)
+    connection.request("GET", "/v2/_catalog?n=1&last=library/list-a")
+    assert json.loads(connection.getresponse().read()) == {"repositories": ["library/list-b"]}
+    connection.close()
+    assert json.loads(ask(pod, "/v2/library/list-a/tags/list").body) == {"name": "library/list-a", "tags": ["1"]}
+
+
+def test_names_and_paths_that_are_none_are_refused(pod: CachePod) -> None:
+    for path in (
+        *("/v2", "/v1/", "/v2/UPPER/manifests/1", "/v2/library/known/manifests/", "/v2/library/known/blobs/x"),
+        *("/v2/../../etc/passwd", "/blobs/sha256/00", "/registry/v2/", "/v2/library/known/manifests/%2e%2e"),
+        *(f"/v2/{'a' * 300}/manifests/1", f"/v2/library/known/blobs/sha512:{'0' * 128}", "/v2/%00/manifests/1"),
+    ):
+        got = ask(pod, path)
+        assert got.status in {301, 400, 404, 405, 500} or got.refused, (path, got.status)
+        assert b"root:" not in got.body
+
+
+def test_what_is_being_sent_ends_before_the_pod_does(bench: Bench) -> None:
+    """Blobs that still come from the upstream, and one that a client reads slowly."""
+    image = bench.push("draining", layers=2, size=2 * MIB)
+    slow = bench.push("draining-slowly", layers=2, size=12 * MIB)
+    large, content = max(slow.blobs.items(), key=lambda blob: len(blob[1]))
+    with bench.pod() as pod:
+        pull(pod, "draining-slowly", slow)
+        bench.upstream.bandwidth(UPSTREAM, 2 * MIB)
+        with ThreadPoolExecutor(20) as pool:
+            connection = connect(pod)
+            connection.request("GET", blob_path("draining-slowly", large))
+            response = connection.getresponse()
+            pulls = [
+                (pool.submit(ask, pod, blob_path("draining", digest)), blob)
+                for digest, blob in image.blobs.items()
+                for _ in range(5)
+            ]
+            wait_for("a fetch", lambda: list((pod.volume_folder / "parts").iterdir()), HANG, 0.02)
+            stopping = pool.submit(pod.stop)
+            time.sleep(0.5)  # in the middle
+            assert response.read() == content
+            connection.close()
+            for got, blob in pulls:
+                assert is_right(got.result(HANG), blob)
+            ended = stopping.result(HANG)
+        print({name: f"{seconds:.1f} s" for name, seconds in ended.items()})
+        assert max(ended.values()) < pod.spec["terminationGracePeriodSeconds"]
+        assert_no_defect(pod)
+
+
+def test_pod_that_serves_nobody_ends_at_once(bench: Bench, image: oci.Image) -> None:
+    with bench.pod() as pod:
+        pull(pod, "known", image)
+        idle = connect(pod)
+        idle.request("GET", "/v2/")
+        idle.getresponse().read()
+        # As containerd's, which opens one more than it needs when several requests begin at once.
+        spare = connect(pod)
+        spare.connect()
+        ended = pod.stop()
+        spare.close()
+        idle.close()
+        print({name: f"{seconds:.1f} s" for name, seconds in ended.items()})
+        assert max(ended.values()) < FAST
+
+
+def test_gate_that_is_hung_up_on_says_nothing(pod: CachePod, image: oci.Image) -> None:
+    def hang_up(digest: str) -> None:
+        connection = connect(pod)
+        connection.request("GET", blob_path("known", digest))
+        connection.close()
+
+    before = pod.log("gate")
+    together(hang_up, list(image.blobs) * 5)
+    pull(pod, "known", image)
+    assert pod.log("gate") == before

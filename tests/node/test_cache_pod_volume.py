@@ -1,0 +1,285 @@
+"""What a cache pod does with a volume that is full, small, read-only or damaged, and what is removed from it when."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from node.cache_bench import (
+    FAST,
+    HANG,
+    Got,
+    ask,
+    assert_no_defect,
+    blob_path,
+    data_file,
+    files,
+    fill,
+    is_right,
+    manifest_path,
+    pull,
+    sent,
+    together,
+)
+from testcluster.cache_pod import Tmpfs
+from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from testcluster.processes import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testcluster import oci
+    from testcluster.cache_pod import CachePod
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pod_bench(tmp_path_factory.mktemp("volume")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(bench: Bench) -> Iterator[None]:
+    yield
+    bench.upstream.resume()
+
+
+@pytest.fixture(scope="module")
+def image(bench: Bench) -> oci.Image:
+    """One that is cached before anything is wrong."""
+    return bench.push("known")
+
+
+def refused(got: Got) -> bool:
+    print(f"refused with {got.status} in {got.head_seconds:.3f} s: {got.body.decode()}")
+    assert got.head_seconds < FAST
+    return got.refused
+
+
+def layer(image: oci.Image) -> tuple[str, bytes]:
+    """The largest blob, and its digest."""
+    return max(image.blobs.items(), key=lambda blob: len(blob[1]))
+
+
+def test_volume_full_of_something_else_refuses_what_is_new(bench: Bench, image: oci.Image) -> None:
+    new = bench.push("too-much", layers=2, size=6 * MIB)
+    digest, _ = layer(new)
+    with bench.pod(volume=Tmpfs("8m")) as pod:
+        pull(pod, "known", image)
+        fill(pod)
+        mark = bench.upstream.mark()
+        assert refused(ask(pod, blob_path("too-much", digest)))
+        assert pod.is_ready()
+        pull(pod, "known", image)
+        bench.upstream.stop()
+        pull(pod, "known", image)
+        bench.upstream.resume()
+        assert [each.digest for each in bench.upstream.requests(mark) if each.is_blob] == [digest]
+        # What can be had by eviction is had, and all the rest refused; nothing is wrong or short.
+        for _ in range(2):
+            for each, content in (*new.blobs.items(), *image.blobs.items()):
+                is_right(ask(pod, blob_path("too-much", each)), content)
+        (pod.volume_folder / "foreign").unlink()
+        pull(pod, "known", image)
+        assert pod.metrics()['registry_cache_refused_requests_total{reason="no-room"}'] >= 1
+
+
+def test_volume_nearly_full_gives_the_room_of_what_was_used_least(bench: Bench, image: oci.Image) -> None:
+    new = bench.push("fits", layers=2, size=2 * MIB)
+    with bench.pod(volume=Tmpfs("8m")) as pod:
+        pull(pod, "known", image)
+        fill(pod, leave=2 * MIB + MIB // 2)
+        for digest, content in new.blobs.items():
+            assert is_right(ask(pod, blob_path("fits", digest)), content)
+        assert pod.metrics()['registry_cache_removed_blobs_total{reason="evicted"}'] >= 1
+
+
+def test_layer_larger_than_the_volume_is_never_asked_for(bench: Bench, image: oci.Image) -> None:
+    new = bench.push("larger", layers=2, size=9 * MIB)
+    digest, _ = layer(new)
+    with bench.pod(volume=Tmpfs("8m")) as pod:
+        pull(pod, "known", image)
+        assert is_right(ask(pod, manifest_path("larger")), new.manifest)
+        mark = bench.upstream.mark()
+        for _ in range(2):
+            assert refused(ask(pod, blob_path("larger", digest)))
+        assert bench.upstream.requests(mark) == []
+        pull(pod, "known", image)
+        assert bench.upstream.requests(mark) == []
+
+
+def test_volume_without_inodes_serves_what_it_has(bench: Bench, image: oci.Image) -> None:
+    new = bench.push("no-inodes")
+    with bench.pod(volume=Tmpfs("32m", inodes=200)) as pod:
+        pull(pod, "known", image)
+        foreign = pod.volume_folder / "foreign"
+        foreign.mkdir()
+        status = os.statvfs(pod.volume_folder)
+        for number in range(status.f_favail):
+            (foreign / str(number)).touch()
+        with pytest.raises(OSError, match="No space left"):
+            (foreign / "one more").touch()
+        mark = bench.upstream.mark()
+        pull(pod, "known", image)
+        assert [each for each in bench.upstream.requests(mark) if each.is_blob] == []
+        for reference in ("1", new.digest):
+            got = ask(pod, manifest_path("no-inodes", reference))
+            assert is_right(got, new.manifest) or refused(got)
+        for digest, content in new.blobs.items():
+            got = ask(pod, blob_path("no-inodes", digest))
+            assert is_right(got, content) or refused(got)
+        for digest, content in image.blobs.items():
+            got = ask(pod, blob_path("known", digest))
+            assert is_right(got, content) or refused(got)
+
+
+def test_read_only_volume_serves_what_it_has_after_a_restart_too(bench: Bench, image: oci.Image) -> None:
+    new, later = bench.push("unwritable"), bench.push("writable-again")
+    with bench.pod(volume=Tmpfs("16m")) as pod:
+        pull(pod, "known", image)
+        for restarted in (False, True):
+            pod.remount("ro")
+            if restarted:
+                pod.kill("gate")
+                pod.start_container("gate")
+                pod.wait_until_ready()
+            mark = bench.upstream.mark()
+            pull(pod, "known", image)
+            assert [each for each in bench.upstream.requests(mark) if each.is_blob] == []
+            assert is_right(ask(pod, manifest_path("unwritable")), new.manifest)
+            for digest in new.blobs:
+                assert refused(ask(pod, blob_path("unwritable", digest)))
+            bench.upstream.stop()
+            pull(pod, "known", image)
+            bench.upstream.resume()
+            if not restarted:
+                pod.remount("rw")
+                pull(pod, "writable-again", later)
+
+
+@pytest.mark.parametrize("spoil", ["truncate", "empty", "lengthen", "remove"])
+def test_file_that_was_changed_in_size_is_fetched_anew_or_refused(bench: Bench, spoil: str) -> None:
+    name = f"spoilt-{spoil}"
+    image = bench.push(name)
+    digest, content = layer(image)
+    with bench.pod(volume=Tmpfs("16m")) as pod:
+        for away in (False, True):
+            pull(pod, name, image)
+            file = data_file(pod, digest)
+            if spoil == "remove":
+                file.unlink()
+            else:
+                file.write_bytes({"truncate": content[:-1], "empty": b"", "lengthen": content + b"?"}[spoil])
+            if away:
+                bench.upstream.stop()
+                assert refused(ask(pod, blob_path(name, digest)))
+            else:
+                assert is_right(ask(pod, blob_path(name, digest)), content)
+        assert pod.metrics()['registry_cache_removed_blobs_total{reason="damaged"}'] == 2
+
+
+def test_bit_that_was_flipped_is_found_by_who_resumes_after_a_restart(bench: Bench) -> None:
+    """The one known hole: a blob of the right size is sent unread; containerd compares its digest and asks again."""
+    image = bench.push("flipped")
+    digest, content = layer(image)
+    with bench.pod(volume=Tmpfs("16m")) as pod:
+        pull(pod, "flipped", image)
+        with data_file(pod, digest).open("r+b") as file:
+            file.seek(1000)
+            file.write(bytes([content[1000] ^ 1]))
+        got = ask(pod, blob_path("flipped", digest))
+        assert (got.status, got.whole, len(got.body)) == (200, True, len(content))
+        assert got.body != content
+        pod.kill("gate")
+        pod.start_container("gate")
+        pod.wait_until_ready()
+        got = ask(pod, blob_path("flipped", digest), Range="bytes=500-")
+        assert (got.status, got.whole) == (206, True)
+        assert got.body == content[500:]
+        assert is_right(ask(pod, blob_path("flipped", digest)), content)
+
+
+def test_manifest_that_was_changed_is_fetched_anew(bench: Bench) -> None:
+    image = bench.push("changed")
+    with bench.pod(volume=Tmpfs("16m")) as pod:
+        pull(pod, "changed", image)
+        data_file(pod, image.digest).write_bytes(image.manifest.replace(b"linux", b"linuz"))
+        data_file(pod, image.digest).write_bytes(b" " + image.manifest[1:])
+        pull(pod, "changed", image)
+
+
+def test_cold_blobs_at_once_share_a_small_volume(bench: Bench) -> None:
+    """Two images that do not fit together, eight clients: who finds no room is refused, and nothing is wrong."""
+    images = {name: bench.push(name, layers=5, size=2 * MIB) for name in ("share-1", "share-2")}
+    with bench.pod(volume=Tmpfs("15m")) as pod:
+        for name in images:
+            assert ask(pod, manifest_path(name)).status == 200
+        asked = [(name, digest) for name, each in images.items() for digest in each.blobs] * 8
+        answers = together(lambda each: ask(pod, blob_path(*each)), asked)
+        right = [is_right(got, images[name].blobs[digest]) for (name, digest), got in zip(asked, answers, strict=True)]
+        print(f"{sum(right)} of {len(right)} were served, the others refused")
+        assert sum(right) >= len(right) / 4
+        for got, came in zip(answers, right, strict=True):
+            assert came or got.refused
+            assert got.head_seconds < HANG / 2
+        wait_for("what is under way to end", lambda: not list((pod.volume_folder / "parts").iterdir()), HANG)
+        assert_no_defect(pod)
+
+
+def set_room(pod: CachePod, **changes: object) -> None:
+    """Change room.json, as an upgrade of the release does."""
+    ((name, data),) = [(name, data) for name, data in pod.config_maps.items() if "room.json" in data]
+    pod.set_config_map(name, {**data, "room.json": json.dumps({**json.loads(data["room.json"]), **changes})})
+
+
+def test_limits_apply_to_what_is_there_as_they_change(bench: Bench) -> None:
+    """For ever, then less room, then a short time from the last use: of the manifest alone, as nodes ask."""
+    names = ("filler", "cold", "hot")
+    images = {name: bench.push(f"kept-{name}", layers=2, size=MIB) for name in names}
+    cache = {"upstream": UPSTREAM, "garbageCollection": {"ttl": "0s"}}
+    with bench.pod(cache, volume=Tmpfs("32m")) as pod:
+        for name in names:
+            pull(pod, f"kept-{name}", images[name])
+        stored = pod.metrics()["registry_cache_stored_bytes"]
+        begun = time.monotonic()
+        # All but about the first layer of what was used first.
+        set_room(pod, capacity=int(stored), highWaterMark=90)
+        wait_for("the volume to be used less", lambda: _evicted(pod) > 0, HANG)
+        print(f"a smaller size applied after {time.monotonic() - begun:.1f} s")
+        mark = bench.upstream.mark()
+        for name in ("cold", "hot"):
+            pull(pod, f"kept-{name}", images[name])
+        assert [each for each in bench.upstream.requests(mark) if each.is_blob] == []
+        assert pod.metrics()["registry_cache_stored_bytes"] <= 0.9 * stored
+        stop = threading.Event()
+
+        def use() -> None:
+            while not stop.wait(0.3):
+                ask(pod, manifest_path("kept-hot", images["hot"].digest), method="HEAD")
+
+        user = threading.Thread(target=use)
+        user.start()
+        set_room(pod, capacity=int(stored), highWaterMark=90, ttl="2s")
+        kept = {*images["hot"].blobs, images["hot"].digest}
+        gone = {*images["cold"].blobs, images["cold"].digest} - kept
+        wait_for("the cold image to go", lambda: not any(data_file(pod, each).exists() for each in gone), HANG)
+        assert all(data_file(pod, each).exists() for each in kept)
+        stop.set()
+        user.join(HANG)
+        wait_for("the hot image to go", lambda: not any(data_file(pod, each).exists() for each in kept), HANG)
+        wait_for("its links to go", lambda: files(pod) == [], HANG)
+        folders = sorted(str(path.relative_to(pod.volume_folder)) for path in pod.volume_folder.rglob("*"))
+        roots = "docker/registry/v2"
+        expected = {"docker", "docker/registry", roots, f"{roots}/blobs", f"{roots}/repositories", "parts"}
+        assert set(folders) <= {*expected, f"{roots}/blobs/sha256"}
+        assert sent(bench.upstream.requests(mark)) == []
+
+
+def _evicted(pod: CachePod) -> float:
+    return pod.metrics().get('registry_cache_removed_blobs_total{reason="evicted"}', 0)

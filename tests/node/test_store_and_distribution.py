@@ -1,0 +1,232 @@
+"""What a real distribution answers from the volume of a cache, after anything and while it changes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import tempfile
+import threading
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from made_stores import DOCKER_LIST, DOCKER_MANIFEST, Killed, index_of, manifest_of, put, trouble_at
+from store import NoRoom, Store
+from testcluster import tools
+from testcluster.cgroups import Cgroup
+from testcluster.oci import INDEX, MANIFEST, digest
+from testcluster.processes import Place, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ACCEPT = f"{MANIFEST}, {INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}"
+KIB = 1024
+REPOSITORIES = ["one", "one/two"]
+TAGS = ["latest", "v1"]
+LAYERS = [bytes([number]) * size for number, size in enumerate([10, 70 * KIB, 300 * KIB, 1500 * KIB])]
+CONFIG = b'{"architecture": "amd64", "os": "linux"}'
+IMAGES = [
+    manifest_of(CONFIG, LAYERS[:2], MANIFEST),
+    manifest_of(CONFIG, LAYERS[1:3], DOCKER_MANIFEST),
+    manifest_of(CONFIG, LAYERS[2:], None),
+]
+INDEXES = [index_of(IMAGES[:2], INDEX), index_of(IMAGES[1:], None), index_of(IMAGES, DOCKER_LIST)]
+MANIFESTS = [*IMAGES, *INDEXES]
+BLOBS = [*LAYERS, CONFIG]
+PATIENCE = 60.0
+
+
+class Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        """Lead to the socket at a path."""
+        super().__init__("registry", timeout=PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        import socket  # noqa: PLC0415
+
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(str(self._path))
+
+
+@dataclass
+class Distribution:
+    """A real registry that reads the volume, as in the cache's pod."""
+
+    place: Place
+    root: Path
+    answers: Counter[int | str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def socket(self) -> Path:
+        return self.place.folder / "distribution.sock"
+
+    def start(self) -> None:
+        configuration = {
+            "version": 0.1,
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(self.root)},
+                "maintenance": {"readonly": {"enabled": True}, "uploadpurging": {"enabled": False}},
+            },
+            "http": {"net": "unix", "addr": str(self.socket)},
+        }
+        path = self.place.folder / "distribution.json"
+        path.write_text(json.dumps(configuration))
+        program = tools.go_binary("distribution", "registry")
+        self.place.start("distribution", [program, "serve", path], {"OTEL_TRACES_EXPORTER": "none"})
+        wait_for("distribution to listen", self.socket.exists, PATIENCE)
+
+    def get(self, path: str) -> tuple[int, bytes, str | None]:
+        connection = Connection(self.socket)
+        try:
+            connection.request("GET", path, headers={"Accept": ACCEPT, "Connection": "close"})
+            answer = connection.getresponse()
+            return answer.status, answer.read(), answer.headers["Docker-Content-Digest"]
+        finally:
+            connection.close()
+
+    def check(self, path: str, wanted: list[bytes]) -> None:
+        """Ask for something and note where the answer is neither one of those that are right, nor that it is not there.
+
+        A blob that goes between distribution's look at it and its opening of it (blobserver.go, ServeBlob) is an
+        answer that is cut before its first byte: not wrong content, and every client sees that its length is missing.
+        """
+        try:
+            status, body, name = self.get(path)
+        except http.client.IncompleteRead as cut:
+            if cut.partial or "/blobs/" not in path:
+                self.wrong.append(f"{path}: cut after {len(cut.partial)} bytes")
+            self.answers["cut"] += 1
+            return
+        self.answers[status] += 1
+        if not (status == 404 or (status == 200 and body in wanted and name == digest(body))):
+            self.wrong.append(f"{path}: {status} {name} {len(body)} bytes {body[:200]!r}")
+
+    def check_all(self) -> None:
+        for repository in REPOSITORIES:
+            for content in BLOBS:
+                self.check(f"/v2/{repository}/blobs/{digest(content)}", [content])
+            for content in MANIFESTS:
+                self.check(f"/v2/{repository}/manifests/{digest(content)}", [content])
+            for tag in TAGS:
+                self.check(f"/v2/{repository}/manifests/{tag}", MANIFESTS)
+
+
+@pytest.fixture
+def distribution(tmp_path: Path) -> Iterator[Distribution]:
+    # The path of a socket is short (unix(7)).
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder), Cgroup(f"rcache-store-{os.getpid()}"))
+        place.cgroup.create()
+        try:
+            distribution = Distribution(place, tmp_path)
+            distribution.start()
+            yield distribution
+        finally:
+            place.cgroup.kill()
+            place.cgroup.remove()
+            print(place.log("distribution").read_text()[-3000:])
+
+
+def do_something(store: Store, chosen: random.Random) -> None:
+    """One of all that is done to a store."""
+    repository = chosen.choice(REPOSITORIES)
+    content = chosen.choice(BLOBS)
+    manifest = chosen.choice(MANIFESTS)
+    what = chosen.randrange(8)
+    if what <= 1:
+        put(store, repository, content)
+    elif what <= 3:
+        store.put_manifest(repository, manifest, chosen.choice([None, *TAGS]))
+    elif what == 4:
+        store.use(repository, digest(chosen.choice([content, manifest])))
+        store.manifest(repository, digest(manifest))
+    elif what == 5:
+        store.remove_tag(repository, chosen.choice(TAGS))
+    elif what == 6:
+        with suppress(FileNotFoundError):
+            store.set_tag(repository, chosen.choice(TAGS), digest(manifest))
+    else:
+        for name in [*store._blobs][:1]:
+            store._discard(name, "evicted")
+
+
+def test_all_that_was_put_is_answered(distribution: Distribution, tmp_path: Path) -> None:
+    store = Store(tmp_path, 64 * KIB * KIB)
+    store.load()
+    for repository in REPOSITORIES:
+        for content in BLOBS:
+            put(store, repository, content)
+        for content in MANIFESTS:
+            store.put_manifest(repository, content)
+    for content in MANIFESTS:
+        for tag in TAGS:
+            store.put_manifest("one", content, tag)
+            assert distribution.get(f"/v2/one/manifests/{tag}")[:2] == (200, content)
+    store.put_manifest("one/two", MANIFESTS[0], "latest")
+    store.put_manifest("one/two", MANIFESTS[1], "v1")
+    distribution.check_all()
+    assert distribution.wrong == []
+    assert set(distribution.answers) == {200}
+
+
+def test_every_answer_is_right_after_any_sequence_and_after_kills(distribution: Distribution, tmp_path: Path) -> None:
+    chosen = random.Random(1)  # noqa: S311 - the same each time
+    store = Store(tmp_path, 3 * KIB * KIB)
+    store.load()
+    for _ in range(120):
+        for _ in range(chosen.randrange(6)):
+            with suppress(NoRoom, FileNotFoundError):
+                do_something(store, chosen)
+        if chosen.random() < 0.5:
+            with suppress(Killed, NoRoom, FileNotFoundError), trouble_at(chosen.randrange(60), Killed, lasting=True):
+                do_something(store, chosen)
+            distribution.check_all()
+            store = Store(tmp_path, 3 * KIB * KIB)
+            store.load()
+        distribution.check_all()
+    assert distribution.wrong == []
+    assert set(distribution.answers) == {200, 404}
+
+
+def test_every_answer_is_right_while_the_store_changes(distribution: Distribution, tmp_path: Path) -> None:
+    store = Store(tmp_path, 3 * KIB * KIB)
+    store.load()
+    ended = threading.Event()
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not ended.is_set():
+                distribution.check_all()
+        except BaseException as error:  # noqa: BLE001 - shown below
+            raised.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    chosen = random.Random(2)  # noqa: S311 - the same each time
+    try:
+        for _ in range(1000):
+            with suppress(NoRoom, FileNotFoundError):
+                do_something(store, chosen)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    print(distribution.answers)
+    assert raised == []
+    assert distribution.wrong == []
+    assert distribution.answers[200]
+    assert distribution.answers[404]

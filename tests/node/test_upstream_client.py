@@ -1,0 +1,1250 @@
+"""The upstream's client against real registries, token servers, TLS and proxies, and against every fault of theirs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import hashlib
+import json
+import re
+import select
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+import urllib.parse
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bcrypt
+import pytest
+import trustme
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from testcluster import images, oci, tools
+from testcluster.processes import wait_for
+from testcluster.upstream import PASSWORD, USERNAME
+from upstream_client import Client, Denied, Kind, NotFound, Settings, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Self
+
+    from upstream_client import Answer
+
+# Far more than any of these answers needs.
+PATIENCE = 20.0
+# What a deadline may be missed by on a machine that is busy.
+SLACK = 3.0
+OTHER_PASSWORD = "s3cret-2"
+ACCEPT = (oci.MANIFEST, oci.INDEX)
+LAYER = oci.random_layer("upstream-client", 3_000_000)
+IMAGE = images.busybox(LAYER, label="upstream-client")
+LAYER_DIGEST = oci.digest(LAYER)
+BLOB = f"blobs/{LAYER_DIGEST}"
+
+
+@dataclass
+class Watched:
+    """A client, what it observed, and what it logged."""
+
+    settings: Settings
+    read_timeout: float = PATIENCE
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    logged: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make the client."""
+        self.client = Client(
+            self.settings,
+            observe=lambda method, outcome, seconds: self.seen.append(
+                (method, outcome if seconds >= 0 else "negative")
+            ),
+            log=self.logged.append,
+            read_timeout=self.read_timeout,
+        )
+
+    def open(self, path: str, repository: str = "public/a", method: str = "GET", **options: Any) -> Answer:
+        return self.client.open(method, repository, path, **{"timeout": PATIENCE, "accept": ACCEPT, **options})
+
+    def body(self, path: str, repository: str = "public/a", **options: Any) -> bytes:
+        with self.open(path, repository, **options) as answer:
+            return whole(answer)
+
+    def problem(self, path: str = "manifests/1", **options: Any) -> Unavailable:
+        """How asking, or reading the answer, fails."""
+        with pytest.raises(Unavailable) as raised:
+            self.body(path, **options)
+        return raised.value
+
+
+def whole(answer: Answer) -> bytes:
+    parts = []
+    while part := answer.read(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@contextlib.contextmanager
+def program(command: list[object], port: int, log: Path) -> Iterator[None]:
+    """A program that runs until we leave, once it listens."""
+    environment = {**tools.environment(), "OTEL_TRACES_EXPORTER": "none"}
+    with log.open("ab") as output:
+        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment)
+    try:
+        wait_for(f"{command[0]} to listen", lambda: process.poll() is not None or listens(port), PATIENCE)
+        assert process.poll() is None, log.read_text()
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the registries hold: one image in two repositories (distribution, registry/storage/paths.go)."""
+    tools.ensure_registry()
+    root: Path = tmp_path_factory.mktemp("storage")
+    below = root / "docker/registry/v2"
+
+    def put(path: str, content: bytes) -> None:
+        (below / path).parent.mkdir(parents=True, exist_ok=True)
+        (below / path).write_bytes(content)
+
+    for digest, content in {**IMAGE.blobs, IMAGE.digest: IMAGE.manifest}.items():
+        hexadecimal = digest.removeprefix("sha256:")
+        put(f"blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data", content)
+        for repository in ("public/a", "private/a"):
+            kind = "_manifests/revisions" if digest == IMAGE.digest else "_layers"
+            put(f"repositories/{repository}/{kind}/sha256/{hexadecimal}/link", digest.encode())
+            put(f"repositories/{repository}/_manifests/tags/1/current/link", IMAGE.digest.encode())
+    return root
+
+
+@contextlib.contextmanager
+def registry(storage: Path, folder: Path, auth: dict[str, Any] | None = None) -> Iterator[str]:
+    """The URL of a real distribution."""
+    port = free_port()
+    configuration: dict[str, Any] = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(storage)}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    if auth:
+        configuration["auth"] = auth
+    path = folder / f"registry-{port}.yaml"
+    path.write_text(json.dumps(configuration))
+    command = [tools.go_binary("distribution", "registry"), "serve", path]
+    with program(command, port, folder / f"registry-{port}.log"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def open_registry(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with registry(storage, tmp_path_factory.mktemp("open")) as url:
+        yield url
+
+
+def secret(folder: Path, username: str = USERNAME, password: str = PASSWORD) -> Path:
+    """A mounted Secret, each value with the newline that tools add."""
+    folder.mkdir(exist_ok=True)
+    (folder / "username").write_text(f"{username}\n")
+    (folder / "password").write_text(f"{password}\n")
+    return folder
+
+
+def assert_no_secret(*texts: object) -> None:
+    """Not in a log line, a message, or what a traceback would show of the exceptions."""
+    for text in texts:
+        if isinstance(text, BaseException):
+            assert_no_secret(f"{text!r} {text.args}", text.__cause__, text.__context__)
+        for hidden in (PASSWORD, OTHER_PASSWORD, "s3cret"):
+            login = base64.b64encode(f"{USERNAME}:{hidden}".encode()).decode()
+            assert hidden not in str(text)
+            assert repr(hidden)[1:-1] not in str(text)
+            assert login not in str(text)
+
+
+# A registry that asks nobody who he is
+
+
+def test_registry_without_authentication_is_asked_once_for_each_thing(open_registry: str) -> None:
+    asked = Watched(Settings(open_registry))
+    with asked.open("manifests/1") as manifest:
+        assert whole(manifest) == IMAGE.manifest
+        assert manifest.headers["Content-Type"] == oci.MANIFEST
+        assert (manifest.status, manifest.offset, manifest.length) == (200, 0, len(IMAGE.manifest))
+    with asked.open("manifests/1", method="HEAD") as head:
+        assert head.headers["Docker-Content-Digest"] == IMAGE.digest
+        assert head.headers["Content-Length"] == str(len(IMAGE.manifest))
+        assert whole(head) == b""
+    assert asked.body(BLOB) == LAYER
+    assert asked.seen == [("GET", "2xx"), ("HEAD", "2xx"), ("GET", "2xx")]
+    assert asked.logged == []
+
+
+def test_rest_of_a_blob_is_asked_for_by_range(open_registry: str) -> None:
+    asked = Watched(Settings(open_registry))
+    with asked.open(BLOB, offset=1_000_000) as answer:
+        assert (answer.status, answer.offset, answer.length) == (206, 1_000_000, len(LAYER) - 1_000_000)
+        assert whole(answer) == LAYER[1_000_000:]
+    assert asked.problem(BLOB, offset=len(LAYER) + 1).kind == "4xx"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_not_there_is_not_found(open_registry: str, method: str) -> None:
+    asked = Watched(Settings(open_registry + "/"))
+    with pytest.raises(NotFound, match=r"^http://127\.0\.0\.1:[0-9]+ has no public/a/manifests/2$"):
+        asked.open("manifests/2", method=method)
+    assert asked.seen == [(method, "404")]
+
+
+def test_many_threads_ask_at_once(open_registry: str) -> None:
+    asked = Watched(Settings(open_registry))
+    with ThreadPoolExecutor(16) as pool:
+        bodies = list(pool.map(lambda _: asked.body(BLOB), range(32)))
+    assert bodies == [LAYER] * 32
+
+
+def test_proxies_of_the_environment_do_not_count(open_registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert Watched(Settings(open_registry)).body("manifests/1") == IMAGE.manifest
+
+
+def test_credentials_that_cannot_be_read_are_said_and_not_sent(open_registry: str, tmp_path: Path) -> None:
+    (tmp_path / "username").mkdir()
+    asked = Watched(Settings(open_registry, credentials=tmp_path))
+    for _ in range(2):
+        assert asked.body("manifests/1") == IMAGE.manifest
+    assert asked.logged == ["the credentials cannot be read, asking without: Is a directory"]
+
+
+def test_first_request_that_fails_does_not_stop_the_others() -> None:
+    def serve(connection: socket.socket, head: str) -> None:
+        (silent if len(server.heads) == 1 else send("HTTP/1.1 200 OK\nContent-Length: 0"))(connection, head)
+
+    with Server(serve) as server, ThreadPoolExecutor(4) as pool:
+        asked = Watched(Settings(server.url))
+        hangs = pool.submit(asked.problem, timeout=0.5)
+        wait_for("the first request", lambda: server.heads, PATIENCE, 0.01)
+        assert list(pool.map(lambda _: asked.body("manifests/1"), range(3))) == [b""] * 3
+        assert hangs.result(PATIENCE).kind == "timeout"
+        assert asked.seen[0] == ("GET", "timeout")
+
+
+# Basic
+
+
+@pytest.fixture
+def closed_registry(storage: Path, tmp_path: Path) -> Iterator[str]:
+    """Takes one user with the awkward password alone; the file may change while it runs."""
+    let_in(tmp_path, PASSWORD)
+    with registry(storage, tmp_path, {"htpasswd": {"realm": "a, b", "path": str(tmp_path / "htpasswd")}}) as url:
+        yield url
+
+
+def let_in(folder: Path, password: str) -> None:
+    line = USERNAME.encode() + b":" + bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)) + b"\n"
+    (folder / "htpasswd").write_bytes(line)
+
+
+def test_basic_credentials_of_any_bytes_are_taken(closed_registry: str, tmp_path: Path) -> None:
+    asked = Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret")))
+    assert asked.body("manifests/1") == IMAGE.manifest
+    assert asked.body(BLOB) == LAYER
+    assert asked.seen == [("GET", "401"), ("GET", "2xx"), ("GET", "2xx")]
+    assert asked.logged == []
+
+
+def test_wrong_basic_credentials_are_said_once_left_alone_and_taken_when_they_are_right(
+    closed_registry: str, tmp_path: Path
+) -> None:
+    asked = Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret", password=OTHER_PASSWORD)))
+    for _ in range(3):
+        with pytest.raises(Denied, match=r"^with the credentials, .* answers 401; without, .* answers 401$") as raised:
+            asked.open("manifests/1")
+        assert_no_secret(raised.value)
+    assert asked.client.credentials_refused == 1
+    (line,) = asked.logged
+    assert re.fullmatch(r"with the credentials, http://\S+ answers 401; asking without for public/a", line)
+    assert_no_secret(line, asked.client)
+    # Asked, asked with them, asked without; then without alone.
+    assert asked.seen == [("GET", "401")] * 5
+
+    secret(tmp_path / "secret")
+    assert asked.body("manifests/1") == IMAGE.manifest
+
+
+def test_credentials_that_appear_later_are_used(closed_registry: str, tmp_path: Path) -> None:
+    asked = Watched(Settings(closed_registry, credentials=tmp_path / "secret"))
+    with pytest.raises(Denied):
+        asked.open("manifests/1")
+    secret(tmp_path / "secret")
+    assert asked.body("manifests/1") == IMAGE.manifest
+
+
+# Tokens
+
+
+@dataclass
+class TokenServer:
+    """Signs what it grants: public/… to all, private/… to who has the credentials, nothing to a wrong password."""
+
+    password: str = PASSWORD
+    lifetime: int = 300
+    valid_for: int = 300
+    silent: threading.Event | None = None
+    status: int = 0
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    url: str = ""
+
+    def jwks(self) -> dict[str, Any]:
+        public = self.key.public_key().public_numbers()
+        modulus = _base64(public.n.to_bytes(256, "big"))
+        return {"keys": [{"kty": "RSA", "kid": "key", "alg": "RS256", "use": "sig", "n": modulus, "e": "AQAB"}]}
+
+    def token(self, scope: str, *, known: bool) -> str:
+        kind, name, _ = scope.split(":")
+        granted = name.startswith("public/") or known
+        now = int(time.time())
+        claims = {
+            "iss": "issuer",
+            "aud": "service",
+            "sub": "",
+            "jti": uuid.uuid4().hex,
+            "iat": now,
+            "nbf": now - 3600,
+            "exp": now + self.valid_for,
+            "access": [{"type": kind, "name": name, "actions": ["pull"]}] if granted else [],
+        }
+        head = {"alg": "RS256", "kid": "key", "typ": "JWT"}
+        signed = b".".join(_base64(json.dumps(part).encode()).encode() for part in (head, claims))
+        return f"{signed.decode()}.{_base64(self.key.sign(signed, padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def token_handler(server: TokenServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+            login = self.headers["Authorization"]
+            server.asked.append((query["scope"], login))
+            if server.silent:
+                server.silent.wait(PATIENCE)
+            expected = f"Basic {base64.b64encode(f'{USERNAME}:{server.password}'.encode()).decode()}"
+            if server.status or login not in (None, expected):
+                self.send_response(server.status or 401)
+                self.send_header("Retry-After", "7")
+                self.end_headers()
+                return
+            assert query["service"] == "service"
+            token = server.token(query["scope"], known=login is not None)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"token": token, "expires_in": server.lifetime}).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    return Handler
+
+
+@pytest.fixture
+def token_server() -> Iterator[TokenServer]:
+    made = TokenServer()
+    with ThreadingHTTPServer(("127.0.0.1", 0), token_handler(made)) as server:
+        made.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield made
+        server.shutdown()
+
+
+@pytest.fixture
+def token_registry(storage: Path, tmp_path: Path, token_server: TokenServer) -> Iterator[str]:
+    jwks = tmp_path / "jwks.json"
+    jwks.write_text(json.dumps(token_server.jwks()))
+    realm = f"{token_server.url}/token?account=x"
+    auth = {"token": {"realm": realm, "service": "service", "issuer": "issuer", "jwks": str(jwks)}}
+    with registry(storage, tmp_path, auth) as url:
+        yield url
+
+
+SCOPE = "repository:public/a:pull"
+
+
+def test_token_is_fetched_after_the_first_401_and_used_again(token_registry: str, token_server: TokenServer) -> None:
+    asked = Watched(Settings(token_registry))
+    for _ in range(2):
+        assert asked.body("manifests/1") == IMAGE.manifest
+    assert asked.body(BLOB) == LAYER
+    assert asked.seen == [("GET", "401"), ("token", "2xx"), *[("GET", "2xx")] * 3]
+    assert token_server.asked == [(SCOPE, None)]
+    with pytest.raises(Denied, match=r"^http://\S+ answers 401$"):
+        asked.open("manifests/1", "private/a")
+    # Who knows the way is not sent back again: the token comes first.
+    assert asked.seen[5:] == [("token", "2xx"), ("GET", "401")]
+
+
+def test_first_requests_of_many_threads_bring_one_401(
+    token_registry: str, token_server: TokenServer, tmp_path: Path
+) -> None:
+    asked = Watched(Settings(token_registry, credentials=secret(tmp_path / "secret")))
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(lambda _: asked.body("manifests/1"), range(12))) == {IMAGE.manifest}
+    assert sorted(asked.seen) == [*[("GET", "2xx")] * 12, ("GET", "401"), ("token", "2xx")]
+
+
+def test_many_threads_fetch_one_token(token_registry: str, token_server: TokenServer, tmp_path: Path) -> None:
+    asked = Watched(Settings(token_registry, credentials=secret(tmp_path / "secret")))
+    asked.body("manifests/1")
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(lambda _: asked.body("manifests/1", "private/a"), range(24))) == {IMAGE.manifest}
+    assert [scope for scope, _ in token_server.asked] == [SCOPE, "repository:private/a:pull"]
+    assert asked.seen.count(("GET", "401")) == 1
+
+
+def test_token_that_is_over_is_fetched_again_before_it_is_refused(
+    token_registry: str, token_server: TokenServer
+) -> None:
+    token_server.lifetime = 1
+    asked = Watched(Settings(token_registry))
+    asked.body("manifests/1")
+    time.sleep(1.0)  # the token's lifetime
+    asked.body("manifests/1")
+    assert asked.seen == [("GET", "401"), *[("token", "2xx"), ("GET", "2xx")] * 2]
+
+
+def test_token_that_the_registry_takes_no_more_is_replaced_once(token_registry: str, token_server: TokenServer) -> None:
+    asked = Watched(Settings(token_registry))
+    asked.body("manifests/1")
+    # The registry takes it a minute longer.
+    token_server.valid_for = -3000
+    key = next(iter(asked.client._tokens._tokens))
+    asked.client._tokens._tokens[key] = asked.client._tokens._tokens[key]._replace(
+        value=token_server.token(SCOPE, known=False)
+    )
+    token_server.valid_for = 300
+    assert asked.body("manifests/1") == IMAGE.manifest
+    assert asked.seen[3:] == [("GET", "401"), ("token", "2xx"), ("GET", "2xx")]
+
+    token_server.valid_for = -3000
+    asked.client._tokens._tokens.clear()
+    with pytest.raises(Denied):
+        asked.body("manifests/1")
+    assert asked.seen[6:] == [("token", "2xx"), ("GET", "401")]
+
+
+def test_wrong_credentials_leave_public_images_and_are_read_again(
+    token_registry: str, token_server: TokenServer, tmp_path: Path
+) -> None:
+    folder = secret(tmp_path / "secret", password=OTHER_PASSWORD)
+    asked = Watched(Settings(token_registry, credentials=folder))
+    for _ in range(3):
+        assert asked.body("manifests/1") == IMAGE.manifest
+    assert [login is not None for _, login in token_server.asked] == [True, False]
+    assert asked.client.credentials_refused == 1
+    with pytest.raises(Denied, match=r"^with the credentials, the token server \S+ answers 401; without, ") as raised:
+        asked.open("manifests/1", "private/a")
+    (line,) = asked.logged
+    assert re.fullmatch(
+        r"with the credentials, the token server http://\S+ answers 401; asking without for public/a", line
+    )
+    assert_no_secret(line, raised.value)
+
+    secret(folder)
+    assert asked.body("manifests/1", "private/a") == IMAGE.manifest
+    assert asked.logged == [line]
+
+
+def test_secret_that_changes_while_it_is_refused_is_tried_at_once(
+    token_registry: str, token_server: TokenServer, tmp_path: Path
+) -> None:
+    folder = secret(tmp_path / "secret", password=OTHER_PASSWORD)
+    asked = Watched(Settings(token_registry, credentials=folder))
+    token_server.silent = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pull = pool.submit(asked.body, "manifests/1", "private/a")
+        wait_for("the token server to be asked", lambda: token_server.asked, PATIENCE, 0.01)
+        secret(folder)
+        token_server.silent.set()
+        assert pull.result(PATIENCE) == IMAGE.manifest
+    assert asked.logged == []
+
+
+def test_secret_that_is_replaced_is_used_before_the_token_ends(
+    token_registry: str, token_server: TokenServer, tmp_path: Path
+) -> None:
+    folder = secret(tmp_path / "secret")
+    asked = Watched(Settings(token_registry, credentials=folder))
+    asked.body("manifests/1", "private/a")
+    token_server.password = OTHER_PASSWORD
+    secret(folder, password=OTHER_PASSWORD)
+    asked.body("manifests/1", "private/a")
+    assert len(token_server.asked) == 2
+    assert asked.logged == []
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, "429"), (503, "5xx"), (404, "malformed"), (400, "4xx")])
+def test_token_server_with_a_fault_is_no_answer_and_asked_again(
+    token_registry: str, token_server: TokenServer, status: int, kind: str
+) -> None:
+    asked = Watched(Settings(token_registry))
+    token_server.status = status
+    problem = asked.problem()
+    assert (problem.kind, problem.retry_after) == (kind, 7.0)
+    assert problem.message == f"no token: {token_server.url} answers {status}"
+    token_server.status = 0
+    assert asked.body("manifests/1") == IMAGE.manifest
+
+
+def test_token_server_that_is_silent_does_not_cost_more_than_the_deadline(
+    token_registry: str, token_server: TokenServer
+) -> None:
+    asked = Watched(Settings(token_registry))
+    token_server.silent = threading.Event()
+    begin = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        kinds = list(pool.map(lambda _: asked.problem(timeout=0.5).kind, range(4)))
+    assert kinds == ["timeout"] * 4
+    assert time.monotonic() - begin < 0.5 + SLACK
+    token_server.silent.set()
+
+
+def test_token_server_that_moved_is_found(
+    storage: Path, tmp_path: Path, token_server: TokenServer, token_registry: str
+) -> None:
+    asked = Watched(Settings(token_registry))
+    asked.body("manifests/1")
+    # As if it had been another one all the time, which is gone now.
+    challenge = asked.client._challenge
+    assert challenge is not None
+    gone = {**challenge.parameters, "realm": "http://127.0.0.1:1/token"}
+    asked.client._challenge = challenge._replace(parameters=gone)
+    assert asked.problem().kind == "refused"
+    assert asked.body("manifests/1") == IMAGE.manifest
+
+
+# Servers with faults
+
+
+@dataclass
+class Server:
+    """A real server that does with each connection what `serve` says; it keeps the heads of the requests."""
+
+    serve: Callable[[socket.socket, str], None]
+    heads: list[str] = field(default_factory=list)
+    url: str = ""
+    port: int = 0
+
+    def __enter__(self) -> Self:
+        """Listen."""
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._ended = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Listen no more."""
+        self._ended.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # it ended
+            threading.Thread(target=self._run, args=(connection,), daemon=True).start()
+
+    def _run(self, connection: socket.socket) -> None:
+        # The client hangs up whenever it had enough.
+        with connection, contextlib.suppress(OSError):
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                if not (part := connection.recv(1)):
+                    return
+                head += part
+            self.heads.append(head.decode("latin-1"))
+            self.serve(connection, self.heads[-1])
+
+    def wait(self, seconds: float = PATIENCE) -> None:
+        """Until it ends."""
+        self._ended.wait(seconds)
+
+
+def send(text: str, *, body: bytes = b"") -> Callable[[socket.socket, str], None]:
+    """Answer with a head in lines, and a body."""
+    answer = text.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n" + body
+    return lambda connection, _: connection.sendall(answer)
+
+
+def redirect(to: str, status: int = 307) -> Callable[[socket.socket, str], None]:
+    return send(f"HTTP/1.1 {status} x\nLocation: {to}\nContent-Length: 0")
+
+
+def silent(connection: socket.socket, _: str) -> None:
+    connection.recv(1)
+
+
+def reset(connection: socket.socket, _: str) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def drip(connection: socket.socket, _: str) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 80:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.1)  # it is slow
+
+
+@pytest.mark.parametrize(
+    ("serve", "kind", "message"),
+    [
+        pytest.param(silent, "timeout", "does not answer in time", id="silent"),
+        pytest.param(drip, "timeout", "does not answer in time", id="drips"),
+        pytest.param(reset, "reset", "ends the connection before it answers", id="reset"),
+        pytest.param(lambda *_: None, "reset", "ends the connection before it answers", id="hangs-up"),
+        pytest.param(send("SSH-2.0-x"), "malformed", "is no HTTP", id="other-protocol"),
+        pytest.param(send("HTTP/1.1 200 OK\n" + "X: y\n" * 200), "malformed", "is no HTTP", id="endless-head"),
+        pytest.param(send("HTTP/1.1 500 x\nContent-Length: 0"), "5xx", "answers 500", id="500"),
+        pytest.param(send("HTTP/1.1 400 x\nContent-Length: 0"), "4xx", "answers 400", id="400"),
+        pytest.param(send("HTTP/1.1 204 x"), "malformed", "answers 204", id="204"),
+        pytest.param(send("HTTP/1.1 304 x"), "malformed", "answers 304", id="304"),
+        pytest.param(redirect(""), "redirects", "redirects to nowhere", id="to-nowhere"),
+        pytest.param(redirect("ftp://x/"), "redirects", "redirects to nowhere", id="to-ftp"),
+        pytest.param(redirect("/v2/"), "redirects", "redirects more than 5 times", id="loop"),
+        pytest.param(
+            redirect("http://127.0.0.1:1/?s3cret"), "refused", "127.0.0.1:1 refuses connections", id="to-none"
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_upstream_with_a_fault_is_unavailable_in_time(
+    serve: Callable[[socket.socket, str], None], kind: str, message: str, method: str
+) -> None:
+    begin = time.monotonic()
+    with Server(serve) as server:
+        asked = Watched(Settings(server.url))
+        problem = asked.problem(method=method, timeout=0.7)
+    assert problem.kind == kind
+    assert message in problem.message
+    assert "127.0.0.1" in problem.message
+    assert_no_secret(problem)
+    assert time.monotonic() - begin < 0.7 + SLACK
+    assert asked.seen[-1][1] in (kind, "2xx", "3xx")
+
+
+def test_upstream_that_is_not_there_is_unavailable() -> None:
+    assert Watched(Settings("http://127.0.0.1:1")).problem().kind == "refused"
+    assert Watched(Settings("http://name.invalid")).problem().kind == "dns"
+
+
+def test_connection_that_is_never_made_does_not_cost_more_than_the_deadline() -> None:
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        # Nobody accepts them, so the kernel drops what comes after the first two.
+        for _ in range(4):
+            waiting = open_sockets.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(listener.getsockname())
+        begin = time.monotonic()
+        problem = Watched(Settings(f"http://127.0.0.1:{listener.getsockname()[1]}")).problem(timeout=0.5)
+        assert problem.kind == "timeout"
+        assert time.monotonic() - begin < 0.5 + SLACK
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("Retry-After: 17", 17.0),
+        ("Date: Tue, 01 Sep 2026 12:00:00 GMT\nRetry-After: Tue, 01 Sep 2026 12:01:00 GMT", 60.0),
+        ("Date: Tue, 01 Sep 2026 12:00:00 GMT\nRetry-After: Tue, 01 Sep 2026 11:00:00 GMT", 0.0),
+        ("Retry-After: soon", None),
+        ("X: y", None),
+    ],
+)
+@pytest.mark.parametrize(("status", "kind"), [(429, "429"), (503, "5xx")])
+def test_wait_that_a_server_asks_for_is_passed_on(header: str, seconds: float | None, status: int, kind: str) -> None:
+    with Server(send(f"HTTP/1.1 {status} x\n{header}")) as server:
+        problem = Watched(Settings(server.url)).problem()
+    assert (problem.kind, problem.retry_after) == (kind, seconds)
+
+
+def stops_in_the_middle(connection: socket.socket, _: str) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
+    connection.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("serve", "kind", "message"),
+    [
+        pytest.param(stops_in_the_middle, "timeout", "sends nothing for 0.3 s in the middle of a body", id="silent"),
+        pytest.param(
+            send("HTTP/1.1 200 OK\nContent-Length: 10", body=b"12345"),
+            "cut",
+            "breaks off after 5 of 10 bytes",
+            id="cut",
+        ),
+        pytest.param(
+            send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked", body=b"5\r\n12345\r\n"),
+            "cut",
+            "after 5 bytes",
+            id="chunks",
+        ),
+        pytest.param(
+            send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked", body=b"9\r\n12345"), "cut", "after 5 bytes", id="chunk"
+        ),
+        pytest.param(
+            send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked", body=b"5\r\n12345\r\nx\r\n"),
+            "cut",
+            "after 5",
+            id="no-chunk",
+        ),
+    ],
+)
+def test_body_that_breaks_off_is_no_end(serve: Callable[[socket.socket, str], None], kind: str, message: str) -> None:
+    with Server(serve) as server:
+        asked = Watched(Settings(server.url), read_timeout=0.3)
+        with asked.open("manifests/1") as answer:
+            assert answer.read(100) == b"12345"
+            with pytest.raises(Unavailable) as raised:
+                answer.read(100)
+    assert raised.value.kind == kind
+    assert message in raised.value.message
+    with pytest.raises(ValueError, match="the answer is closed"):
+        answer.read(1)
+
+
+def test_body_that_is_reset_is_cut() -> None:
+    def serve(connection: socket.socket, head: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
+        goes_on.wait(PATIENCE)
+        reset(connection, head)
+
+    goes_on = threading.Event()
+    with Server(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+        assert answer.read(100) == b"12345"
+        goes_on.set()
+        with pytest.raises(Unavailable) as raised:
+            answer.read(100)
+    assert raised.value.kind == "cut"
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        pytest.param(
+            send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked", body=b"5\r\n12345\r\n3;x=y\r\n678\r\n0\r\n\r\n"),
+            id="chunks",
+        ),
+        pytest.param(send("HTTP/1.1 200 OK", body=b"12345678"), id="until-it-closes"),
+        pytest.param(send("HTTP/1.0 200 OK", body=b"12345678"), id="http-1.0"),
+    ],
+)
+def test_body_without_a_length_is_read_to_its_end(serve: Callable[[socket.socket, str], None]) -> None:
+    with Server(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+        assert answer.length is None
+        assert whole(answer) == b"12345678"
+        assert answer.read(1) == b""
+
+
+@pytest.mark.parametrize("rest", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_body_ends_with_its_length_though_the_connection_stays(rest: bytes) -> None:
+    def serve(connection: socket.socket, head: str) -> None:
+        send("HTTP/1.1 200 OK\nConnection: keep-alive\nContent-Length: 8", body=b"12345678" + rest)(connection, head)
+        with contextlib.suppress(ConnectionError):  # as it is where the client has not read all
+            assert connection.recv(1) == b""
+        left.set()
+
+    left = threading.Event()
+    with Server(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+        begin = time.monotonic()
+        assert whole(answer) == b"12345678"
+        assert left.wait(PATIENCE)
+        assert time.monotonic() - begin < PATIENCE / 2
+
+
+def test_slow_body_has_no_deadline_as_long_as_something_comes() -> None:
+    def serve(connection: socket.socket, _: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n")
+        for byte in b"x" * 20:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.05)  # it is slow
+
+    with Server(serve) as server:
+        assert Watched(Settings(server.url), read_timeout=PATIENCE).body("manifests/1", timeout=0.5) == b"x" * 20
+
+
+def test_upstream_that_knows_no_ranges_answers_from_the_beginning() -> None:
+    with Server(send("HTTP/1.1 200 OK\nContent-Length: 3", body=b"123")) as server:
+        with Watched(Settings(server.url)).open("manifests/1", offset=2) as answer:
+            assert (answer.offset, answer.length, whole(answer)) == (0, 3, b"123")
+        assert "Range: bytes=2-\r\n" in server.heads[0]
+
+
+@pytest.mark.parametrize("part", ["Content-Range: bytes 1-2/3", "Content-Range: 2", "X: y"])
+def test_part_that_nobody_asked_for_is_refused(part: str) -> None:
+    with Server(send(f"HTTP/1.1 206 OK\n{part}\nContent-Length: 1", body=b"1")) as server:
+        assert Watched(Settings(server.url)).problem(offset=2).kind == "malformed"
+        assert Watched(Settings(server.url)).problem().kind == "malformed"
+
+
+def test_request_says_what_it_is_and_nothing_more(tmp_path: Path) -> None:
+    with Server(send("HTTP/1.1 200 OK\nContent-Length: 0")) as server:
+        asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
+        asked.body("manifests/1", "a\r\nX: y/ü?b", accept=("a/b", "c/d"))
+    assert "".join(server.heads) == (
+        "GET /v2/a%0D%0AX%3A%20y/%C3%BC%3Fb/manifests/1 HTTP/1.1\r\n"
+        f"Host: 127.0.0.1:{server.port}\r\n"
+        "Accept: a/b, c/d\r\n"
+        "Accept-Encoding: identity\r\n"
+        "User-Agent: registry-cache\r\n"
+        "Connection: close\r\n\r\n"
+    )
+
+
+# Redirects
+
+
+def challenged(then: Callable[[socket.socket, str], None]) -> Callable[[socket.socket, str], None]:
+    """Ask by Basic who it is, and serve who says it."""
+    ask = send('HTTP/1.1 401 x\nWWW-Authenticate: Negotiate, Basic realm="a, b"\nContent-Length: 0')
+    return lambda connection, head: (then if "Authorization: Basic " in head else ask)(connection, head)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_redirect_to_another_host_takes_no_credentials_along(tmp_path: Path, status: int, method: str) -> None:
+    length = "HTTP/1.1 206 OK\nContent-Range: bytes 2-4/5\nContent-Length: 3"
+    body = b"123" if method == "GET" else b""
+    with (
+        Server(send(length, body=body)) as cdn,
+        Server(challenged(redirect(f"{cdn.url}/x?sig=a%2Fb", status))) as server,
+    ):
+        asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
+        with asked.open(BLOB, method=method, offset=2) as answer:
+            assert whole(answer) == body
+            assert answer.headers["Content-Length"] == "3"
+    assert asked.seen == [(method, "401"), (method, "3xx"), (method, "2xx")]
+    (head,) = cdn.heads
+    assert head.startswith(f"{method} /x?sig=a%2Fb HTTP/1.1\r\nHost: 127.0.0.1:{cdn.port}\r\n")
+    assert "Range: bytes=2-\r\n" in head
+    assert "authorization" not in head.lower()
+
+
+def test_relative_redirect_stays_with_the_host_and_its_credentials(tmp_path: Path) -> None:
+    def serve(connection: socket.socket, head: str) -> None:
+        there = head.startswith("GET /v2/public/a/there%C3%BC?x=y ")
+        (send("HTTP/1.1 200 OK\nContent-Length: 1", body=b"1") if there else redirect("../there\xc3\xbc?x=y#z"))(
+            connection, head
+        )
+
+    with Server(challenged(serve)) as server:
+        asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
+        assert asked.body("manifests/1") == b"1"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_storage_that_refuses_is_no_word_of_the_upstream(tmp_path: Path, status: int) -> None:
+    head = f'HTTP/1.1 {status} x\nWWW-Authenticate: Bearer realm="http://127.0.0.1:1"\nContent-Length: 0'
+    with Server(send(head)) as cdn, Server(redirect(cdn.url)) as server:
+        problem = Watched(Settings(server.url, credentials=secret(tmp_path / "secret"))).problem()
+    assert problem.kind == "redirects"
+    assert "to which" in problem.message
+    assert len(cdn.heads) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("WWW-Authenticate: Negotiate", "in a way that is not known here"),
+        ("X: y", "answers 401"),
+    ],
+)
+def test_upstream_that_asks_otherwise_denies(tmp_path: Path, header: str, message: str) -> None:
+    with Server(send(f"HTTP/1.1 401 x\n{header}\nContent-Length: 0")) as server:
+        asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
+        with pytest.raises(Denied, match=message):
+            asked.open("manifests/1")
+    assert asked.client.credentials_refused == 0
+    assert all("authorization" not in head.lower() for head in server.heads)
+
+
+def test_scope_that_the_upstream_names_is_asked_for() -> None:
+    """As a registry does that has its repositories by another name than it shows."""
+
+    def serve(connection: socket.socket, head: str) -> None:
+        if "/token" in head:
+            given = "good" if "scope=repository%3Ainner%2Fa%3Apull" in head else "bad"
+            answer = send("HTTP/1.1 200 OK", body=json.dumps({"access_token": given}).encode())
+        elif "Bearer good" in head:
+            answer = send("HTTP/1.1 200 OK\nContent-Length: 0")
+        else:
+            realm = f'Bearer realm="{server.url}/token",scope="repository:inner/a:pull"'
+            answer = send(f"HTTP/1.1 401 x\nWWW-Authenticate: {realm}\nContent-Length: 0")
+        answer(connection, head)
+
+    with Server(serve) as server:
+        asked = Watched(Settings(server.url))
+        for _ in range(2):
+            asked.body("manifests/1")
+    assert asked.seen == [("GET", "401"), ("token", "2xx"), ("GET", "2xx"), ("GET", "2xx")]
+
+
+# TLS
+
+
+@dataclass(frozen=True)
+class Tls:
+    """nginx before a registry, by TLS, with certificates of one kind or another by port."""
+
+    folder: Path
+    good: int
+    expired: int
+    http: str
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca.pem"
+
+
+NAME = "registry.test"
+
+
+@pytest.fixture(scope="module")
+def tls(open_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    servers = []
+    ports = {"good": free_port(), "expired": free_port()}
+    for name, port in ports.items():
+        options = {"not_before": past, "not_after": past + dt.timedelta(days=1)} if name == "expired" else {}
+        made = authority.issue_cert("localhost", NAME, **options)  # type: ignore[arg-type] # moments
+        made.private_key_and_cert_chain_pem.write_to_path(str(folder / f"{name}.pem"))
+        servers.append(
+            f"server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/{name}.pem; "
+            f"ssl_certificate_key {folder}/{name}.pem; location / {{ proxy_pass {open_registry}; }} }}"
+        )
+    temporary = " ".join(
+        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off; user root; pid {folder}/pid; error_log {folder}/error.log; events {{}}"
+        f" http {{ access_log off; {temporary} {' '.join(servers)} }}"
+    )
+    nginx = tools.debian_root() / "usr/sbin/nginx"
+    command = [nginx, "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"]
+    with program(command, ports["good"], folder / "nginx.log"):
+        yield Tls(folder, ports["good"], ports["expired"], open_registry)
+
+
+def test_certificate_of_an_authority_that_is_given_is_taken(tls: Tls) -> None:
+    asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=tls.ca))
+    assert asked.body(BLOB) == LAYER
+    with asked.open("manifests/1", method="HEAD") as head:
+        assert head.headers["Docker-Content-Digest"] == IMAGE.digest
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "ca", "message"),
+    [
+        ("localhost", "expired", "ca.pem", "certificate has expired"),
+        ("127.0.0.1", "good", "ca.pem", "IP address mismatch"),
+        ("localhost", "good", "", "unable to get local issuer certificate"),
+    ],
+)
+def test_certificate_that_is_not_right_is_refused(tls: Tls, host: str, port: str, ca: str, message: str) -> None:
+    settings = Settings(f"https://{host}:{getattr(tls, port)}", ca_file=tls.folder / ca if ca else None)
+    problem = Watched(settings).problem()
+    assert problem.kind == "tls"
+    assert message in problem.message
+
+
+def test_tls_where_there_is_none_is_refused(tls: Tls) -> None:
+    asked = Watched(Settings(tls.http.replace("http://", "https://"), ca_file=tls.ca))
+    assert asked.problem().kind == "tls"
+    with Server(silent) as server:
+        begin = time.monotonic()
+        problem = Watched(Settings(server.url.replace("http://", "https://"))).problem(timeout=0.5)
+        assert problem.kind == "timeout"
+        assert time.monotonic() - begin < 0.5 + SLACK
+
+
+def test_file_of_authorities_may_change_and_be_bad(tls: Tls, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=file))
+    assert "cannot be read: No such file" in asked.problem().message
+    file.write_text("nothing")
+    assert asked.problem().kind == "tls"
+    file.write_bytes(tls.ca.read_bytes())
+    assert asked.body("manifests/1") == IMAGE.manifest
+    trustme.CA().cert_pem.write_to_path(str(file))
+    assert asked.problem().kind == "tls"
+
+
+def test_plain_http_gets_no_credentials_and_nothing_that_no_digest_checks(tls: Tls, tmp_path: Path) -> None:
+    """An upstream by https whose token server, or storage, is asked by http."""
+    answers: dict[str, str] = {}
+
+    def serve(connection: socket.socket, head: str) -> None:
+        send(answers[head.split()[1].split("/")[-2]])(connection, head)
+
+    with secure(serve, tls) as (url, _), Server(send("HTTP/1.1 200 OK", body=b'{"token": "t"}')) as plain:
+        challenge = f'HTTP/1.1 401 x\nWWW-Authenticate: Bearer realm="{plain.url}"\nContent-Length: 0'
+        settings = Settings(url, credentials=secret(tmp_path / "secret"), ca_file=tls.ca)
+        asked = Watched(settings)
+        answers["manifests"] = challenge
+        with pytest.raises(Denied, match="wants them to be sent by plain http") as raised:
+            asked.open("manifests/1")
+        assert_no_secret(raised.value, *asked.logged)
+        assert len(plain.heads) == 1
+        assert "authorization" not in plain.heads[0].lower()
+
+        asked = Watched(settings)
+        answers["manifests"] = answers["blobs"] = f"HTTP/1.1 302 x\nLocation: {plain.url}\nContent-Length: 0"
+        assert asked.problem().kind == "redirects"
+        assert asked.body(BLOB) == b'{"token": "t"}'
+
+
+@contextlib.contextmanager
+def secure(serve: Callable[[socket.socket, str], None], tls: Tls) -> Iterator[tuple[str, Server]]:
+    """A server with TLS, by the certificate of nginx's."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls.folder / "good.pem")
+    server = Server(serve)
+    run = server._run
+
+    def with_tls(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            run(context.wrap_socket(connection, server_side=True))
+
+    server._run = with_tls  # type: ignore[method-assign] # one of its own
+    with server:
+        yield f"https://localhost:{server.port}", server
+
+
+def drip_record(connection: socket.socket) -> None:
+    """Send the head of a record of TLS, and then its content byte by byte."""
+    with connection, contextlib.suppress(OSError):
+        connection.recv(1 << 16)
+        connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+        for _ in range(100):
+            connection.sendall(b"\x03")
+            time.sleep(0.1)  # it is slow
+
+
+@pytest.mark.parametrize("outer", ["", "http", "https"])
+def test_tls_that_drips_does_not_prolong_the_deadline(tls: Tls, tmp_path: Path, outer: str) -> None:
+    server = Server(silent)
+    server._run = drip_record  # type: ignore[method-assign] # it speaks no HTTP
+    proxy = ForwardProxy()
+    with server, Server(proxy.serve) as plain, secure(proxy.serve, tls) as (encrypted, _):
+        settings = Settings(
+            f"https://{NAME if outer else '127.0.0.1'}:{server.port}",
+            https_proxy={"": "", "http": plain.url, "https": encrypted}[outer],
+            proxy_credentials=secret(tmp_path / "proxy"),
+            ca_file=tls.ca,
+        )
+        begin = time.monotonic()
+        assert Watched(settings).problem(timeout=0.7).kind == "timeout"
+        assert 0.6 < time.monotonic() - begin < 0.7 + SLACK
+
+
+# Proxies
+
+
+@dataclass
+class ForwardProxy:
+    """Passes on to 127.0.0.1, whatever the name, who says the password; CONNECT and absolute URIs (RFC 9110)."""
+
+    asked: list[str] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
+
+    def serve(self, client: socket.socket, head: str) -> None:
+        line, _, rest = head.partition("\r\n")
+        method, target, _ = line.split(" ")
+        self.asked.append(f"{method} {target}")
+        self.seen.append(head)
+        login = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
+        if f"Proxy-Authorization: Basic {login}\r\n" not in head:
+            send('HTTP/1.1 407 x\nProxy-Authenticate: Basic realm="proxy"\nContent-Length: 0')(client, head)
+            return
+        url = urllib.parse.urlsplit(f"//{target}" if method == "CONNECT" else target)
+        try:
+            server = socket.create_connection(("127.0.0.1", url.port or 80))
+        except OSError:
+            send("HTTP/1.1 502 x\nContent-Length: 0")(client, head)
+            return
+        with server:
+            if method == "CONNECT":
+                client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+            else:
+                kept = re.sub(r"Proxy-Authorization: .*\r\n", "", rest)
+                server.sendall(f"{method} {url.path} HTTP/1.1\r\n{kept}".encode("latin-1"))
+            copy(client, server)
+
+
+def copy(one: socket.socket, other: socket.socket) -> None:
+    """Pass on what either sends until one ends."""
+    while True:
+        # What TLS has read already is not seen by select.
+        pending = [side for side in (one, other) if isinstance(side, ssl.SSLSocket) and side.pending()]
+        for side in pending or select.select([one, other], [], [], PATIENCE)[0]:
+            if not (data := side.recv(1 << 16)):
+                return
+            (other if side is one else one).sendall(data)
+
+
+@pytest.fixture
+def forward_proxy() -> Iterator[tuple[str, ForwardProxy]]:
+    made = ForwardProxy()
+    with Server(made.serve) as server:
+        yield server.url, made
+
+
+def test_http_goes_through_the_proxy_with_its_credentials(
+    open_registry: str, forward_proxy: tuple[str, ForwardProxy], tmp_path: Path
+) -> None:
+    proxy, seen = forward_proxy
+    url = open_registry.replace("127.0.0.1", NAME)
+    asked = Watched(Settings(url, http_proxy=proxy, proxy_credentials=secret(tmp_path / "proxy")))
+    assert asked.body(BLOB) == LAYER
+    assert seen.asked == [f"GET {url}/v2/public/a/{BLOB}"]
+    assert f"Host: {url.removeprefix('http://')}\r\n" in seen.seen[0]
+
+
+def test_https_goes_through_the_proxy_and_tells_it_no_more_than_where_to(
+    tls: Tls, forward_proxy: tuple[str, ForwardProxy], tmp_path: Path
+) -> None:
+    proxy, seen = forward_proxy
+    settings = Settings(
+        f"https://{NAME}:{tls.good}", https_proxy=proxy, proxy_credentials=secret(tmp_path / "proxy"), ca_file=tls.ca
+    )
+    asked = Watched(settings)
+    assert asked.body(BLOB) == LAYER
+    assert seen.asked == [f"CONNECT {NAME}:{tls.good}"]
+    assert "/v2/" not in seen.seen[0]
+    assert "refuses connections" not in asked.problem(BLOB, offset=len(LAYER) + 1).message
+    # The certificate is the server's, so its name is checked.
+    other = Watched(settings._replace(remote_url=f"https://other.test:{tls.good}")).problem()
+    assert (other.kind, "Hostname mismatch" in other.message) == ("tls", True)
+
+
+def test_proxy_that_is_asked_by_https_itself_is_used(tls: Tls, open_registry: str, tmp_path: Path) -> None:
+    made = ForwardProxy()
+    with secure(made.serve, tls) as (proxy, _):
+        settings = Settings(
+            f"https://{NAME}:{tls.good}",
+            http_proxy=proxy,
+            https_proxy=proxy,
+            proxy_credentials=secret(tmp_path / "proxy"),
+            ca_file=tls.ca,
+        )
+        assert Watched(settings).body(BLOB) == LAYER
+        assert hashlib.sha256(Watched(settings).body(BLOB, offset=1)).digest() == hashlib.sha256(LAYER[1:]).digest()
+        url = open_registry.replace("127.0.0.1", NAME)
+        assert Watched(settings._replace(remote_url=url)).body("manifests/1") == IMAGE.manifest
+        expired = Watched(settings._replace(remote_url=f"https://{NAME}:{tls.expired}")).problem()
+        assert (expired.kind, "expired" in expired.message) == ("tls", True)
+        with Server(silent) as server:
+            begin = time.monotonic()
+            hangs = Watched(settings._replace(remote_url=f"https://{NAME}:{server.port}")).problem(timeout=0.5)
+            assert hangs.kind == "timeout"
+            assert time.monotonic() - begin < 0.5 + SLACK
+
+
+@pytest.mark.parametrize(
+    ("password", "message"),
+    [(None, "asks for credentials, and there are none"), (OTHER_PASSWORD, "does not accept the credentials")],
+)
+def test_proxy_that_refuses_is_said_and_its_new_secret_used(
+    tls: Tls, forward_proxy: tuple[str, ForwardProxy], tmp_path: Path, password: str | None, message: str
+) -> None:
+    proxy, _ = forward_proxy
+    plain = tls.http.replace("127.0.0.1", NAME)
+    for url in (f"https://{NAME}:{tls.good}", plain):
+        folder = tmp_path / url.partition(":")[0]
+        if password:
+            secret(folder, password=password)
+        settings = Settings(url, http_proxy=proxy, https_proxy=proxy, proxy_credentials=folder, ca_file=tls.ca)
+        asked = Watched(settings)
+        problem = asked.problem()
+        assert problem.kind == "proxy"
+        assert message in problem.message
+        assert_no_secret(problem, *asked.logged)
+        secret(folder)
+        assert asked.body("manifests/1") == IMAGE.manifest
+
+
+def test_proxy_that_is_not_there_or_finds_nobody_is_said(
+    forward_proxy: tuple[str, ForwardProxy], tmp_path: Path
+) -> None:
+    gone = Watched(Settings("https://registry.test", https_proxy="http://127.0.0.1:1")).problem()
+    assert (gone.kind, gone.message) == ("proxy", "the proxy: http://127.0.0.1:1 refuses connections")
+    folder = secret(tmp_path / "proxy")
+    settings = Settings("https://registry.test:1", https_proxy=forward_proxy[0], proxy_credentials=folder)
+    assert Watched(settings).problem().kind == "proxy"
+    with Server(silent) as server:
+        assert Watched(Settings("https://x.test", https_proxy=server.url)).problem(timeout=0.3).kind == "timeout"
+    with Server(send("garbage")) as server:
+        assert Watched(Settings("https://x.test", https_proxy=server.url)).problem().kind == "proxy"
+
+
+def test_hosts_that_no_proxy_names_are_asked_without(tls: Tls) -> None:
+    dead = "http://127.0.0.1:1"
+    settings = Settings(f"https://{NAME}:1", http_proxy=dead, https_proxy=dead, no_proxy=(".test",))
+    assert Watched(settings).problem().kind == "dns"
+    assert Watched(settings._replace(no_proxy=())).problem().kind == "proxy"
+
+
+# Leaks
+
+
+def test_no_connection_and_no_thread_is_left(open_registry: str, closed_registry: str, tmp_path: Path) -> None:
+    asked = [
+        Watched(Settings(open_registry)),
+        Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret", password=OTHER_PASSWORD))),
+        Watched(Settings("http://127.0.0.1:1")),
+        Watched(Settings(open_registry.replace("http://", "https://"))),
+    ]
+
+    def ask_all() -> None:
+        for client in asked:
+            for path in ("manifests/1", "manifests/2"):
+                with contextlib.suppress(Unavailable, NotFound, Denied), client.open(path) as answer:
+                    answer.read(1)  # and leave the rest
+
+    ask_all()
+    before = len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+    for _ in range(5):
+        ask_all()
+    assert (len(list(Path("/proc/self/fd").iterdir())), threading.active_count()) == before
+    assert {outcome for client in asked for _, outcome in client.seen} == {"2xx", "404", "401", Kind.REFUSED, Kind.TLS}

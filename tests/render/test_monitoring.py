@@ -1,0 +1,121 @@
+"""What the operators for Prometheus and Grafana are given: by their own definitions, and about these pods alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+import yaml
+from registry_cache.rules import rules
+from rendering import SCENARIOS, Object, by_kind, custom_schemas, render
+from testcluster.paths import CHART, REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EVERYTHING = REPOSITORY / "ci" / "everything-values.yaml"
+CUSTOM = {"PodMonitor", "PrometheusRule", "GrafanaDashboard"}
+
+
+def monitored(folder: Path, **more: Any) -> list[Object]:
+    """What is rendered with the PodMonitors and the rules."""
+    path = folder / "values.yaml"
+    on = {"enabled": True}
+    document = {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}], **more}
+    path.write_text(json.dumps({**document, "monitoring": {"podMonitor": on, "rules": on}}))
+    render.cache_clear()
+    return render(path)
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """The template of each kind of pod, by name."""
+    return {
+        one["metadata"]["name"]: one["spec"]["template"]
+        for one in by_kind(objects, "StatefulSet") + by_kind(objects, "DaemonSet")
+    }
+
+
+@pytest.mark.parametrize("values", SCENARIOS, ids=lambda path: path.name)
+def test_nothing_that_needs_an_operator_is_there_unless_it_is_asked_for(values: Path) -> None:
+    assert ({found["kind"] for found in render(values)} & CUSTOM == CUSTOM) is (values == EVERYTHING)
+    assert (not {found["kind"] for found in render(values)} & CUSTOM) is (values != EVERYTHING)
+
+
+def test_definitions_refuse_what_they_do_not_know() -> None:
+    """Else nothing would be checked."""
+    for found in render(EVERYTHING):
+        if found["kind"] in CUSTOM:
+            validator = jsonschema.Draft202012Validator(custom_schemas()[found["apiVersion"], found["kind"]])
+            assert validator.is_valid(found)
+            assert not validator.is_valid({**found, "spec": {**found["spec"], "unknown": 1}})
+
+
+def test_podmonitors_find_each_pod_once_where_its_metrics_are(tmp_path: Path) -> None:
+    objects = monitored(tmp_path)
+    found = []
+    for monitor in by_kind(objects, "PodMonitor"):
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        selector = monitor["spec"]["selector"]["matchLabels"].items()
+        for name, template in pods(objects).items():
+            if selector <= template["metadata"]["labels"].items():
+                found.append(name)
+                assert template["metadata"]["annotations"]["prometheus.io/path"] == endpoint["path"]
+                assert template["metadata"]["annotations"]["prometheus.io/port"] in port_of(endpoint, template)
+        assert monitor["spec"]["jobLabel"] in template["metadata"]["labels"]
+    assert sorted(found) == sorted(pods(objects))
+
+
+def port_of(endpoint: Object, template: Object) -> list[str]:
+    """The port that is scraped, as a list of one."""
+    if "port" in endpoint:
+        ports = [port for container in template["spec"]["containers"] for port in container.get("ports", ())]
+        return [str(port["containerPort"]) for port in ports if port["name"] == endpoint["port"]]
+    return [address("10.0.0.1", endpoint).rpartition(":")[2]]
+
+
+def address(pod: str, endpoint: Object) -> str:
+    """What Prometheus makes of a pod's address; its expressions match the whole (prometheus, "relabel_config")."""
+    made = ""
+    for rule in endpoint["relabelings"]:
+        if rule.get("targetLabel") == "__address__" and (found := re.fullmatch(rule["regex"], pod)):
+            made = found.expand(re.sub(r"\$\{(\d)\}", r"\\\1", rule["replacement"]))
+    return made
+
+
+def test_nodes_are_scraped_at_their_port_in_either_family(tmp_path: Path) -> None:
+    objects = monitored(tmp_path, node={"metrics": {"port": 1234}})
+    (monitor,) = [one for one in by_kind(objects, "PodMonitor") if one["metadata"]["name"].endswith("-node")]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert address("10.1.2.3", endpoint) == "10.1.2.3:1234"
+    assert address("fd00::7", endpoint) == "[fd00::7]:1234"
+
+
+@pytest.mark.parametrize("node", [{"enabled": False}, {"metrics": {"enabled": False}}])
+def test_nodes_without_metrics_are_not_scraped(tmp_path: Path, node: dict[str, Any]) -> None:
+    names = [one["metadata"]["name"] for one in by_kind(monitored(tmp_path, node=node), "PodMonitor")]
+    assert names == ["x-registry-cache-cache"]
+
+
+def test_rules_are_those_of_the_file_and_lead_to_the_runbook_that_is_named(tmp_path: Path) -> None:
+    (of_default,) = by_kind(monitored(tmp_path), "PrometheusRule")
+    file = (CHART / "files" / "monitoring" / "registry-caches.rules.yaml").read_text()
+    assert of_default["spec"] == rules() == yaml.safe_load(file)
+    (of_everything,) = by_kind(render(EVERYTHING), "PrometheusRule")
+    links = re.findall(r'"runbook_url": "([^"]*)"', json.dumps(of_everything))
+    assert links == [f"https://wiki.example.com/registry-caches#{one['alert'].lower()}" for one in named(rules())]
+
+
+def named(document: Object) -> list[Object]:
+    return [rule for group in document["groups"] for rule in group["rules"] if "alert" in rule]
+
+
+def test_dashboard_of_the_grafana_operator_is_the_one_of_the_configmap() -> None:
+    objects = render(EVERYTHING)
+    (dashboard,) = by_kind(objects, "GrafanaDashboard")
+    reference = dashboard["spec"]["configMapRef"]
+    (config_map,) = [one for one in by_kind(objects, "ConfigMap") if one["metadata"]["name"] == reference["name"]]
+    assert json.loads(config_map["data"][reference["key"]])["title"] == "Registry Caches"
+    assert dashboard["spec"]["instanceSelector"] == {"matchLabels": {"shows": "registries"}}
