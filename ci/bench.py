@@ -1,7 +1,11 @@
-"""`make bench`: what the commands, a rendering and the node program take. docs/benchmarks.md holds what came out."""
+"""`make bench`: what the commands, a rendering, the programs and the cache pod take, each beside what it replaces.
+
+docs/benchmarks.md holds what came out.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -13,6 +17,7 @@ import time
 from pathlib import Path
 
 from testcluster import tools
+from testcluster.bench_caches import bench_caches
 from testcluster.cgroups import Cgroup
 from testcluster.node_program import shipped_settings, write_configuration
 from testcluster.paths import CHART, REPOSITORY
@@ -25,14 +30,21 @@ PORT = 15900
 SERVICE_TABLE = '[plugins."io.containerd.grpc.v1.cri".registry]'
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Measure, print the tables and return the exit code."""
+    parts = {"commands": bench_commands, "node": bench_node_program, "caches": bench_caches}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(parts)} (default: all)")
+    chosen = parser.parse_args(arguments).parts or list(parts)
+    for part in chosen:
+        if part not in parts:
+            parser.error(f"{part} is none of {', '.join(parts)}")
     tools.ensure_client()
     tools.ensure_registry()
-    print(f"{os.cpu_count()} cores\n")
-    bench_commands()
-    print()
-    bench_node_program()
+    print(f"{os.cpu_count()} cores")
+    for part in chosen:
+        print(flush=True)
+        parts[part]()
     return 0
 
 
@@ -113,4 +125,4 @@ def seconds(command: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
