@@ -27,6 +27,8 @@ KUBERNETES = "registry.k8s.io/metrics/agent:1.0"
 PRIVATE = "registry.example.com/team/shop:1.0"
 LATER = "docker.io/library/web:1.1"
 LAST = "docker.io/library/web:1.2"
+# What `helm test` pulls by default (values: test.images).
+TESTED = ("docker.io/library/busybox:latest", "registry.k8s.io/pause:3.10")
 
 
 def main() -> int:
@@ -83,6 +85,8 @@ def fill(cluster: Cluster) -> None:
     for reference in (PUBLIC, KUBERNETES, PRIVATE, LATER, LAST):
         layers = [oci.random_layer(f"{reference} {number}", 10_000_000) for number in range(3)]
         cluster.upstream.push(reference, images.busybox(*layers, label=reference))
+    for reference in TESTED:
+        cluster.upstream.push(reference, images.busybox(label=reference))
 
 
 def release(cluster: Cluster) -> Release:
