@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from testcluster import images, oci, tools, upstream
 from testcluster.cli import choose
 from testcluster.paths import REPOSITORY
-from testcluster.pulls import Pull, pull, pull_secret
+from testcluster.pulls import RUN, Pull, pull, pull_secret
 from testcluster.release import Release
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ def clean(cluster: Cluster) -> None:
 
 
 def fill(cluster: Cluster) -> None:
-    """Put the demo's images into the upstream; each has about 30 MB in three layers of its own."""
+    """Put the demo's images into the upstream; each has about 30 MB in three layers of its own, and of this run's."""
     assert cluster.upstream is not None
     for reference in (PUBLIC, KUBERNETES, PRIVATE, LATER, LAST):
-        layers = [oci.random_layer(f"{reference} {number}", 10_000_000) for number in range(3)]
-        cluster.upstream.push(reference, images.busybox(*layers, label=reference))
+        layers = [oci.random_layer(f"{RUN} {reference} {number}", 10_000_000) for number in range(3)]
+        cluster.upstream.push(reference, images.busybox(*layers, label=f"{RUN} {reference}"))
     for reference in TESTED:
         cluster.upstream.push(reference, images.busybox(label=reference))
 
