@@ -217,6 +217,8 @@ exec sleep 2147483647
             "healthzPort": 0,
             "imageGCHighThresholdPercent": 100,
             "maxPods": 200,
+            # All: a run pulls more than the 50 that a kubelet reports by itself.
+            "nodeStatusMaxImages": -1,
             "serializeImagePulls": False,
             "volumeStatsAggPeriod": "5s",
         }
