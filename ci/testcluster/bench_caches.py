@@ -153,7 +153,7 @@ def idle_millicores(contender: Contender) -> float:
 def print_figures(alone: Figures, pod: Figures) -> None:
     """Print all of it, with what is promised."""
     size = f"{(LAYERS - 1) * LAYER_BYTES / 1e6:.0f} MB"
-    print(f"{CLIENTS} clients at once, a cold image of {LAYERS} layers and {size}, upstream {BANDWIDTH / 1e6:.0f} MB/s")
+    print(f"{CLIENTS} clients at once, a cold image of {LAYERS} layers and {size}, upstream {BANDWIDTH / 1e6:g} MB/s")
     print(f"medians of {HERDS['pod']} herds, of {HERDS['alone']} with distribution alone\n")
     _row("", "distribution", "cache pod")
     for title, form, value in (
