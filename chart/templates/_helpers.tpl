@@ -235,6 +235,8 @@ registry.yml: |
     draintimeout: 25s
     debug:
       addr: :5002
+durations.py: | # the node program's too
+{{ .Files.Get "files/node/durations.py" | indent 2 }}
 {{- range $path, $_ := .Files.Glob "files/cache/*" }}
 {{ base $path }}: |
 {{ $.Files.Get $path | indent 2 }}

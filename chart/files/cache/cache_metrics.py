@@ -28,8 +28,8 @@ TYPES = ("blob", "manifest")
 METHODS = ("GET", "HEAD", "token")
 # What upstream_client tells of a request that went out, and what gate refuses for.
 OUTCOMES = ("2xx", "3xx", "401", "403", "404", *Kind)
-PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME = "push", "not-found", "denied", "no-room", "volume"
-REASONS = (PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, *Kind)
+PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT = "push", "not-found", "denied", "no-room", "volume", "content"
+REASONS = (PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT, *Kind)
 # What manifests tells.
 LOOKUPS = ("asked", "window", "stale", "gone")
 BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

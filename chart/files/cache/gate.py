@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import cache_configuration
-from cache_metrics import CONTENT_TYPE, DENIED, NO_ROOM, NOT_FOUND, PUSH, VOLUME, Metrics, Now
+from cache_metrics import CONTENT, CONTENT_TYPE, DENIED, NO_ROOM, NOT_FOUND, PUSH, VOLUME, Metrics, Now
 from fetches import Fetches
 from manifests import Manifest, Manifests
 from sent_bytes import SentBytes
@@ -57,7 +57,7 @@ CHECK = 2.0
 DRAIN = 25.0
 MAIN_SOCKET = "gate.sock"
 REGISTRY_SOCKET = "registry.sock"
-STORE_PORT = 5001
+STATUS_PORT = 5001
 REPLICA_AGENT = "registry-cache"
 
 
@@ -357,7 +357,7 @@ class Handler(BaseHTTPRequestHandler):
             # Never 429: containerd asks five times more at once (core/remotes/docker/resolver.go).
             self._refuse(503, "UNAVAILABLE", str(problem), problem.kind)
         elif isinstance(problem, WrongContent):
-            self._refuse(503, "UNAVAILABLE", str(problem), "content")
+            self._refuse(503, "UNAVAILABLE", str(problem), CONTENT)
         else:
             self._refuse(503, "UNAVAILABLE", str(problem), NO_ROOM if isinstance(problem, NoRoom) else VOLUME)
 
@@ -439,17 +439,8 @@ def build(configuration: Configuration, room: Room, root: Path, run: Path) -> Ca
     metrics = Metrics(configuration.upstream, _about(configuration), max(1, len(configuration.replicas)))
     metrics.configured(room.version, room.ttl)
     store = Store(root, room.capacity, high_water=room.high_water)
-    settings = Settings(
-        remote_url=configuration.remote_url,
-        credentials=configuration.credentials,
-        http_proxy=configuration.http_proxy,
-        https_proxy=configuration.https_proxy,
-        no_proxy=configuration.no_proxy,
-        proxy_credentials=configuration.proxy_credentials,
-        ca_file=configuration.ca_file,
-    )
-    client = Client(settings, observe=metrics.upstream, log=log, received=metrics.pulled)
-    upstream = Watched(client, configuration.remote_url, log)
+    client = Client(configuration.settings, observe=metrics.upstream, log=log, received=metrics.pulled)
+    upstream = Watched(client, configuration.settings.remote_url, log)
     source: Any = upstream
     if configuration.replicas:
         ordinal = int(socket.gethostname().rpartition("-")[2])
@@ -473,12 +464,13 @@ def build(configuration: Configuration, room: Room, root: Path, run: Path) -> Ca
 
 def _about(configuration: Configuration) -> dict[str, str]:
     """What the metrics tell of it: labels and their values, and no secret."""
+    settings = configuration.settings
     return {
-        "remote_url": configuration.remote_url,
+        "remote_url": settings.remote_url,
         "tag_window": f"{configuration.tag_window:g}s",
-        "credentials": str(configuration.credentials is not None).lower(),
-        "proxy": str(bool(configuration.http_proxy or configuration.https_proxy)).lower(),
-        "ca": str(configuration.ca_file is not None).lower(),
+        "credentials": str(settings.credentials is not None).lower(),
+        "proxy": str(bool(settings.http_proxy or settings.https_proxy)).lower(),
+        "ca": str(settings.ca_file is not None).lower(),
     }
 
 
@@ -523,11 +515,11 @@ def serve(folder: Path, root: Path, run: Path) -> None:
     configuration = cache_configuration.read(folder)
     cache = build(configuration, cache_configuration.read_room(folder), root, run)
     server = Server(run / MAIN_SOCKET, cache)
-    status = StatusServer(STORE_PORT, cache)
+    status = StatusServer(STATUS_PORT, cache)
     sent = SentBytes(cache.metrics.pushed, cache.metrics.untold)
     for work in (server.serve_forever, status.serve_forever, sent.listen):
         threading.Thread(target=work, daemon=True).start()
-    log(f"cache of {configuration.upstream}, from {configuration.remote_url}")
+    log(f"cache of {configuration.upstream}, from {configuration.settings.remote_url}")
     cache.store.load()
     cache.health.loaded = True
     for thread in (

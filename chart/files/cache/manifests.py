@@ -102,11 +102,11 @@ class Manifests:
         Raises:
             Unavailable, NotFound, Denied: what the upstream said; the first and the last only where the tag is new.
         """
+        if (found := self._within_window(repository, tag)) is not None:
+            return found
         digest = self._store.tag(repository, tag)
         if digest is None or self._store.manifest(repository, digest) is None:
             return self._ask(repository, tag, lambda: self._fetch_by_tag(repository, tag), TIMEOUT)
-        if (found := self._within_window(repository, tag)) is not None:
-            return found
         known = Manifest(digest)
         patience = 0.0 if time.monotonic() < self._slow_until else STALE_AFTER
         try:

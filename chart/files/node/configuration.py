@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from durations import duration_seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
-SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 # It names a folder: nothing that leads out of the registry folder, and not `_default`.
 UPSTREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?")
 OWNER = re.compile(r"[A-Za-z0-9.-]+/[A-Za-z0-9.-]+")
@@ -150,20 +150,6 @@ def read(path: Path) -> Configuration:
     if problems:
         raise Invalid("\n".join(problems))
     return made
-
-
-def duration_seconds(text: str) -> float:
-    """A Go duration (time.ParseDuration), not negative, in seconds.
-
-    Raises:
-        ValueError: it is none.
-    """
-    unsigned = text.removeprefix("+")
-    parts = DURATION.findall(unsigned)
-    if unsigned != "0" and (not parts or "".join(number + unit for number, unit in parts) != unsigned):
-        message = "not a duration such as 5s or 500ms"
-        raise ValueError(message)
-    return sum((float(number) * SECONDS[unit] for number, unit in parts), 0.0)
 
 
 def _checked(value: Any, kind: type, good: Callable[[Any], object], wanted: str) -> Any:  # noqa: ANN401 - of the kind
