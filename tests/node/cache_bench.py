@@ -65,6 +65,17 @@ def ask(pod: CachePod, path: str, method: str = "GET", body: bytes | None = None
         connection.close()
 
 
+def get(pod: CachePod, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
+    """Status and body of an answer that is whole.
+
+    Raises:
+        AssertionError: it is not.
+    """
+    got = ask(pod, path, method, **headers)
+    assert got.whole, path
+    return got.status, got.body
+
+
 def blob_path(name: str, digest: str) -> str:
     return f"/v2/library/{name}/blobs/{digest}"
 

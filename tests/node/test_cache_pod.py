@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import pytest
-from testcluster import oci
-from testcluster.cache_pod import CachePod, Tmpfs
-from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from node.cache_bench import get, pull, sent
+from testcluster.cache_pod import Tmpfs
+from testcluster.pod_bench import UPSTREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.upstream import Request
+    from testcluster.cache_pod import CachePod
+    from testcluster.pod_bench import Bench
 
 CLIENTS = 50
 # As the kubelet and the chart have it.
 USER = 65532
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pod_bench(tmp_path_factory.mktemp("cache-pod")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -38,35 +30,11 @@ def pod(bench: Bench) -> Iterator[CachePod]:
         yield running
 
 
-def get(pod: CachePod, path: str) -> tuple[int, bytes]:
-    """Ask the cache as containerd does: status and body."""
-    connection = http.client.HTTPConnection(urlsplit(pod.url).netloc, timeout=60)
-    try:
-        connection.request("GET", f"{path}?ns={UPSTREAM}", headers={"Accept": oci.MANIFEST})
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-def pull(pod: CachePod, name: str, image: oci.Image) -> None:
-    """Fetch all of an image, and find that it is what was pushed."""
-    assert get(pod, f"/v2/library/{name}/manifests/1") == (200, image.manifest)
-    for digest in image.blobs:
-        status, body = get(pod, f"/v2/library/{name}/blobs/{digest}")
-        assert (status, f"sha256:{hashlib.sha256(body).hexdigest()}") == (200, digest)
-
-
-def contents(requests: list[Request]) -> list[str]:
-    """The digests and tags that were sent by the upstream, sorted."""
-    return sorted(request.digest for request in requests if request.method == "GET" and request.body_bytes)
-
-
 def test_cold_pull_gives_the_upstreams_bytes(bench: Bench, pod: CachePod) -> None:
     image = bench.push("cold")
     mark = bench.upstream.mark()
     pull(pod, "cold", image)
-    assert contents(bench.upstream.requests(mark)) == sorted(["1", *image.blobs])
+    assert sent(bench.upstream.requests(mark)) == sorted(["1", *image.blobs])
 
 
 def test_second_pull_asks_the_upstream_for_nothing(bench: Bench, pod: CachePod) -> None:
@@ -85,7 +53,7 @@ def test_many_clients_at_once_cost_the_upstream_one_pull(bench: Bench, pod: Cach
         for done in [pool.submit(pull, pod, "many", image) for _ in range(CLIENTS)]:
             done.result()
     requests = bench.upstream.requests(mark)
-    assert contents(requests) == sorted(["1", *image.blobs])
+    assert sent(requests) == sorted(["1", *image.blobs])
     assert sum(request.body_bytes for request in requests) == image.size
 
 
@@ -113,7 +81,7 @@ def test_cache_by_tokens_and_another_host_for_blobs(bench: Bench) -> None:
         requests = bench.upstream.requests(mark)
     assert {request.upstream for request in requests} == {site, "auth.example.org", "cdn.example.org"}
     content = [request for request in requests if request.upstream == "cdn.example.org"]
-    assert contents(content) == sorted(image.blobs)
+    assert sent(content) == sorted(image.blobs)
     assert {request.scheme for request in content} == {""}
 
 
@@ -132,7 +100,7 @@ def test_replicas_give_each_other_what_they_have(bench: Bench) -> None:
     finally:
         for pod in pods:
             pod.close()
-    assert contents(bench.upstream.requests(mark)) == sorted(image.blobs)
+    assert sent(bench.upstream.requests(mark)) == sorted(image.blobs)
 
 
 def test_containers_run_as_the_chart_says(pod: CachePod) -> None:

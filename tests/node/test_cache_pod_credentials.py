@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from node.cache_bench import HANG, ask, blob_path, is_right, manifest_path, pull
 from testcluster import own_network, pki
-from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from testcluster.pod_bench import UPSTREAM
 from testcluster.processes import wait_for
 from testcluster.upstream import PASSWORD, USERNAME
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from testcluster.cache_pod import CachePod
+    from testcluster.pod_bench import Bench
 
 PRIVATE = "registry.example.com"
 TOKENS = "lscr.example.com"
@@ -32,12 +33,6 @@ RIGHT = {"username": USERNAME, "password": PASSWORD}
 WRONG = {"username": USERNAME, "password": "another-password"}
 PROXY_LOGIN = {"username": "proxy-user", "password": "proxy-password-%41:"}
 PROXY_PORT = 3128
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pod_bench(tmp_path_factory.mktemp("credentials")) as made:
-        yield made
 
 
 def cache_of(site: str, **more: Any) -> dict[str, Any]:

@@ -9,40 +9,25 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from testcluster import oci, tools
-from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from node.cache_bench import get
+from testcluster import tools
+from testcluster.pod_bench import UPSTREAM
 from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from testcluster.cache_pod import CachePod
+    from testcluster.pod_bench import Bench
 
 CLIENTS = 100
 PATIENCE = 30.0
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pod_bench(tmp_path_factory.mktemp("metrics")) as made:
-        yield made
 
 
 @pytest.fixture
 def pod(bench: Bench) -> Iterator[CachePod]:
     with bench.pod() as running:
         yield running
-
-
-def get(pod: CachePod, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(urlsplit(pod.url).netloc, timeout=60)
-    try:
-        headers = {"Accept": oci.MANIFEST, **headers}
-        connection.request(method, f"{path}?ns={UPSTREAM}", headers=headers)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
 
 
 def settled(pod: CachePod, kind: str, pushed: int) -> dict[str, float]:

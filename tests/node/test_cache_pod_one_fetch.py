@@ -27,7 +27,7 @@ from node.cache_bench import (
     sent_bytes,
     together,
 )
-from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from testcluster.pod_bench import UPSTREAM
 from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
@@ -35,15 +35,10 @@ if TYPE_CHECKING:
 
     from testcluster import oci
     from testcluster.cache_pod import CachePod
+    from testcluster.pod_bench import Bench
 
 CLIENTS = 50
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pod_bench(tmp_path_factory.mktemp("one-fetch")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

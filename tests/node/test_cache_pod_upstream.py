@@ -12,28 +12,19 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 from node.cache_bench import FAST, HANG, ask, blob_path, is_right, manifest_path, pull, sent, together
 from testcluster import oci, own_network
-from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from testcluster.pod_bench import UPSTREAM
 from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from testcluster.cache_pod import CachePod
+    from testcluster.pod_bench import Bench
+
+pytestmark = pytest.mark.usefixtures("faults_end")
 
 AT_EACH_PULL = {"cache": {"tagWindow": "0s"}}
 LYING_PORT = 5050
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pod_bench(tmp_path_factory.mktemp("upstream")) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _no_faults(bench: Bench) -> Iterator[None]:
-    yield
-    bench.upstream.resume()
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +165,11 @@ def test_bodies_that_break_off_are_mended_or_refused(
 def test_wrong_bodies_are_refused(bench: Bench, shared_pod: CachePod, image: oci.Image) -> None:
     new = bench.push("corrupt")
     bench.upstream.corrupt(UPSTREAM)
+    of_content = 'registry_cache_refused_requests_total{reason="content"}'
+    before = shared_pod.metrics()[of_content]
     for digest in new.blobs:
         assert ask(shared_pod, blob_path("corrupt", digest)).refused
-    assert 'registry_cache_refused_requests_total{reason="content"}' in shared_pod.metrics()
+    assert shared_pod.metrics()[of_content] == before + len(new.blobs)
     pull(shared_pod, "known", image)
 
 

@@ -26,28 +26,17 @@ from node.cache_bench import (
     together,
 )
 from testcluster.cache_pod import Tmpfs
-from testcluster.pod_bench import UPSTREAM, Bench, pod_bench
+from testcluster.pod_bench import UPSTREAM
 from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from testcluster import oci
     from testcluster.cache_pod import CachePod
+    from testcluster.pod_bench import Bench
+
+pytestmark = pytest.mark.usefixtures("faults_end")
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pod_bench(tmp_path_factory.mktemp("volume")) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _no_faults(bench: Bench) -> Iterator[None]:
-    yield
-    bench.upstream.resume()
 
 
 @pytest.fixture(scope="module")
