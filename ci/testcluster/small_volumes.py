@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testcluster import interface
+from testcluster.native import NativeNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.native import NativeCluster, NativeNode
+    from testcluster.interface import Cluster, Node
 
 FILLER = "somebody-elses-file"
 # Bytes: what a file in memory takes at least.
@@ -26,7 +27,7 @@ INODES = 8192
 class SmallVolume:
     """One that is mounted on a node; `name` is also its StorageClass's."""
 
-    node: NativeNode
+    node: Node
     name: str
     size: int
 
@@ -37,7 +38,8 @@ class SmallVolume:
 
     @property
     def files(self) -> Path:
-        """Where its files are reached from here."""
+        """Where its files are reached from here, which nodes of the native cluster alone allow."""
+        assert isinstance(self.node, NativeNode)
         return Path(f"/proc/{self.node.outside.process_id('holder')}/root{self.path}")
 
     @property
@@ -77,6 +79,10 @@ class SmallVolume:
         finally:
             self._remount("rw")
 
+    def resize(self, size: int) -> None:
+        """Give the file system so many bytes, as a storage driver does for a claim that asks for more."""
+        self._remount(f"size={size}")
+
     def _statistics(self) -> os.statvfs_result:
         return os.statvfs(self.files)
 
@@ -85,7 +91,7 @@ class SmallVolume:
 
 
 @contextmanager
-def small_volume(cluster: NativeCluster, node: NativeNode, name: str, size: int) -> Iterator[SmallVolume]:
+def small_volume(cluster: Cluster, node: Node, name: str, size: int) -> Iterator[SmallVolume]:
     """A volume of so many bytes on a node, alone in a StorageClass of its name."""
     volume = SmallVolume(node, name, size)
     objects = [
@@ -94,6 +100,7 @@ def small_volume(cluster: NativeCluster, node: NativeNode, name: str, size: int)
             "kind": "StorageClass",
             "metadata": {"name": name},
             "provisioner": "kubernetes.io/no-provisioner",
+            "allowVolumeExpansion": True,
             "volumeBindingMode": "WaitForFirstConsumer",
         },
         {

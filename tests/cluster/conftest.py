@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import describe
+from cluster_support import describe, unrest
 from testcluster import pulls, upstream
 from testcluster.cli import choose
+from testcluster.native import NativeCluster
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from testcluster.interface import Cluster
+    from testcluster.release import Release
 
 PULL_SECRET = "pull-secret"
 
@@ -48,6 +50,14 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def native(cluster: Cluster) -> NativeCluster:
+    """The cluster, whose nodes' processes, links and file systems can be reached."""
+    if not isinstance(cluster, NativeCluster):
+        pytest.skip("it reaches into the namespaces of the native cluster's nodes")
+    return cluster
+
+
+@pytest.fixture(scope="session")
 def pull_secret(cluster: Cluster) -> str:
     """A pull secret for the private upstream in the namespace default."""
     pulls.pull_secret(cluster, PULL_SECRET)
@@ -60,6 +70,14 @@ def healthy_upstream(cluster: Cluster) -> Iterator[upstream.Upstream]:
     assert cluster.upstream is not None
     yield cluster.upstream
     cluster.upstream.resume()
+
+
+@pytest.fixture
+def undisturbed(release: Release) -> Iterator[None]:
+    """No pod of a file's own release is replaced, restarted or not ready in the meantime."""
+    before = unrest(release)
+    yield
+    assert unrest(release) == before
 
 
 @pytest.hookimpl(wrapper=True)

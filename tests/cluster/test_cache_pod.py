@@ -70,14 +70,6 @@ def test_namespace_that_enforces_restricted_takes_the_caches(cluster: Cluster, t
 
 
 @pytest.fixture(scope="module")
-def native(cluster: object) -> NativeCluster:
-    """The cluster, whose processes and links can be stopped."""
-    if not isinstance(cluster, NativeCluster):
-        pytest.skip("processes and links are stopped in the native cluster's namespaces")
-    return cluster
-
-
-@pytest.fixture(scope="module")
 def release(native: NativeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     """A cache with two replicas, and one for each container that hangs."""
     path = tmp_path_factory.mktemp("pod") / "values.yaml"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import bcrypt
 import pytest
-from cluster_support import ask, by_digest, installed, pull_at_first, pull_at_once, unrest, warm
+from cluster_support import ask, by_digest, installed, pull_at_first, pull_at_once, warm
 from testcluster import interface, upstream
 from testcluster.fault_table import UNDER_WAY
 from testcluster.processes import wait_for
@@ -52,14 +52,6 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path.write_text(json.dumps(values))
     with installed(cluster, "upstreams", "--values", str(path)) as made:
         yield made
-
-
-@pytest.fixture
-def undisturbed(release: Release) -> Iterator[None]:
-    """No pod is replaced, restarted or not ready in the meantime."""
-    before = unrest(release)
-    yield
-    assert unrest(release) == before
 
 
 @pytest.mark.usefixtures("undisturbed")

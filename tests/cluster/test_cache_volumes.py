@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import by_digest, installed, pull_at_first, pull_at_once, unrest, warm
+from cluster_support import by_digest, installed, pull_at_first, pull_at_once, warm
 from testcluster.faults import pod_processes
-from testcluster.native import NativeCluster
 from testcluster.processes import wait_for
 from testcluster.pulls import new_image
 from testcluster.small_volumes import SmallVolume, small_volume
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from testcluster.native import NativeCluster
     from testcluster.oci import Image
     from testcluster.release import Release
 
@@ -37,14 +37,6 @@ REFRESH = 900.0
 
 
 @pytest.fixture(scope="module")
-def native(cluster: object) -> NativeCluster:
-    """The cluster, whose nodes' file systems can be changed."""
-    if not isinstance(cluster, NativeCluster):
-        pytest.skip("volumes are put into the namespaces of the native cluster's nodes")
-    return cluster
-
-
-@pytest.fixture(scope="module")
 def volume(native: NativeCluster) -> Iterator[SmallVolume]:
     with small_volume(native, native.nodes[0], "small-volume", SIZE) as made:
         yield made
@@ -57,14 +49,6 @@ def release(native: NativeCluster, volume: SmallVolume, tmp_path_factory: pytest
     path.write_text(json.dumps(_values(volume, ttl="168h")))
     with installed(native, "volumes", "--values", str(path)) as made:
         yield made
-
-
-@pytest.fixture
-def undisturbed(release: Release) -> Iterator[None]:
-    """No pod is replaced, restarted or not ready in the meantime."""
-    before = unrest(release)
-    yield
-    assert unrest(release) == before
 
 
 @pytest.mark.usefixtures("undisturbed")

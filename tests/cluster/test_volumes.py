@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,13 +12,15 @@ from cluster_support import installed
 from testcluster import interface
 from testcluster.processes import wait_for
 from testcluster.pulls import new_image, pull
+from testcluster.small_volumes import small_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from testcluster.interface import Cluster, Node
+    from testcluster.interface import Cluster
     from testcluster.release import Release
+    from testcluster.small_volumes import SmallVolume
 
 pytestmark = pytest.mark.cluster
 
@@ -50,66 +51,20 @@ def created(cluster: Cluster, storage_class: dict[str, Any]) -> Iterator[None]:
         interface.kubectl(cluster.kubeconfig, "delete", "storageclass", storage_class["metadata"]["name"])
 
 
-@dataclass(frozen=True)
-class Memory:
-    """A volume in a node's memory that can really grow, which none of a test cluster's provisioners lets one do."""
-
-    cluster: Cluster
-    node: Node
-    name: str
-
-    @property
-    def folder(self) -> str:
-        return f"/opt/{self.name}"
-
-    def make(self, size: int) -> None:
-        """Mount it with `size` bytes, and a PersistentVolume for it."""
-        self.node.run("mkdir", "-p", self.folder)
-        self.node.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", self.folder)
-        on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [self.node.name]}
-        volume = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": self.name},
-            "spec": {
-                "capacity": {"storage": str(size)},
-                "accessModes": ["ReadWriteOnce"],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "storageClassName": self.name,
-                "local": {"path": self.folder},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
-            },
-        }
-        interface.kubectl(self.cluster.kubeconfig, "apply", "--filename", "-", text=json.dumps(volume))
-
-    def grow(self, size: int, release: Release, claim: str) -> None:
-        """Do what a storage driver's resizer does for a claim that asks for more."""
-        self.node.run("mount", "-o", f"remount,size={size}", self.folder)
-        patch = json.dumps({"spec": {"capacity": {"storage": str(size)}}})
-        interface.kubectl(self.cluster.kubeconfig, "patch", "persistentvolume", self.name, "--patch", patch)
-        patch = json.dumps({"status": {"capacity": {"storage": str(size)}}})
-        release.kubectl("patch", "persistentvolumeclaim", claim, "--subresource=status", "--patch", patch)
-
-    def remove(self) -> None:
-        interface.kubectl(self.cluster.kubeconfig, "delete", "persistentvolume", self.name, "--ignore-not-found")
-        self.node.run("umount", self.folder, check=False)
-
-
 @pytest.fixture
-def memory(cluster: Cluster) -> Iterator[Memory]:
-    """A volume of 64 MiB in memory, alone in a storage class of its own name."""
-    made = Memory(cluster, cluster.nodes[0], "in-memory")
-    storage_class = {
-        "metadata": {"name": made.name},
-        "provisioner": "kubernetes.io/no-provisioner",
-        "allowVolumeExpansion": True,
-    }
-    with created(cluster, storage_class):
-        try:
-            made.make(64 * MEBIBYTE)
-            yield made
-        finally:
-            made.remove()
+def in_memory(cluster: Cluster) -> Iterator[SmallVolume]:
+    """A volume of 64 MiB that can really grow, which none of a test cluster's provisioners lets one do."""
+    with small_volume(cluster, cluster.nodes[0], "in-memory", 64 * MEBIBYTE) as made:
+        yield made
+
+
+def grow(volume: SmallVolume, size: int, release: Release, claim: str) -> None:
+    """Do what a storage driver's resizer does for a claim that asks for more."""
+    volume.resize(size)
+    patch = json.dumps({"spec": {"capacity": {"storage": str(size)}}})
+    release.kubectl("patch", "persistentvolume", volume.name, "--patch", patch)
+    patch = json.dumps({"status": {"capacity": {"storage": str(size)}}})
+    release.kubectl("patch", "persistentvolumeclaim", claim, "--subresource=status", "--patch", patch)
 
 
 def written(path: Path, *caches: dict[str, Any], **more: object) -> tuple[str, str]:
@@ -173,10 +128,10 @@ def test_claim_grows_by_an_upgrade_and_the_cache_goes_on_running(
 
 
 def test_running_cache_uses_the_room_of_a_volume_that_has_grown(
-    cluster: Cluster, memory: Memory, tmp_path: Path
+    cluster: Cluster, in_memory: SmallVolume, tmp_path: Path
 ) -> None:
     path = tmp_path / "values.yaml"
-    before = written(path, cache("docker.io", size=str(64 * MEBIBYTE), storageClassName=memory.name))
+    before = written(path, cache("docker.io", size=str(64 * MEBIBYTE), storageClassName=in_memory.name))
     with installed(cluster, "roomier", *before) as release:
         reference, _ = new_image(cluster, "docker.io/library/roomier:1")
         pull(cluster, reference, cluster.nodes[0])
@@ -184,8 +139,8 @@ def test_running_cache_uses_the_room_of_a_volume_that_has_grown(
         assert may_hold(release, "docker.io") <= 64 * MEBIBYTE
         was = running(release, "docker.io")
 
-        release.upgrade(*written(path, cache("docker.io", size=str(192 * MEBIBYTE), storageClassName=memory.name)))
-        memory.grow(192 * MEBIBYTE, release, claim["metadata"]["name"])
+        release.upgrade(*written(path, cache("docker.io", size=str(192 * MEBIBYTE), storageClassName=in_memory.name)))
+        grow(in_memory, 192 * MEBIBYTE, release, claim["metadata"]["name"])
 
         # The kubelet writes a changed ConfigMap into a pod within about a minute.
         more = "the cache to see the new room"
