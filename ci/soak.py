@@ -20,6 +20,7 @@ from testcluster.paths import REPOSITORY
 from testcluster.release import Release
 from testcluster.small_volumes import small_volume
 from testcluster.soak import SIZES, Outcome, Soak
+from testcluster.soak_faults import keep_log
 
 LOGS = REPOSITORY / "build" / "soak"
 
@@ -125,12 +126,7 @@ def keep_logs(soak: Soak) -> None:
     """Keep what tells why, beside the log of the soak."""
     release = soak.release
     for pod in release.get("pods")["items"]:
-        name = pod["metadata"]["name"]
-        try:
-            said = release.kubectl("logs", name, "--all-containers", "--prefix")
-        except RuntimeError as error:  # one that does not run yet has none
-            said = str(error)
-        (LOGS / f"{name}.log").write_text(said)
+        keep_log(release, pod["metadata"]["name"], LOGS)
     events = interface.kubectl(soak.cluster.kubeconfig, "get", "events", "--all-namespaces", "--output=wide")
     (LOGS / "events").write_text(events)
     for name in ("access.log", "nginx-error.log"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from testcluster import images, interface, oci, upstream
@@ -149,6 +151,15 @@ class Pod:
         """What the kubelet says of pulls that failed before it tried again, each message once."""
         return [text for text in self._messages() if text.startswith("Failed to pull image")]
 
+    def first_failure(self) -> float:
+        """Until when the first try that failed had failed, in seconds since the epoch; infinite where none did.
+
+        The kubelet gives the time of its events in whole seconds.
+        """
+        failed = [event for event in self._events() if event["message"].startswith("Failed to pull image")]
+        begun = [datetime.fromisoformat(event["firstTimestamp"]).timestamp() + 1 for event in failed]
+        return min(begun, default=math.inf)
+
     def _pull_seconds(self, deadline: float) -> float:
         """The time in the kubelet's own event, which comes a moment after the pod runs."""
         while True:
@@ -161,7 +172,10 @@ class Pod:
             time.sleep(0.1)
 
     def _messages(self) -> list[str]:
+        return [event["message"] for event in self._events()]
+
+    def _events(self) -> list[dict[str, Any]]:
         selector = f"involvedObject.name={self.name}"
         events = interface.get(self.kubeconfig, "events", "--field-selector", selector)["items"]
         uid = interface.get(self.kubeconfig, "pod", self.name)["metadata"]["uid"]
-        return [event["message"] for event in events if event["involvedObject"].get("uid") == uid]
+        return [event for event in events if event["involvedObject"].get("uid") == uid]

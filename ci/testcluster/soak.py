@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import shutil
 import threading
 import time
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -109,6 +111,7 @@ class Soak:
         self._begun = time.monotonic()
         self._lock = threading.Lock()
         self._on_nodes: set[tuple[str, str]] = set()
+        self._went: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self._log = (self.folder / "soak.log").open("w", buffering=1)
         self.trouble = Trouble(
             self.cluster.upstream,
@@ -116,6 +119,7 @@ class Soak:
             NAMES,
             Random(f"{self.seed} trouble"),  # noqa: S311
             self.say,
+            self.folder,
         )
 
     def say(self, line: str) -> None:
@@ -223,8 +227,8 @@ class Soak:
 
     def _pull(self, image: Stored, node: Node) -> Outcome:
         cached = self._is_whole(image)
-        begun, mark = time.monotonic(), self._log_size()
-        seconds, failures = 0.0, []
+        begun, began_at, mark = time.monotonic(), time.time(), self._log_size()
+        seconds, failures, failed_at = 0.0, [], math.inf
         with _alone(self.cluster.kubeconfig, image, node) as pod:
             try:
                 interface.kubectl(
@@ -235,6 +239,7 @@ class Soak:
                 failures.append(str(error))
             came = not failures
             failures += pod.failed_tries()
+            failed_at = pod.first_failure()
         if failures:
             uses = self.release.uses_cache(node, image.upstream)
             failures.append(f"afterwards, {node.name} {'uses' if uses else 'does not use'} the cache")
@@ -243,8 +248,8 @@ class Soak:
         if failures and came and away:
             if not cached:
                 excused = "not cached, upstream away"
-            elif not self._is_whole(image):
-                excused = "evicted before it came, upstream away"
+            elif self._lost_some(image, began_at, failed_at):
+                excused = "evicted before it failed, upstream away"
         # Without its content, so that the next pull is one.
         node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", *image.names)
         return Outcome(
@@ -274,13 +279,25 @@ class Soak:
         tag = root / "repositories" / image.repository / "_manifests" / "tags" / "1" / "current" / "link"
         return tag.exists() and self.volumes[image.upstream].blobs >= {image.digest, *image.blobs}
 
+    def _lost_some(self, image: Stored, begin: float, end: float) -> bool:
+        """Whether parts of it were evicted between two times, in seconds since the epoch."""
+        return any(
+            begin <= at <= end
+            for digest in (image.digest, *image.blobs)
+            for at in self._went.get((image.upstream, digest), ())
+        )
+
     def _watch_evictions(self, stop: threading.Event) -> None:
-        """Count what disappears from the volumes: a cache that is killed forgets its own count."""
+        """See what disappears from the volumes: a cache that is killed forgets it."""
         before: dict[str, set[str]] = {upstream: set() for upstream in SIZES}
-        while not stop.wait(0.5):
+        while not stop.wait(0.2):
             for upstream, volume in self.volumes.items():
                 now = volume.blobs
-                self.evicted += len(before[upstream] - now)
+                if gone := before[upstream] - now:
+                    self.evicted += len(gone)
+                    for digest in gone:
+                        self._went[upstream, digest].append(time.time())
+                    self.say(f"{upstream} evicted {' '.join(sorted(digest[7:15] for digest in gone))}")
                 before[upstream] = now
 
     def _check(self, upstream: str) -> str:

@@ -12,6 +12,7 @@ from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
     from random import Random
 
     from testcluster.release import Release
@@ -88,6 +89,7 @@ class Trouble:
     names: Mapping[str, tuple[str, ...]]
     random: Random
     say: Callable[[str], None]
+    folder: Path
     outages: Outages = field(default_factory=Outages)
     made: Counter[str] = field(default_factory=Counter)
 
@@ -136,6 +138,7 @@ class Trouble:
         self._note(KILL, cache)
         name = f"{self.release.object_name(cache)}-0"
         before = self.release.get("pod", name)["metadata"]["uid"]
+        keep_log(self.release, name, self.folder)
         self.release.kubectl("delete", "pod", name, "--grace-period=0", "--force")
         wait_for(f"{name} to come back", lambda: self._is_back(cache, before), RETURN_SECONDS, 0.5)
         self.release.wait_for_nodes(cache, use=True)
@@ -161,3 +164,13 @@ class Trouble:
     def _note(self, name: str, target: str) -> None:
         self.made[name] += 1
         self.say(f"{name}: {target}")
+
+
+def keep_log(release: Release, pod: str, folder: Path) -> None:
+    """Add what a pod said to the file of its name: it may be a StatefulSet's, which has many lives."""
+    try:
+        said = release.kubectl("logs", pod, "--all-containers", "--prefix")
+    except RuntimeError as error:  # one that does not run yet has none
+        said = str(error)
+    with (folder / f"{pod}.log").open("a") as file:
+        file.write(f"{said}\n")

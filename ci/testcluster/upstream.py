@@ -42,7 +42,8 @@ class Site:
     """One upstream: the name that image references start with, the host that serves it, and its plain port.
 
     Where `tokens` names a host, the registry wants bearer tokens of it; where `content` does, it sends those who ask
-    for a blob there.
+    for a blob there. Such a one has a second way in for pushes, without tokens and with no other host in the way: those
+    names mean nothing outside the cluster.
     """
 
     upstream: str
@@ -51,6 +52,7 @@ class Site:
     private: bool = False
     tokens: str = ""
     content: str = ""
+    push_port: int = 0
 
     def names(self) -> dict[str, tuple[str, int]]:
         """Host and plain port of each name under which it can be faulty, and under which its requests are counted."""
@@ -68,7 +70,14 @@ SITES = (
     Site("ghcr.io", "ghcr.io", 5003),
     Site("quay.io", "quay.io", 5004),
     Site("registry.example.com", "registry.example.com", 5005, private=True),
-    Site("lscr.example.com", "lscr.example.com", 5006, tokens="auth.example.org", content="cdn.example.org"),
+    Site(
+        "lscr.example.com",
+        "lscr.example.com",
+        5006,
+        tokens="auth.example.org",
+        content="cdn.example.org",
+        push_port=5007,
+    ),
 )
 TOKEN_SERVICE = "lscr.example.com"  # noqa: S105 - what tokens are for
 UNAUTHORIZED = 401
@@ -135,7 +144,9 @@ class Upstream:
         )
         trusted = token_server.prepare(self._token_folder(), TOKEN_SERVICE, f"{USERNAME}:{PASSWORD}")
         for site in SITES:
-            self._start_registry(site, trusted)
+            self._start_registry(site, site.port, self._doors(site, trusted))
+            if site.push_port:
+                self._start_registry(site, site.push_port, {})
         self._start_script("token_server", TOKEN_PORT, self._token_folder())
         self._write_configuration()
         self._start_nginx()
@@ -217,14 +228,10 @@ class Upstream:
         image.write_archive(archive, reference)
         authfile = self.folder / "push-auth.json"
         login = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
-        target = f"{self.address}:{site.port}"
+        target = f"{self.address}:{site.push_port or site.port}"
         authfile.write_text(json.dumps({"auths": {target: {"auth": login}} if site.private else {}}))
         options = ["--insecure-policy", "copy", "--quiet", "--preserve-digests"]
         options += ["--dest-tls-verify=false", "--dest-authfile", str(authfile)]
-        if site.tokens:
-            name = rest.rpartition(":")[0]
-            access = [{"type": "repository", "name": name, "actions": ["pull", "push"]}]
-            options += ["--dest-registry-token", token_server.Tokens(self._token_folder()).token(access)]
         tag = rest.rpartition(":")[2]
         try:
             subprocess.run(
@@ -309,13 +316,9 @@ class Upstream:
     def _token_folder(self) -> Path:
         return self.folder / "tokens"
 
-    def _start_registry(self, site: Site, trusted_keys: Path) -> None:
-        configuration: dict[str, Any] = {
-            "version": 0.1,
-            "log": {"accesslog": {"disabled": True}, "level": "warn"},
-            "storage": {"filesystem": {"rootdirectory": str(self.folder / "storage" / site.upstream)}},
-            "http": {"addr": f"{self.address}:{site.port}", "secret": "upstream"},
-        }
+    def _doors(self, site: Site, trusted_keys: Path) -> dict[str, Any]:
+        """What distribution asks of clients of a site, and where it sends them."""
+        configuration: dict[str, Any] = {}
         if site.private:
             configuration["auth"] = {"htpasswd": {"realm": "private", "path": str(self.folder / "htpasswd")}}
         if site.tokens:
@@ -330,10 +333,20 @@ class Upstream:
         if site.content:
             redirect = {"name": "redirect", "options": {"baseurl": f"https://{site.content}"}}
             configuration["middleware"] = {"storage": [redirect]}
-        path = self.folder / f"registry-{site.port}.yaml"
+        return configuration
+
+    def _start_registry(self, site: Site, port: int, doors: dict[str, Any]) -> None:
+        configuration = {
+            "version": 0.1,
+            "log": {"accesslog": {"disabled": True}, "level": "warn"},
+            "storage": {"filesystem": {"rootdirectory": str(self.folder / "storage" / site.upstream)}},
+            "http": {"addr": f"{self.address}:{port}", "secret": "upstream"},
+            **doors,
+        }
+        path = self.folder / f"registry-{port}.yaml"
         path.write_text(json.dumps(configuration))
         binary = tools.go_binary("distribution", "registry")
-        self.place.start(f"registry-{site.port}", [binary, "serve", path], {"OTEL_TRACES_EXPORTER": "none"})
+        self.place.start(f"registry-{port}", [binary, "serve", path], {"OTEL_TRACES_EXPORTER": "none"})
 
     def _start_nginx(self) -> None:
         binary = tools.debian_root() / "usr" / "sbin" / "nginx"
@@ -343,10 +356,11 @@ class Upstream:
 
     def _answers(self) -> bool:
         self.place.fail_if_dead("nginx")
-        for site in SITES:
-            self.place.fail_if_dead(f"registry-{site.port}")
+        ports = [site.port for site in SITES] + [site.push_port for site in SITES if site.push_port]
+        for port in ports:
+            self.place.fail_if_dead(f"registry-{port}")
             try:
-                connection = http.client.HTTPConnection(self.address, site.port, timeout=2)
+                connection = http.client.HTTPConnection(self.address, port, timeout=2)
                 connection.request("GET", "/v2/")
                 connection.getresponse().read()
                 connection.close()
