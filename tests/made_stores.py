@@ -25,7 +25,7 @@ SYSTEM_CALLS: list[tuple[Any, str]] = [
         (os, name)
         for name in (
             *("rename", "unlink", "mkdir", "rmdir", "open", "close", "stat", "fstat", "statvfs", "listdir", "utime"),
-            *("write", "pwrite", "fsync", "ftruncate", "posix_fallocate"),
+            *("write", "pread", "pwrite", "fsync", "ftruncate", "posix_fallocate"),
         )
     ],
     (io, "open"),

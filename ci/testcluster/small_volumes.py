@@ -94,11 +94,24 @@ class SmallVolume:
 def small_volume(cluster: Cluster, node: Node, name: str, size: int) -> Iterator[SmallVolume]:
     """A volume of so many bytes on a node, alone in a StorageClass of its name."""
     volume = SmallVolume(node, name, size)
+    node.run("mkdir", "-p", volume.path)
+    node.run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={INODES}", "tmpfs", volume.path)
+    try:
+        with offered(cluster, volume):
+            yield volume
+    finally:
+        node.run("umount", volume.path)
+        node.run("rmdir", volume.path)
+
+
+@contextmanager
+def offered(cluster: Cluster, volume: SmallVolume) -> Iterator[None]:
+    """A claim for the StorageClass of its name gets what is mounted there."""
     objects = [
         {
             "apiVersion": "storage.k8s.io/v1",
             "kind": "StorageClass",
-            "metadata": {"name": name},
+            "metadata": {"name": volume.name},
             "provisioner": "kubernetes.io/no-provisioner",
             "allowVolumeExpansion": True,
             "volumeBindingMode": "WaitForFirstConsumer",
@@ -106,19 +119,19 @@ def small_volume(cluster: Cluster, node: Node, name: str, size: int) -> Iterator
         {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": {"name": name},
+            "metadata": {"name": volume.name},
             "spec": {
-                "capacity": {"storage": str(size)},
+                "capacity": {"storage": str(volume.size)},
                 "accessModes": ["ReadWriteOnce"],
                 "persistentVolumeReclaimPolicy": "Retain",
-                "storageClassName": name,
+                "storageClassName": volume.name,
                 "local": {"path": volume.path},
                 "nodeAffinity": {
                     "required": {
                         "nodeSelectorTerms": [
                             {
                                 "matchExpressions": [
-                                    {"key": "kubernetes.io/hostname", "operator": "In", "values": [node.name]}
+                                    {"key": "kubernetes.io/hostname", "operator": "In", "values": [volume.node.name]}
                                 ]
                             }
                         ]
@@ -128,12 +141,8 @@ def small_volume(cluster: Cluster, node: Node, name: str, size: int) -> Iterator
         },
     ]
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    node.run("mkdir", "-p", volume.path)
-    node.run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={INODES}", "tmpfs", volume.path)
     try:
         interface.kubectl(cluster.kubeconfig, "create", "--filename", "-", text=text)
-        yield volume
+        yield
     finally:
         interface.kubectl(cluster.kubeconfig, "delete", "--ignore-not-found", "--filename", "-", text=text)
-        node.run("umount", volume.path)
-        node.run("rmdir", volume.path)

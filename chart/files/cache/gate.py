@@ -232,12 +232,12 @@ class Handler(BaseHTTPRequestHandler):
     def _blob(self, repository: str, digest: str) -> None:
         cache = self.server.cache
         first, last = self._range()
-        if first and cache.store.find(digest) is not None:
-            # Who asks for the rest got a body that broke off: perhaps the volume cannot give it.
+        there = cache.store.find(digest, first) is not None
+        if there and first:
+            # Who asks for the rest got a body that broke off: perhaps what the volume gives is wrong.
             with cache.verifying:
-                cache.store.verify(digest)
-        size = cache.store.find(digest)
-        if size is not None:
+                there = cache.store.verify(digest)
+        if there:
             self._count("blob", hit=True)
             self._send_whole(repository, digest)
         elif self.command == "HEAD":

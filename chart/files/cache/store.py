@@ -434,23 +434,34 @@ class Store:
 
     # What is there.
 
-    def find(self, digest: str) -> int | None:
-        """The size of a whole blob that is there. One whose file was changed or lost is removed."""
+    def find(self, digest: str, first: int = 0) -> int | None:
+        """The size of a whole blob that is there. One whose file was changed, lost or cannot be read goes.
+
+        It is read at its byte `first`: what a disk cannot give breaks off there, and who got as far asks for the rest.
+        """
         with self._lock:
             blob = self._blobs.get(digest)
         if blob is None:
             return None
-        with self._noting(digest):
-            if not blob.damaged and _size(self.path(digest)) == blob.size:
-                return blob.size
-            with self._lock:
-                # It may have been replaced in between.
-                blob = self._blobs.get(digest)
-                if blob is not None and (blob.damaged or _size(self.path(digest)) != blob.size):
-                    self._discard(digest, DAMAGED)
-                    return None
-                return blob.size if blob else None
+        if not blob.damaged and self._is_readable(digest, blob, first):
+            return blob.size
+        with self._lock:
+            now = self._blobs.get(digest)
+            if now is not blob:
+                # It went or was replaced in between.
+                return now.size if now else None
+            self._discard(digest, DAMAGED)
         return None
+
+    def _is_readable(self, digest: str, blob: _Blob, first: int) -> bool:
+        try:
+            with self.path(digest).open("rb", buffering=0) as file:
+                os.pread(file.fileno(), 1, first)
+                return os.fstat(file.fileno()).st_size == blob.size
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            return error.errno in NOT_THE_FILE
 
     def path(self, digest: str) -> Path:
         """Where the content of a blob lies.
@@ -1206,14 +1217,6 @@ def _digest_of(content: bytes) -> str:
 
 def _blocks(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
-
-
-def _size(path: Path) -> int | None:
-    """A file's size, None where there is none."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
 
 
 def _taken(status: os.stat_result) -> int:

@@ -688,9 +688,26 @@ def test_unreadable_blob_is_removed_but_not_for_lack_of_descriptors(
         pytest.raises(OSError, match="m"),
     ):
         again.verify(name)
-    assert again.find(name)
+    with mock.patch.object(Path, "open", side_effect=OSError(errno.EMFILE, "too many")):
+        assert again.find(name)
     with mock.patch.object(Path, "open", side_effect=OSError(errno.EIO, "broken")):
         assert not again.verify(name)
+    assert made_stores.is_empty(tmp_path)
+
+
+def test_blob_that_the_disk_cannot_give_from_there_on_is_removed(store: Store, tmp_path: Path) -> None:
+    """Also one that was compared with its digest when it came."""
+    name = put(store, "one", content(1))
+    read = os.pread
+
+    def sector_is_bad(descriptor: int, size: int, offset: int) -> bytes:
+        if offset >= 4096:
+            raise OSError(errno.EIO, "broken")
+        return read(descriptor, size, offset)
+
+    with mock.patch.object(os, "pread", sector_is_bad):
+        assert store.find(name)
+        assert store.find(name, 4096) is None
     assert made_stores.is_empty(tmp_path)
 
 

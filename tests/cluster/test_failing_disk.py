@@ -1,0 +1,93 @@
+"""A disk that fails under a cache: what cannot be read comes from the upstream again, and pulls come all the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+from cluster_support import by_digest, installed, pull_at_first, pull_at_once, warm
+from testcluster.failing_disks import FailingDisk, failing_disk
+from testcluster.pulls import new_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testcluster.native import NativeCluster
+    from testcluster.oci import Image
+    from testcluster.release import Release
+
+pytestmark = pytest.mark.cluster
+
+UPSTREAM = "docker.io"
+SIZE = 256 << 20
+LAYER = 8_000_000
+
+
+@pytest.fixture(scope="module")
+def disk(native: NativeCluster) -> Iterator[FailingDisk]:
+    with failing_disk(native, native.nodes[0], "failing-disk", SIZE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def release(native: NativeCluster, disk: FailingDisk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    path = tmp_path_factory.mktemp("disk") / "values.yaml"
+    cache = {"upstream": UPSTREAM, "volume": {"size": str(SIZE), "storageClassName": disk.name}}
+    path.write_text(json.dumps({"caches": [cache]}))
+    with installed(native, "disk", "--values", str(path)) as made:
+        yield made
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize("offset", [0, 4096, LAYER // 2, LAYER - 1], ids=["begin", "second-sector", "middle", "end"])
+def test_layer_that_cannot_be_read_comes_from_the_upstream_again(
+    native: NativeCluster, release: Release, disk: FailingDisk, offset: int
+) -> None:
+    reference, image = _cached(native, release, f"sector-{offset}")
+    disk.spoil(_largest(image), offset)
+
+    first = pull_at_first(native, reference, native.nodes[0])
+    second = pull_at_first(native, reference, native.nodes[1])
+
+    print(f"byte {offset}: {first.seconds:.2f} s, then {second.seconds:.2f} s")
+    assert first.blobs == [_largest(image)]
+    assert first.served_by == "upstream through the cache"
+    assert second.served_by == "cache"
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_disk_that_takes_nothing_more_costs_no_pull(native: NativeCluster, release: Release, disk: FailingDisk) -> None:
+    """The last test here: the disk stays so."""
+    by_tag, named = (_cached(native, release, f"stopped-{which}") for which in ("tag", "digest"))
+    fresh = [
+        new_image(native, f"{UPSTREAM}/library/stopped-new-{number}:1", layers=1, layer_bytes=LAYER)[0]
+        for number in range(3)
+    ]
+    disk.take_no_more()
+
+    new = [pull_at_first(native, reference, native.nodes[1]) for reference in fresh]
+    cached = pull_at_once(native, (by_tag[0], native.nodes[0]), (by_digest(*named), native.nodes[1]))
+
+    for pull in (*new, *cached):
+        print(f"{pull.image}: {pull.seconds:.2f} s from {pull.served_by}")
+    assert [each.served_by for each in cached] == ["cache", "cache"]
+    assert {each.served_by for each in new} == {"upstream"}
+    with urllib.request.urlopen(f"http://{release.pod(UPSTREAM)['status']['podIP']}:5001/metrics", timeout=30) as got:
+        refused = re.search(
+            r'^registry_cache_refused_requests_total\{[^}]*reason="volume"\} (\d+)', got.read().decode(), re.MULTILINE
+        )
+    assert refused is not None
+    assert int(refused[1]) >= len(fresh), "for an error of the disk, not for a lack of room"
+
+
+def _cached(native: NativeCluster, release: Release, name: str) -> tuple[str, Image]:
+    reference, image = new_image(native, f"{UPSTREAM}/library/{name}:1", layers=1, layer_bytes=LAYER)
+    warm(release.pod(UPSTREAM), reference, image)
+    return reference, image
+
+
+def _largest(image: Image) -> str:
+    return max(image.blobs, key=lambda digest: len(image.blobs[digest]))
