@@ -89,6 +89,10 @@ def probe(address: str, port: int, timeout: float) -> None:
     Raises:
         NoAnswer: no connection, no whole and short answer in time, or another status than 200.
     """
+    late = "no answer in time"
+    if timeout <= 0:
+        # What came before took all of it, or the node had no time for this program.
+        raise NoAnswer(late, "timeout")
     deadline = time.monotonic() + timeout
     host = url(address, port).removeprefix("http://")
     request = f"GET /v2/ HTTP/1.1\r\nHost: {host}\r\nUser-Agent: registry-cache-node\r\nConnection: close\r\n\r\n"
@@ -97,8 +101,7 @@ def probe(address: str, port: int, timeout: float) -> None:
             connection.sendall(request.encode())
             answer = _receive(connection, deadline)
     except TimeoutError:
-        message = "no answer in time"
-        raise NoAnswer(message, "timeout") from None
+        raise NoAnswer(late, "timeout") from None
     except OSError as error:
         message = f"{error.strerror or error}".lower()
         raise NoAnswer(message, "no_connection") from None

@@ -98,6 +98,13 @@ def test_server_that_keeps_the_connection_open_does_not_cost_the_deadline() -> N
         cache_probe.probe("127.0.0.1", port, PATIENCE)
 
 
+@pytest.mark.parametrize("left", [0.0, -0.04])
+def test_no_time_left_is_no_answer_in_time(left: float) -> None:
+    """A busy node gives the program no time between two of its lines."""
+    with pytest.raises(NoAnswer, match=r"^no answer in time$"):
+        cache_probe.probe("127.0.0.1", 1, left)
+
+
 def test_single_bytes_do_not_prolong_the_deadline() -> None:
     def serve(connection: socket.socket) -> None:
         try:
