@@ -11,7 +11,7 @@ import shlex
 import shutil
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from testcluster import own_network, pki, tools
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 PORT = 5000
 PATIENCE = 60.0
 # As Gardener's registry-cache extension writes it (pkg/component/registrycaches), whose caches are distribution alone.
-CONFIGURATION = {
+CONFIGURATION: dict[str, Any] = {
     "version": 0.1,
     "log": {"fields": {"service": "registry"}},
-    "storage": {"delete": {"enabled": True}, "filesystem": {"rootdirectory": ""}, "tag": {"concurrencylimit": 5}},
+    "storage": {"delete": {"enabled": True}, "tag": {"concurrencylimit": 5}},
     "http": {
         "addr": f":{PORT}",
         "draintimeout": "25s",
@@ -112,8 +112,8 @@ class Alone:
         folder = self.bench.folder / f"alone-{self.number}"
         self._place = Place(folder, self.cgroup)
         (folder / "volume").mkdir(parents=True)
-        CONFIGURATION["storage"]["filesystem"]["rootdirectory"] = str(folder / "volume")  # type: ignore[index]
-        (folder / "registry.json").write_text(json.dumps(CONFIGURATION))
+        storage = {**CONFIGURATION["storage"], "filesystem": {"rootdirectory": str(folder / "volume")}}
+        (folder / "registry.json").write_text(json.dumps({**CONFIGURATION, "storage": storage}))
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{self.bench.upstream.host_lines()}")
         prepared = folder / "prepared"
         script = f"mount --bind {shlex.quote(str(folder))}/hosts /etc/hosts; touch {prepared}; exec sleep 2147483647"

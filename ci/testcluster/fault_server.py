@@ -1,4 +1,4 @@
-"""Stands in for a cache with a fault: `python fault_server.py ADDRESS PORT FAULT ORIGIN [contents]`.
+"""Stands in for a cache with a fault: `python -m testcluster.fault_server ADDRESS PORT FAULT ORIGIN [contents]`.
 
 FAULT is a status for every request, or `drip`, `drip-body`, `cut` or `empty`. What is not faulty comes from
 ORIGIN, a registry. With `contents`, /v2/ is answered well, so that only what is pulled has the fault.
@@ -12,8 +12,9 @@ import sys
 import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingTCPServer
 from typing import ClassVar
+
+from testcluster.plain_server import PlainServer
 
 RANGE = re.compile(r"bytes=(\d+)-")
 PASSED_ON = ("Accept", "Range")
@@ -90,19 +91,11 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(DRIP_SECONDS)
 
 
-class Server(ThreadingTCPServer):
-    """Not http.server's own, which first asks DNS for its name: here that takes 10 s."""
-
-    allow_reuse_address = True
-    daemon_threads = True
-    request_queue_size = 128
-
-
 def main(arguments: list[str]) -> None:
     """Serve until ended."""
     address, port, Handler.fault, Handler.origin = arguments[:4]
     Handler.contents_only = arguments[4:] == ["contents"]
-    Server((address, int(port)), Handler).serve_forever()
+    PlainServer((address, int(port)), Handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testcluster import tools
+from testcluster.paths import REPOSITORY
 from testcluster.processes import wait_for
 from testcluster.pulls import new_image
 
@@ -182,8 +183,9 @@ def led_to(scene: Scene, port: int) -> Iterator[None]:
 def served_by(scene: Scene, fault: str, *, contents_only: bool = False) -> Iterator[None]:
     """A server with a fault answers in the cache's place."""
     place, address = scene.cluster.upstream.place, scene.cluster.network.upstream
-    command = [sys.executable, HERE / "fault_server.py", address, FAULT_PORT, fault, f"{address}:{ORIGIN_PORT}"]
-    place.start("fault", [*command, *(["contents"] if contents_only else [])])
+    command = [sys.executable, "-m", "testcluster.fault_server", address, FAULT_PORT, fault, f"{address}:{ORIGIN_PORT}"]
+    path = {"PYTHONPATH": str(REPOSITORY / "ci")}
+    place.start("fault", [*command, *(["contents"] if contents_only else [])], path)
     try:
         wait_for("the fault server", lambda: _listens(place, address), timeout=30)
         with led_to(scene, FAULT_PORT):

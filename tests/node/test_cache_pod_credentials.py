@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from node.cache_bench import HANG, ask, blob_path, is_right, manifest_path, pull
 from testcluster import own_network, pki
+from testcluster.plain_server import PlainServer
 from testcluster.pod_bench import UPSTREAM
 from testcluster.processes import wait_for
 from testcluster.upstream import PASSWORD, USERNAME
@@ -109,14 +109,6 @@ def test_token_server_gives_more_to_who_has_credentials(bench: Bench) -> None:
         assert_nowhere(pod, PASSWORD)
 
 
-class ProxyServer(ThreadingTCPServer):
-    """Not http.server's own, which first asks DNS for its name."""
-
-    allow_reuse_address = True
-    daemon_threads = True
-    request_queue_size = 1024
-
-
 @dataclass
 class Proxy:
     """An HTTP proxy that wants a login, and where it went."""
@@ -147,7 +139,7 @@ class Proxy:
             def log_message(self, *_: object) -> None:
                 """Nothing."""
 
-        with ProxyServer((own_network.ADDRESS, PROXY_PORT), Handler) as server:
+        with PlainServer((own_network.ADDRESS, PROXY_PORT), Handler) as server:
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             yield
             server.shutdown()

@@ -6,12 +6,12 @@ import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from node.cache_bench import FAST, HANG, ask, blob_path, is_right, manifest_path, pull, sent, together
 from testcluster import oci, own_network
+from testcluster.plain_server import PlainServer
 from testcluster.pod_bench import UPSTREAM
 from testcluster.processes import wait_for
 
@@ -173,13 +173,6 @@ def test_wrong_bodies_are_refused(bench: Bench, shared_pod: CachePod, image: oci
     pull(shared_pod, "known", image)
 
 
-class LyingServer(ThreadingTCPServer):
-    """Not http.server's own, which first asks DNS for its name."""
-
-    allow_reuse_address = True
-    daemon_threads = True
-
-
 class LyingHandler(BaseHTTPRequestHandler):
     """A registry of one image that says of each blob that it is `more` bytes longer than it is."""
 
@@ -206,7 +199,7 @@ class LyingHandler(BaseHTTPRequestHandler):
 def test_length_that_is_wrong_is_refused(bench: Bench, *, known: bool, more: int) -> None:
     made = oci.Image(layers=(oci.random_layer(f"lying {more}", 100_000),))
     handler = type("Handler", (LyingHandler,), {"image": made, "more": more})
-    with LyingServer((own_network.ADDRESS, LYING_PORT), handler) as server:
+    with PlainServer((own_network.ADDRESS, LYING_PORT), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         cache = {"upstream": UPSTREAM, "remoteURL": f"http://{own_network.ADDRESS}:{LYING_PORT}"}
         with bench.pod(cache) as pod:
