@@ -112,9 +112,22 @@ class Release:
         return f"http://{self.service_address(upstream)}:5000" in hosts
 
     def wait_for_nodes(self, upstream: str, *, use: bool, timeout: float = 150) -> None:
-        """Wait until every node uses, or none uses, the cache of an upstream."""
+        """Wait until every node uses, or none uses, the cache of an upstream.
+
+        A pod can be ready before every node's kube-proxy leads to it, and gone before every node has left it.
+        """
+        nodes = self.cluster.nodes
+        if use:
+            what = f"every node to reach the cache of {upstream}"
+            wait_for(what, lambda: all(self._reaches_cache(node, upstream) for node in nodes), timeout, 0.5)
         what = f"every node to {'use' if use else 'leave'} the cache of {upstream}"
-        wait_for(what, lambda: all(self.uses_cache(node, upstream) is use for node in self.cluster.nodes), timeout)
+        wait_for(what, lambda: all(self.uses_cache(node, upstream) is use for node in nodes), timeout)
+
+    def _reaches_cache(self, node: Node, upstream: str) -> bool:
+        # bash speaks TCP; nothing else that does is on every node.
+        connect = f"exec 3<>/dev/tcp/{self.service_address(upstream)}/5000"
+        ask = f"{connect}; printf 'GET /v2/ HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3"
+        return " 200 " in node.run("timeout", "5", "bash", "-c", ask, check=False)
 
     def _selector(self) -> str:
         return f"app.kubernetes.io/instance={self.name}"

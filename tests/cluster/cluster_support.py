@@ -64,7 +64,8 @@ def pull_at_first(cluster: Cluster, image: str, node: Node, *, secret: str | Non
     mark = cluster.upstream.mark()
     with Pod(cluster.kubeconfig, image, node, secret=secret) as pod:
         seconds = pod.wait_until_pulled(timeout)
-        assert pod.failed_tries() == []
+        failed = pod.failed_tries()
+        assert not failed, "\n".join(failed)
     repository = image.partition("@")[0].partition("/")[2].partition(":")[0]
     requests = [each for each in cluster.upstream.requests(mark) if f"/v2/{repository}/" in each.path]
     return Pull(image, node, seconds, requests)
