@@ -16,12 +16,13 @@ demo: setup ## Bring up a cluster, install the caches, pull through them, take o
 demo-down: setup ## Take the demo's cluster away
 	@ci/cluster down --name demo
 
-# Of the whole run alone: a part of the tests covers a part of the code.
-COVERAGE := --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
+# Of the whole run alone: side by side as tests/conftest.py says, and a part of the tests covers a part of the code.
+WHOLE := --numprocesses=3 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 .PHONY: test
-test: setup ## Run all tests, the cluster ones included
-	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(COVERAGE))
+test: setup ## Run all tests, the cluster ones included (PYTEST_ARGS="tests/unit" for a part)
+	@$(if $(PYTEST_ARGS),,$(RUN) -m programs)
+	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
 
 .PHONY: bench
 bench: setup ## Measure commands, programs, and the cache pod beside distribution alone: about 15 min

@@ -11,6 +11,7 @@ machine, so that nothing of a node is ever written here.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -257,10 +258,17 @@ class NativeCluster:
     @cached_property
     def network(self) -> Network:
         state = self.folder / "network"
-        if not state.exists():
-            free = (index for index in range(NETWORKS) if not Path(f"/sys/class/net/rcache{index}").exists())
-            self.folder.mkdir(parents=True, exist_ok=True)
-            state.write_text(str(next(free)))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        others = os.open(self.folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            # Several clusters may come up at the same time.
+            fcntl.flock(others, fcntl.LOCK_EX)
+            if not state.exists():
+                taken = {int(other.read_text()) for other in self.folder.parent.glob("*/network")}
+                links = {index for index in range(NETWORKS) if Path(f"/sys/class/net/rcache{index}").exists()}
+                state.write_text(str(next(index for index in range(NETWORKS) if index not in taken | links)))
+        finally:
+            os.close(others)
         return Network(int(state.read_text()))
 
     @cached_property

@@ -112,15 +112,12 @@ def environment() -> dict[str, str]:
 
 def ensure_client() -> None:
     """Have helm and kubectl: all that rendering the chart and an existing cluster need."""
-    entry = pinned()["python"]["helm-kubectl"]
-    _run_missing([Step("helm and kubectl", entry["seconds"], _helm_kubectl_folder(), _install_helm_kubectl)])
+    _run_missing([_client_step()])
 
 
 def ensure_yaml_language_server() -> None:
     """Have the server by which editors check and complete YAML."""
-    entry = pinned()["npm"]["yaml-language-server"]
-    label = f"{entry['package']} {entry['version']}"
-    _run_missing([Step(label, entry["seconds"], _yaml_language_server_folder(), _install_yaml_language_server)])
+    _run_missing([_yaml_language_server_step()])
 
 
 def ensure_registry() -> None:
@@ -130,23 +127,17 @@ def ensure_registry() -> None:
 
 def custom_resources() -> list[Path]:
     """The definitions of the custom resources of the operators for monitoring, got where they are not there yet."""
-    entries = pinned()["custom-resources"]
-    folders = {name: cache_folder() / "custom-resources" / f"{name}-{entries[name]['version']}" for name in entries}
-    _run_missing(
-        Step(
-            f"{name} {entries[name]['version']}",
-            entries[name]["seconds"],
-            folder,
-            partial(_copy_definitions, name, folder),
-        )
-        for name, folder in folders.items()
-    )
-    return [folder / file for name, folder in folders.items() for file in entries[name]["files"]]
+    _run_missing(_definition_steps())
+    return [
+        _definitions_folder(name) / file
+        for name, entry in pinned()["custom-resources"].items()
+        for file in entry["files"]
+    ]
 
 
 def ensure_native() -> None:
     """Have everything that the native cluster runs."""
-    _run_missing([*_debian_steps("tools", *IMAGES), *map(_go_step, go_tools().values())])
+    _run_missing(_native_steps())
 
 
 def ensure_containerds() -> None:
@@ -157,7 +148,13 @@ def ensure_containerds() -> None:
 def ensure_faults() -> None:
     """Have what the tests of faults need besides: one more containerd, and a clock that jumps."""
     ensure_containerds()
-    _run_missing([*_debian_steps("faketime"), _go_step(go_tools("go-for-tests")["containerd-1"])])
+    _run_missing(_fault_steps())
+
+
+def ensure_all() -> None:
+    """Have everything that any test runs."""
+    single = [_client_step(), _yaml_language_server_step(), *_definition_steps()]
+    _run_missing([*single, *_native_steps(), *_debian_steps("containerd-1"), *_fault_steps()])
 
 
 @dataclass(frozen=True)
@@ -168,6 +165,34 @@ class Step:
     seconds: int
     folder: Path
     run: Callable[[], None]
+
+
+def _native_steps() -> list[Step]:
+    return [*_debian_steps("tools", *IMAGES), *map(_go_step, go_tools().values())]
+
+
+def _fault_steps() -> list[Step]:
+    return [*_debian_steps("faketime"), _go_step(go_tools("go-for-tests")["containerd-1"])]
+
+
+def _client_step() -> Step:
+    entry = pinned()["python"]["helm-kubectl"]
+    return Step("helm and kubectl", entry["seconds"], _helm_kubectl_folder(), _install_helm_kubectl)
+
+
+def _yaml_language_server_step() -> Step:
+    entry = pinned()["npm"]["yaml-language-server"]
+    label = f"{entry['package']} {entry['version']}"
+    return Step(label, entry["seconds"], _yaml_language_server_folder(), _install_yaml_language_server)
+
+
+def _definition_steps() -> list[Step]:
+    return [
+        Step(
+            f"{name} {entry['version']}", entry["seconds"], _definitions_folder(name), partial(_copy_definitions, name)
+        )
+        for name, entry in pinned()["custom-resources"].items()
+    ]
 
 
 def _go_step(tool: GoTool) -> Step:
@@ -238,10 +263,14 @@ def _install_helm_kubectl() -> None:
                         (out / binary).chmod(0o755)
 
 
-def _copy_definitions(name: str, folder: Path) -> None:
+def _definitions_folder(name: str) -> Path:
+    return cache_folder() / "custom-resources" / f"{name}-{pinned()['custom-resources'][name]['version']}"
+
+
+def _copy_definitions(name: str) -> None:
     """Take files out of a Go module."""
     entry = pinned()["custom-resources"][name]
-    with _whole(folder) as work:
+    with _whole(_definitions_folder(name)) as work:
         (work / "out").mkdir()
         source = module_folder(entry["module"], entry["version"], work) / entry["folder"]
         for file in entry["files"]:

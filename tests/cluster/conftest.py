@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,9 +41,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The test cluster: brought up for the run, taken down after it."""
+    """The test cluster: brought up for the run, taken down after it. Those that run side by side have one each."""
     kubeconfig = request.config.getoption("kubeconfig")
-    chosen = choose("test", Path(kubeconfig) if kubeconfig else None)
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    chosen = choose(f"test-{worker}" if worker else "test", Path(kubeconfig) if kubeconfig else None)
     chosen.up()
     yield chosen
     if not request.config.getoption("--keep-cluster"):

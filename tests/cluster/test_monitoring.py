@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import time
 import urllib.parse
@@ -21,7 +22,7 @@ import yaml
 from cluster_support import ask, installed, pull_at_first, warm
 from testcluster import tools
 from testcluster.cgroups import Cgroup
-from testcluster.paths import CHART, cluster_folder
+from testcluster.paths import CHART
 from testcluster.processes import Place, wait_for
 from testcluster.pulls import new_image
 
@@ -94,16 +95,15 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def prometheus(cluster: Cluster, release: Release) -> Iterator[None]:
+def prometheus(cluster: Cluster, release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prometheus that scrapes pods through the API server, as in Gardener, and has the rules."""
-    folder = cluster_folder("test") / "prometheus"
-    place = Place(folder, Cgroup("rcache-test/prometheus"))
+    folder = tmp_path_factory.mktemp("prometheus")
+    place = Place(folder, Cgroup(f"rcache-prometheus-{os.getpid()}"))
     place.cgroup.create()
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "rules.yaml").write_text(shortened((MONITORING / "registry-caches.rules.yaml").read_text()))
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(cluster, release, folder)))
     program = tools.debian_root() / "usr" / "bin" / "prometheus"
-    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data-{time.time_ns()}"]
+    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     place.start("prometheus", [program, *options, f"--web.listen-address=127.0.0.1:{PORT}"])
 
     def ready() -> bool:
@@ -117,7 +117,8 @@ def prometheus(cluster: Cluster, release: Release) -> Iterator[None]:
         wait_for("Prometheus", ready, timeout=60)
         yield
     finally:
-        place.stop("prometheus")
+        place.cgroup.kill()
+        place.cgroup.remove()
 
 
 def shortened(rules: str) -> str:

@@ -23,35 +23,41 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 
-def machine() -> dict[str, set[str]]:
-    """What a cluster could leave behind on this machine."""
-    return {
-        "namespaces": {path.name for path in Path("/run/netns").glob("*")},
-        "links": {path.name for path in Path("/sys/class/net").iterdir()},
-        "mounts": {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()},
-        "cgroups": {str(path) for root in hierarchies() for path in root.glob("rcache-*")},
-        "processes": {line for line in _command_lines() if "rcache-second" in line or "/clusters/second/" in line},
-        "routes": set(Path("/proc/net/route").read_text().splitlines()),
-        "folders": {
-            str(path) for path in (*Path("/etc").glob("c*"), *Path("/opt").glob("*"), *Path("/var/lib").glob("*"))
-        },
-    }
+def traces(cluster: NativeCluster, bridge: str) -> set[str]:
+    """What a cluster has on this machine, on which others may come and go meanwhile."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    routes = Path("/proc/net/route").read_text().splitlines()
+    found = {f"namespace {path.name}" for path in Path("/run/netns").glob(f"{cluster.prefix}-*")}
+    found |= {f"cgroup {path}" for root in hierarchies() for path in root.glob(cluster.prefix)}
+    found |= {f"link {each.name}" for each in Path("/sys/class/net").iterdir() if each.name.split("-")[0] == bridge}
+    found |= {f"route {line}" for line in routes if line.split()[0] == bridge}
+    owned = (f"/{cluster.prefix}-", f"{cluster.folder}/")
+    found |= {f"mount {line}" for line in mounts if any(each in line for each in owned)}
+    return found | {f"process {line}" for line in _command_lines() if any(each in line for each in owned)}
+
+
+def of_a_node() -> set[Path]:
+    """Where a node's programs write on a machine of their own."""
+    return {path for place in ("etc/c*", "opt/*", "var/lib/*") for path in Path("/").glob(place)}
 
 
 def test_down_leaves_nothing_behind(cluster: Cluster) -> None:
     if not isinstance(cluster, NativeCluster):
         pytest.skip("this is about the native cluster; kind deletes its containers itself")
-    before = machine()
-    second = NativeCluster("second")
+    before = of_a_node()
+    second = NativeCluster(f"{cluster.name}-second")
     second.up()
+    bridge = second.network.bridge
     try:
-        assert machine() != before, "the comparison sees a cluster"
-        assert second.status().startswith("second: up")
+        kinds = {line.split()[0] for line in traces(second, bridge)}
+        assert kinds == {"namespace", "cgroup", "link", "route", "mount", "process"}, "the comparison sees a cluster"
+        assert second.status().startswith(f"{second.name}: up")
     finally:
         second.down()
-    assert machine() == before
-    assert not cluster_folder("second").exists()
-    assert second.status() == "second: down"
+    assert traces(second, bridge) == set()
+    assert of_a_node() == before
+    assert not cluster_folder(second.name).exists()
+    assert second.status() == f"{second.name}: down"
 
 
 def test_upstream_fails_stops_and_comes_back(cluster: Cluster, healthy_upstream: Upstream) -> None:

@@ -170,7 +170,7 @@ def test_made_documents_are_taken_or_refused_alike(write: Write) -> None:
     taken: Counter[bool] = Counter()
 
     # a rendering takes a fifth of a second: a failure is shown as it is found, not made smaller for minutes
-    @settings(max_examples=150, deadline=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=150, derandomize=True, phases=[Phase.generate])
     @given(VALUES)
     def check(document: dict[str, Any]) -> None:
         said = said_by_command(document)

@@ -314,7 +314,7 @@ def test_no_upstream_takes_the_name_of_another_or_of_the_charts_own_objects(tmp_
     upstream = st.one_of(host, st.builds("{}:{}".format, host, st.integers(1, 65535)))
 
     # a rendering takes half a second: a failure is shown as it is found, not made smaller for minutes
-    @settings(max_examples=10, deadline=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=10, derandomize=True, phases=[Phase.generate])
     @given(st.lists(upstream, min_size=20, max_size=40))
     def check(upstreams: list[str]) -> None:
         wanted = {"node", "test", "dashboard", *(one for upstream in upstreams for one in neighbours(upstream))}

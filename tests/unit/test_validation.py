@@ -489,7 +489,7 @@ def test_every_value_is_described_and_shown(path: str, part: dict[str, Any]) -> 
 def test_schema_and_model_agree() -> None:
     taken: Counter[bool] = Counter()
 
-    @settings(max_examples=3000, deadline=None)
+    @settings(max_examples=3000)
     @given(VALUES)
     def check(document: dict[str, Any]) -> None:
         try:

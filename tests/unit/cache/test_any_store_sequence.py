@@ -280,4 +280,4 @@ class AnySequence(RuleBasedStateMachine):
 
 
 TestAnySequence = AnySequence.TestCase
-TestAnySequence.settings = settings(max_examples=60, stateful_step_count=12, deadline=None, derandomize=True)
+TestAnySequence.settings = settings(max_examples=60, stateful_step_count=12, derandomize=True)

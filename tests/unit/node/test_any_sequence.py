@@ -327,4 +327,4 @@ class AnySequence(RuleBasedStateMachine):
 
 
 TestAnySequence = AnySequence.TestCase
-TestAnySequence.settings = settings(max_examples=400, stateful_step_count=15, deadline=None, derandomize=True)
+TestAnySequence.settings = settings(max_examples=400, stateful_step_count=15, derandomize=True)
