@@ -167,6 +167,11 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.busy_lock:
                 self.server.busy -= 1
 
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            # Not read, it would be the next question. The front passes none on.
+            self.close_connection = True
+            self._refuse(400, "UNSUPPORTED", "a pull has no body")
+            return
     do_HEAD = do_GET  # noqa: N815 - the name is http.server's
 
     def refuse_change(self) -> None:
