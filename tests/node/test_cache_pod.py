@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from node.cache_bench import get, pull, sent
+from node.cache_bench import HANG, ask, get, manifest_path, pull, sent
 from testcluster.cache_pod import Tmpfs
 from testcluster.pod_bench import UPSTREAM
+from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from testcluster.cache_pod import CachePod
     from testcluster.pod_bench import Bench
@@ -101,6 +102,36 @@ def test_replicas_give_each_other_what_they_have(bench: Bench) -> None:
         for pod in pods:
             pod.close()
     assert sent(bench.upstream.requests(mark)) == sorted(image.blobs)
+
+
+def test_replica_without_its_gate_says_nothing_of_what_the_upstream_has(bench: Bench) -> None:
+    """So at its start too: its front comes first, and knows what is on its own volume alone."""
+    known, new = (
+        {name: bench.push(name) for name in (f"{kind}-{number}" for number in range(6))} for kind in ("a", "b")
+    )
+    cache = {"upstream": UPSTREAM, "highAvailability": {"enabled": True}}
+    pods = [bench.new_pod(cache, values={"cache": {"tagWindow": "0s"}}, ordinal=ordinal) for ordinal in range(2)]
+    try:
+        for pod in pods:
+            pod.hosts += "".join(each.host_line for each in pods)
+        pods[0].start()
+        for name, image in known.items():
+            pull(pods[0], name, image)
+        pods[1].start()
+        # It was away until now, and is not asked for a while then.
+        wait_for("the replica to be asked", lambda: _is_asked(pods[0], known), HANG, 0.5)
+        pods[1].kill("gate")
+        for name, image in {**known, **new}.items():
+            pull(pods[0], name, image)
+    finally:
+        for pod in pods:
+            pod.close()
+
+
+def _is_asked(pod: CachePod, names: Iterable[str]) -> bool:
+    for name in names:
+        ask(pod, manifest_path(name))
+    return "the other replica answers again" in pod.log("gate")
 
 
 def test_containers_run_as_the_chart_says(pod: CachePod) -> None:

@@ -21,6 +21,8 @@ LONGEST_AWAY = 60.0
 OF_ONE = frozenset({Kind.CLIENT_ERROR, Kind.SERVER_ERROR, Kind.MALFORMED, Kind.REDIRECTS})
 # Seconds that the other replica has for the head of its answer, or, where it fetches itself, for its first byte.
 PEER_TIMEOUT = 12.0
+# Of a manifest's: the rest of the time that it may take is the upstream's.
+PEER_MANIFEST_TIMEOUT = 4.0
 # Seconds that connecting to it may take: it is in the same cluster, and if its node is lost nobody says so.
 PEER_CONNECT_TIMEOUT = 1.0
 
@@ -102,12 +104,12 @@ class PeerFirst:
     ) -> Answer:
         """As upstream_client.Client.open; a replica that is away, or cannot, is left out."""
         # A manifest's tag and its digest are the same replica's.
-        key = path if path.startswith("blobs/") else repository
+        is_blob = path.startswith("blobs/")
+        key = path if is_blob else repository
         if sha256(key.encode()).digest()[0] % 2 != self._ordinal:
             try:
-                return self._peer.open(
-                    method, repository, path, accept=accept, offset=offset, timeout=min(timeout, PEER_TIMEOUT)
-                )
+                patience = min(timeout, PEER_TIMEOUT if is_blob else PEER_MANIFEST_TIMEOUT)
+                return self._peer.open(method, repository, path, accept=accept, offset=offset, timeout=patience)
             except (Unavailable, Denied):
                 pass
         return self._own.open(method, repository, path, accept=accept, offset=offset, timeout=timeout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import sources
@@ -39,8 +39,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def ask(source: object, path: str = "blobs/x") -> MadeAnswer:
-    return cast("MadeAnswer", cast("Source", source).open("GET", "a/b", path, timeout=1.0))
+def ask(source: object, path: str = "blobs/x", timeout: float = 1.0) -> MadeAnswer:
+    return cast("MadeAnswer", cast("Source", source).open("GET", "a/b", path, timeout=timeout))
 
 
 def watched(failing: Failing, log: list[str]) -> Watched:
@@ -130,6 +130,22 @@ def test_replica_that_is_of_no_use_is_left_out(problem: Exception) -> None:
     for path in PATHS:
         ask(source, path)
     assert {each.path for each in own.source.asked} == set(PATHS)
+
+
+@pytest.mark.parametrize(("path", "most"), [("manifests/1", 4.0), ("blobs/1", 10.0)])
+def test_replica_that_hangs_leaves_time_to_ask_the_upstream(path: str, most: float) -> None:
+    given: list[float] = []
+
+    class Timed(MadeSource):
+        def open(self, *arguments: Any, timeout: float, **more: Any) -> MadeAnswer:
+            given.append(timeout)
+            return super().open(*arguments, timeout=timeout, **more)
+
+    peer = Failing()
+    peer.source = Timed(lambda _: whole(b""))
+    for ordinal in (0, 1):
+        ask(replica(ordinal, Failing(), peer), path, 10.0)
+    assert given == [most]
 
 
 def test_what_the_upstream_has_not_is_asked_for_once() -> None:
