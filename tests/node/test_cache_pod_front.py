@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from node.cache_bench import (
@@ -218,3 +222,47 @@ def test_gate_that_is_hung_up_on_says_nothing(pod: CachePod, image: oci.Image) -
     together(hang_up, list(image.blobs) * 5)
     pull(pod, "known", image)
     assert pod.log("gate") == before
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_body_of_a_question_is_never_the_next_question(
+    bench: Bench, pod: CachePod, image: oci.Image, framing: str
+) -> None:
+    """Else one client would choose what another one gets, who comes over the same connection to gate."""
+    other = f"other-{framing}"
+    bench.push(other)
+    inner = f"GET {manifest_path(other)} HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = f"Content-Length: {len(inner)}" if framing == "length" else "Transfer-Encoding: chunked"
+    body = inner if framing == "length" else f"{len(inner):x}\r\n{inner}\r\n0\r\n\r\n"
+    mark = bench.upstream.mark()
+    for path in ("/v2/", manifest_path("known"), blob_path("known", next(iter(image.blobs)))):
+        for method in ("GET", "HEAD"):
+            with socket.create_connection((urlsplit(pod.url).hostname, 5000), timeout=HANG) as connection:
+                lines = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n"
+                connection.sendall((lines + body).encode())
+                while connection.recv(1 << 16):
+                    pass
+    together(lambda _: pull(pod, "known", image), range(20))
+    assert not [request for request in bench.upstream.requests(mark) if f"/{other}/" in request.path]
+
+
+def test_idle_connections_keep_nobody_from_pulling(bench: Bench, image: oci.Image) -> None:
+    """Where the container runtime gives each program 1024 descriptors and lets it ask for more, as many do."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, usual[1]))
+    try:
+        running = bench.pod()
+        pod = running.__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual[1], usual[1]))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, usual)
+        stack.push(running)
+        address = (urlsplit(pod.url).hostname, 5000)
+        for _ in range(5000):
+            connection = stack.enter_context(socket.create_connection(address, timeout=HANG))
+            connection.sendall(b"GET /-/front HTTP/1.1\r\nHost: x\r\n\r\n")
+        begun = time.monotonic()
+        pull(pod, "known", image)
+        assert time.monotonic() - begun < FAST
+        assert pod.is_ready()

@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import socketserver
@@ -156,6 +157,13 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 64 << 10
     server: Server
+
+    def finish(self) -> None:
+        """Close both sides: http.server leaves the one open where the other fails because the client hung up."""
+        try:
+            super().finish()
+        finally:
+            self.rfile.close()
 
     def do_GET(self) -> None:
         """Answer a GET or a HEAD."""
@@ -402,6 +410,7 @@ class StatusServer(socketserver.ThreadingTCPServer):
     def server_bind(self) -> None:
         """Take both families where there are both."""
         if self.address_family == socket.AF_INET6:
+    request_queue_size = 128
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
@@ -558,3 +567,6 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    # Many container runtimes give a program 1024 descriptors, and may have it ask for more.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
