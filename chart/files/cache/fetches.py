@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from store import NoRoom, WrongContent
+from threads import start_thread
 from upstream_client import Denied, Kind, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from store import Part, Store
     from upstream_client import Answer
 
-CHUNK = 1 << 20
+# Bytes that a fetch holds in memory at most.
+CHUNK = 1 << 18
 # Seconds until the upstream must have begun to answer, and how long it may be asked for the rest without a byte.
 HEAD_TIMEOUT = 10.0
 RESUME_SECONDS = 60.0
@@ -34,8 +36,8 @@ PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
 # Seconds for which what failed is refused at once. A client whose body broke off asks for the rest (containerd,
 # httpreadseeker.go): refused, it asks the upstream; given another body that breaks off, it gives up.
 REMEMBERED = 10.0
-# So many at a time; the others wait for their turn.
-AT_ONCE = 32
+# So many at a time; the others wait for their turn, and are refused before they get it where these are slow ones.
+AT_ONCE = 128
 
 Failure = Unavailable | NotFound | Denied | NoRoom | WrongContent | OSError
 
@@ -51,8 +53,9 @@ class Progress(NamedTuple):
 class Fetch:
     """One blob on its way into the volume."""
 
-    def __init__(self, digest: str) -> None:
+    def __init__(self, repository: str, digest: str) -> None:
         """Nothing is asked yet."""
+        self.repository = repository
         self.digest = digest
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
@@ -154,7 +157,11 @@ class Fetches:
         self._turn = threading.BoundedSemaphore(AT_ONCE)
 
     def get(self, repository: str, digest: str) -> tuple[Fetch, bool]:
-        """The fetch of a blob, one under way or a new one, and whether it is new."""
+        """The fetch of a blob, one under way or a new one, and whether it is new.
+
+        Raises:
+            Unavailable: the system gives no thread.
+        """
         with self._lock:
             now = time.monotonic()
             self._failed = {key: value for key, value in self._failed.items() if value[0] > now}
@@ -162,22 +169,25 @@ class Fetches:
                 return self._failed[repository, digest][1], False
             if digest in self._under_way:
                 return self._under_way[digest], False
-            fetch = self._under_way[digest] = Fetch(digest)
-        threading.Thread(target=self._run, args=(repository, fetch), name=f"fetch {digest}", daemon=True).start()
+            fetch = Fetch(repository, digest)
+            start_thread(self._run, fetch)
+            self._under_way[digest] = fetch
         return fetch, True
 
     def count(self) -> int:
         """How many are under way."""
         return len(self._under_way)
 
-    def _run(self, repository: str, fetch: Fetch) -> None:
+    def _run(self, fetch: Fetch) -> None:
+        repository = fetch.repository
         failure: Failure | None = None
         try:
             with self._turn:
                 self._fetch(repository, fetch)
         except (Unavailable, NotFound, Denied, NoRoom, WrongContent, OSError) as error:
-            failure = error
             self._log(f"{repository}@{fetch.digest} is not cached: {error}")
+            # Without a link to it, it can be sent all the same.
+            failure = error if self._store.find(fetch.digest) is None else None
         except BaseException as error:
             failure = Unavailable(Kind.MALFORMED, f"the cache has a defect: {error!r}")
             raise

@@ -43,7 +43,7 @@ NAME = r"(?P<name>[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|
 DIGEST = r"(?P<digest>sha256:[0-9a-f]{64})"
 MANIFEST = re.compile(rf"/v2/{NAME}/manifests/(?:{DIGEST}|(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}}))")
 BLOB = re.compile(rf"/v2/{NAME}/blobs/{DIGEST}")
-RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 # Seconds. A blob that is whole by then is sent from the volume, a longer one as it comes; one of which nothing came
 # after WAIT_FOR_FIRST_BYTE is refused, before containerd gives up by itself (30 s, since 2.3).
@@ -256,7 +256,11 @@ class Handler(BaseHTTPRequestHandler):
         elif self.command == "HEAD":
             self._size_of(repository, digest)
         else:
-            fetch, new = cache.fetches.get(repository, digest)
+            try:
+                fetch, new = cache.fetches.get(repository, digest)
+            except Unavailable as problem:
+                self._refuse_for(problem, "BLOB_UNKNOWN")
+                return
             self._send_fetched(repository, fetch, new, first, last)
 
     def _send_fetched(self, repository: str, fetch: Fetch, new: bool, first: int, last: int | None) -> None:  # noqa: FBT001
@@ -279,6 +283,9 @@ class Handler(BaseHTTPRequestHandler):
         elif fetch.failure is not None:
             self._refuse_for(fetch.failure, "BLOB_UNKNOWN")
         else:
+        elif isinstance(fetch.failure, (NotFound, Denied)) and fetch.repository != repository:
+            # That was said of another repository.
+            self._blob(repository, fetch.digest)
             self._refuse_for(
                 Unavailable(Kind.TIMEOUT, f"nothing came within {WAIT_FOR_FIRST_BYTE:.0f} s"), "BLOB_UNKNOWN"
             )

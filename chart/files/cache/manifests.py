@@ -7,12 +7,14 @@ credentials. When the upstream says that there is no such tag, there is none, an
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from store import NoRoom
+from store import DIGEST, NoRoom
+from threads import start_thread
 from upstream_client import Denied, Kind, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -28,8 +30,10 @@ ACCEPT = (
     "application/vnd.docker.distribution.manifest.v2+json",
     "*/*;q=0.1",
 )
-# distribution's own limit (registry/handlers/manifests.go, maxManifestBodySize), in bytes.
+# Bytes: distribution's own limit (registry/handlers/manifests.go, maxManifestBodySize), and what is kept. For each
+# request distribution takes more than four times a manifest's size in memory.
 LARGEST = 4 << 20
+LARGEST_KEPT = 1 << 18
 # Seconds until the upstream's answer must be there where the cache knows none itself, and where it knows one.
 TIMEOUT = 10.0
 STALE_AFTER = 1.5
@@ -116,22 +120,30 @@ class Manifests:
             return known
 
     def _ask(self, repository: str, reference: str, action: Callable[[], Manifest], patience: float) -> Manifest:
-        """Do it once for all who ask at the same time, and wait for it no longer than `patience` seconds."""
+        """Do it once for all who ask at the same time, and wait for it no longer than `patience` seconds.
+
+        Raises:
+            Unavailable: the system gives no thread.
+        """
         key = (repository, reference)
         with self._lock:
             question = self._questions.get(key)
             first = question is None
             if question is None:
-                question = self._questions[key] = _Question()
-                name = f"{repository} {reference}"
-                threading.Thread(target=self._answer, args=(key, question, action), name=name, daemon=True).start()
+                question = _Question()
+                start_thread(self._answer, key, question, action)
+                self._questions[key] = question
         if not question.answered.wait(patience):
             if patience:
                 self._slow_until = time.monotonic() + SLOW
             message = f"no answer within {patience:.1f} s"
             raise Unavailable(Kind.TIMEOUT, message)
         if question.problem is not None:
-            raise question.problem
+            try:
+                raise question.problem.with_traceback(None)
+            finally:
+                # Its trace leads to here, and from here to it: memory that waits for the garbage collector.
+                del question
         assert question.answer is not None  # noqa: S101 - one of both is set
         return question.answer if first else replace(question.answer, fetched=False)
 
@@ -159,14 +171,23 @@ class Manifests:
             self._observe("gone")
             self._on_volume(lambda: self._store.remove_tag(repository, tag))
             raise
-        if digest is None:
+        if digest is None or not DIGEST.fullmatch(digest):
             return self._fetch(repository, tag, tag)
         if digest != known.digest:
             if self._store.manifest(repository, digest) is None:
-                return self._fetch(repository, digest, tag)
+                return self._fetch_moved(repository, tag, digest)
             self._on_volume(lambda: self._store.set_tag(repository, tag, digest))
         self._note_asked(repository, tag)
         return Manifest(digest)
+
+    def _fetch_moved(self, repository: str, tag: str, digest: str) -> Manifest:
+        """The manifest that the upstream says a tag means now, or what it sends for the tag where it has none such."""
+        try:
+            return self._fetch(repository, digest, tag)
+        except (NotFound, Unavailable) as problem:
+            if isinstance(problem, Unavailable) and problem.kind is not Kind.MALFORMED:
+                raise
+            return self._fetch(repository, tag, tag)
 
     def _within_window(self, repository: str, tag: str) -> Manifest | None:
         """What a tag means where the upstream has just said so.
@@ -192,26 +213,41 @@ class Manifests:
 
     def _fetch(self, repository: str, reference: str, tag: str | None) -> Manifest:
         content = bytearray()
+        deadline = time.monotonic() + TIMEOUT
         with self._source.open("GET", repository, f"manifests/{reference}", accept=ACCEPT, timeout=TIMEOUT) as answer:
             media_type = answer.headers.get("Content-Type", "")
+            said = answer.headers.get("Docker-Content-Digest", "")
             while chunk := answer.read(1 << 16):
                 content += chunk
                 if len(content) > LARGEST:
                     message = f"{repository}/{reference}: the manifest has more than {LARGEST} bytes"
                     raise Unavailable(Kind.MALFORMED, message)
+                if time.monotonic() > deadline:
+                    message = f"{repository}/{reference}: the manifest did not come within {TIMEOUT:.0f} s"
+                    raise Unavailable(Kind.TIMEOUT, message)
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if ":" in reference and reference != digest:
             message = f"{repository}@{reference}: what the upstream sent has the digest {digest}"
             raise Unavailable(Kind.MALFORMED, message)
+        if ":" not in reference and ((DIGEST.fullmatch(said) and said != digest) or not _is_manifest(content)):
+            # A page for people, a part of a manifest, or a compressed one.
+            message = f"{repository}:{reference}: what the upstream sent is no manifest, or not the one that it names"
+            raise Unavailable(Kind.MALFORMED, message)
         unsaved = None
         try:
-            self._store.put_manifest(repository, bytes(content), tag)
+            self._keep(repository, bytes(content), tag)
         except (NoRoom, OSError) as problem:
             self._log(f"{repository}/{reference} is passed on and not cached: {problem}")
             unsaved = (bytes(content), media_type)
         if tag is not None:
             self._note_asked(repository, tag)
         return Manifest(digest, unsaved, fetched=True)
+
+    def _keep(self, repository: str, content: bytes, tag: str | None) -> None:
+        if len(content) > LARGEST_KEPT:
+            message = f"it has more than {LARGEST_KEPT} bytes"
+            raise NoRoom(message)
+        self._store.put_manifest(repository, content, tag)
 
     def _on_volume(self, action: Callable[[], None]) -> None:
         """Do what only the volume can refuse: the answer is right without it, and the next pull tries again."""
@@ -227,3 +263,12 @@ class Manifests:
             self._asked = {key: when for key, when in self._asked.items() if now - when < self._window}
             self._asked[repository, tag] = now
         self._observe("asked")
+
+
+def _is_manifest(content: bytearray) -> bool:
+    """Whether it may be one, of OCI or of Docker: each says its schema's version."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "schemaVersion" in document

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 import fetches
 import pytest
@@ -195,3 +197,20 @@ def test_fetch_that_broke_off_is_stuck_after_a_while_until_more_comes(
     assert fetch.wait_for_end(PATIENCE)
     assert fetch.failure is None
     assert not fetch.is_stuck
+
+
+def test_blob_is_fetched_once_there_is_a_thread_for_it(store: Store) -> None:
+    made = fetches_of(store, MadeSource(lambda _: whole(CONTENT)))
+    with (
+        mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")),
+        pytest.raises(Unavailable, match="can't start new thread"),
+    ):
+        made.get("a/b", digest(CONTENT))
+    assert fetched(made, "a/b").failure is None
+
+
+def test_blob_that_came_and_could_not_be_linked_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows it is to get its end, whatever happens to what is written after it."""
+    monkeypatch.setattr(store, "_link", mock.Mock(side_effect=OSError(errno.EMFILE, "too many open files")))
+    assert fetched(fetches_of(store, MadeSource(lambda _: whole(CONTENT))), "a/b").failure is None
+    assert store.find(digest(CONTENT))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import gzip
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 import manifests
 import pytest
@@ -15,6 +18,7 @@ from made_stores import manifest_of, remount, small_disk
 from manifests import Manifest, Manifests
 from store import Store
 from testcluster.oci import MANIFEST, digest
+from testcluster.processes import wait_for
 from upstream_client import Denied, Kind, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -249,3 +253,84 @@ def test_manifest_that_the_volume_cannot_take_is_passed_on(tmp_path: Path) -> No
         source = MadeSource(lambda _: MadeAnswer([OLD], len(OLD), headers=headers))
         made = manifests_of(store, source)
         assert made.by_tag("a/b", "1") == Manifest(digest(OLD), (OLD, MANIFEST))
+
+
+def said_to_be(content: bytes, name: str) -> MadeAnswer:
+    found = whole(content)
+    found.headers["Docker-Content-Digest"] = name
+    return found
+
+
+NO_MANIFESTS = {
+    "page": whole(b"<html>away for a while</html>"),
+    "part": whole(NEW[: len(NEW) // 2]),
+    "compressed": whole(gzip.compress(NEW)),
+    "nothing": whole(b"{}"),
+    "list": whole(b"[1]"),
+    "other": said_to_be(NEW, digest(OLD)),
+}
+
+
+@pytest.mark.parametrize("name", NO_MANIFESTS)
+def test_what_is_not_the_manifest_takes_no_tag_and_is_passed_on_to_nobody(store: Store, name: str) -> None:
+    store.put_manifest("a/b", OLD, "1")
+
+    def answer(asked: Asked) -> MadeAnswer:
+        return MadeAnswer([]) if asked.method == "HEAD" else copy.deepcopy(NO_MANIFESTS[name])
+
+    made = manifests_of(store, MadeSource(answer))
+    assert made.by_tag("a/b", "1") == Manifest(digest(OLD))
+    with pytest.raises(Unavailable, match="is no manifest") as raised:
+        made.by_tag("a/b", "new")
+    assert raised.value.kind is Kind.MALFORMED
+    assert store.tag("a/b", "new") is None
+
+
+@pytest.mark.parametrize("named", ["sha512:" + "a" * 128, digest(b"nobody has this")], ids=["sha512", "unknown"])
+def test_tag_that_moved_is_fetched_by_its_name_where_its_digest_is_of_no_use(store: Store, named: str) -> None:
+    store.put_manifest("a/b", OLD, "1")
+
+    def answer(asked: Asked) -> MadeAnswer:
+        if asked.path.endswith(named):
+            message = "no such manifest"
+            raise NotFound(message)
+        return said_to_be(b"", named) if asked.method == "HEAD" else whole(NEW)
+
+    assert manifests_of(store, MadeSource(answer)).by_tag("a/b", "1") == Manifest(digest(NEW))
+    assert store.tag("a/b", "1") == digest(NEW)
+
+
+def test_upstream_is_asked_again_once_there_is_a_thread_for_it(store: Store) -> None:
+    made = manifests_of(store, answering(OLD))
+    with (
+        mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")),
+        pytest.raises(Unavailable, match="can't start new thread"),
+    ):
+        made.by_tag("a/b", "1")
+    assert made.by_tag("a/b", "1") == Manifest(digest(OLD))
+
+
+def test_manifest_that_would_take_much_memory_each_time_is_passed_on_and_not_kept(store: Store) -> None:
+    large = manifest_of(b"x" * 10, [b"y"]) + b" " * (1 << 20)
+    found = manifests_of(store, MadeSource(lambda _: whole(large))).by_tag("a/b", "1")
+    assert found.unsaved is not None
+    assert found.unsaved[0] == large
+    assert store.statistics().blobs == 0
+
+
+def test_manifest_that_drips_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "TIMEOUT", 0.2)
+    over = threading.Event()
+
+    class Dripping(MadeAnswer):
+        def read(self, _size: int) -> bytes:
+            time.sleep(0.05)
+            return b"" if over.is_set() else b"x"
+
+    made = manifests_of(store, MadeSource(lambda _: Dripping([])))
+    with pytest.raises(Unavailable):
+        made.by_tag("a/b", "1")
+    try:
+        wait_for("the question to end", lambda: not made._questions, PATIENCE, 0.01)
+    finally:
+        over.set()
