@@ -167,6 +167,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a GET or a HEAD."""
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            # Not read, it would be the next question. The front passes none on.
+            self.close_connection = True
+            self._refuse(400, "UNSUPPORTED", "a pull has no body")
+            return
         with self.server.busy_lock:
             self.server.busy += 1
         try:
@@ -175,11 +180,6 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.busy_lock:
                 self.server.busy -= 1
 
-        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            # Not read, it would be the next question. The front passes none on.
-            self.close_connection = True
-            self._refuse(400, "UNSUPPORTED", "a pull has no body")
-            return
     do_HEAD = do_GET  # noqa: N815 - the name is http.server's
 
     def refuse_change(self) -> None:
@@ -204,6 +204,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(200, b"{}")
             else:
                 self._refuse(503, "UNAVAILABLE", problem)
+        elif not self.server.cache.health.loaded:
+            # What is there is not known yet, and would be fetched again.
+            self._refuse(503, "UNAVAILABLE", "the volume is being read")
         elif (found := BLOB.fullmatch(path)) and len(found["name"]) <= LONGEST_REPOSITORY:
             self._blob(found["name"], found["digest"])
         elif (found := MANIFEST.fullmatch(path)) and len(found["name"]) <= LONGEST_REPOSITORY:
@@ -280,12 +283,12 @@ class Handler(BaseHTTPRequestHandler):
         if cache.store.find(fetch.digest) is not None:
             self._count("blob", hit=not new, joined=not new)
             self._send_whole(repository, fetch.digest)
-        elif fetch.failure is not None:
-            self._refuse_for(fetch.failure, "BLOB_UNKNOWN")
-        else:
         elif isinstance(fetch.failure, (NotFound, Denied)) and fetch.repository != repository:
             # That was said of another repository.
             self._blob(repository, fetch.digest)
+        elif fetch.failure is not None:
+            self._refuse_for(fetch.failure, "BLOB_UNKNOWN")
+        else:
             self._refuse_for(
                 Unavailable(Kind.TIMEOUT, f"nothing came within {WAIT_FOR_FIRST_BYTE:.0f} s"), "BLOB_UNKNOWN"
             )
@@ -299,8 +302,9 @@ class Handler(BaseHTTPRequestHandler):
         """Answer HEAD for a blob that is not there; it costs no fetch."""
         try:
             with self.server.cache.source.open("HEAD", repository, f"blobs/{digest}", timeout=WAIT_FOR_WHOLE) as answer:
-                # Not the body's, which an answer to HEAD has not.
-                length = answer.headers.get("Content-Length")
+                # Not the body's, which an answer to HEAD has not. What a manifest says of it counts more.
+                known = self.server.cache.store.expected_size(digest)
+                length = answer.headers.get("Content-Length") if known is None else str(known)
         except (Unavailable, NotFound, Denied) as problem:
             self._refuse_for(problem, "BLOB_UNKNOWN")
             return
@@ -312,7 +316,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _follow(self, fetch: Fetch, size: int, first: int, last: int | None) -> None:
-        """Send a blob while it comes; its last byte goes out when all of it was compared with the digest."""
+        """Send a blob, or a part, while it comes; its last byte goes out when all was compared with the digest."""
         end = size if last is None else min(last + 1, size)
         if first >= end:
             self._refuse(416, "RANGE_INVALID", f"the blob has {size} bytes")
@@ -332,11 +336,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Range", f"bytes {first}-{end - 1}/{size}")
             self.end_headers()
             self.wfile.flush()
-            self._send_growing(fetch, file.fileno(), size, first, end)
+            self._send_growing(fetch, file.fileno(), first, end)
 
-    def _send_growing(self, fetch: Fetch, file: int, size: int, offset: int, end: int) -> None:
+    def _send_growing(self, fetch: Fetch, file: int, offset: int, end: int) -> None:
         while offset < end:
-            if offset < size - 1:
+            if offset < end - 1:
                 seen = fetch.wait_beyond(offset, FOLLOW)
                 ended, written = seen.ended, seen.written
             else:
@@ -345,7 +349,7 @@ class Handler(BaseHTTPRequestHandler):
                 # The body cannot be ended: the connection breaks off, and who asks for the rest is refused.
                 self.close_connection = True
                 return
-            there = min(size if ended else min(written, size - 1), end)
+            there = end if ended else min(written, end - 1)
             while offset < there:
                 sent = os.sendfile(self.connection.fileno(), file, offset, min(SEND, there - offset))
                 if not sent:
@@ -406,6 +410,7 @@ class StatusServer(socketserver.ThreadingTCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 128
     cache: Cache
 
     def __init__(self, port: int, cache: Cache) -> None:
@@ -417,7 +422,6 @@ class StatusServer(socketserver.ThreadingTCPServer):
     def server_bind(self) -> None:
         """Take both families where there are both."""
         if self.address_family == socket.AF_INET6:
-    request_queue_size = 128
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
@@ -564,6 +568,9 @@ def log(line: str) -> None:
 
 def main(arguments: list[str]) -> None:
     """Read the command line, and serve."""
+    # Many container runtimes give a program 1024 descriptors, and may have it ask for more.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--root", type=Path, default=Path("/var/lib/registry"))
@@ -574,6 +581,3 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
-    # Many container runtimes give a program 1024 descriptors, and may have it ask for more.
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -54,6 +54,8 @@ USE_INTERVAL = 60.0
 # Inodes to keep free: each blob takes about six with its folders and one link. On a small volume, its 20th part.
 FREE_INODES = 300
 INODES_OF_A_FILE = 2
+# So many things that a manifest names are known: each takes some 500 bytes of memory for as long as it is there.
+MOST_NAMES = 1000
 # How many blobs at least are evicted for a disk that says it is full although its figures say otherwise.
 PATIENCE = 8
 
@@ -747,8 +749,9 @@ class Store:
             self._attempt(partial(self._place_links, digest, waiting, names, changed), but=digest)
         finally:
             for name, _ in waiting:
-                with self._noting(name), suppress(FileNotFoundError):
-                    name.unlink()
+                with self._noting(name):
+                    if name.exists():
+                        name.unlink()
         for folder in dict.fromkeys(changed):
             # One that is gone by now was emptied by a removal.
             with suppress(FileNotFoundError):
@@ -1192,7 +1195,10 @@ def _checked_digest(digest: str) -> None:
 
 
 def _names(content: bytes) -> dict[str, int]:
-    """What a manifest names, with the sizes: config, layers, manifests (OCI image-spec, manifest.md and others)."""
+    """What a manifest names, with the sizes: config, layers, manifests (OCI image-spec, manifest.md and others).
+
+    Nothing where that is more than images have.
+    """
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -1201,7 +1207,7 @@ def _names(content: bytes) -> dict[str, int]:
         return {}
     lists = [document.get("layers"), document.get("manifests"), [document.get("config")]]
     named: Iterable[object] = (each for found in lists if isinstance(found, list) for each in found)
-    return {
+    found = {
         each["digest"]: each["size"]
         for each in named
         if isinstance(each, dict)
@@ -1209,6 +1215,7 @@ def _names(content: bytes) -> dict[str, int]:
         and DIGEST.fullmatch(each["digest"])
         and type(each.get("size")) is int
     }
+    return found if len(found) <= MOST_NAMES else {}
 
 
 def _digest_of(content: bytes) -> str:

@@ -8,7 +8,9 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import gate
@@ -22,6 +24,7 @@ from manifests import Manifests
 from store import Store
 from testcluster.oci import digest
 from testcluster.processes import wait_for
+from upstream_client import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +79,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 refused_credentials=lambda: 3,
                 upstream_away=lambda: False,
             )
+            cache.health.loaded = True
             server = stack.enter_context(Server(tmp_path / "gate.sock", cache))
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             stack.callback(server.shutdown)
@@ -191,7 +195,7 @@ def test_defect_of_one_request_breaks_off_its_connection_alone(
     monkeypatch.setattr("sys.excepthook", lambda *trace: traces.append(trace))
     serve(MadeSource(lambda _: whole(CONTENT)))
     with monkeypatch.context() as broken:
-        broken.setattr(store, "find", lambda _: 1 / 0)
+        broken.setattr(store, "find", lambda *_: 1 / 0)
         with pytest.raises(http.client.RemoteDisconnected):
             ask("GET", path_of(CONTENT))
     assert len(traces) == 1
@@ -253,3 +257,77 @@ def test_metrics_say_what_was_asked_for(serve: Serve, ask: Ask, store: Store, mo
     ):
         assert line in text.splitlines()
     assert hashlib.sha256(content).hexdigest() in str(store.path(digest(content)))
+
+
+@pytest.mark.parametrize("head", ["Content-Length: {length}", "Transfer-Encoding: chunked"])
+def test_body_of_a_pull_is_never_taken_for_the_next_question(serve: Serve, tmp_path: Path, head: str) -> None:
+    cache = serve(MadeSource(lambda _: whole(CONTENT)))
+    inner = f"GET {path_of(CONTENT)} HTTP/1.1\r\nHost: x\r\n\r\n"
+    body = inner if "Length" in head else f"{len(inner):x}\r\n{inner}\r\n0\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE)
+        connection.connect(str(tmp_path / "gate.sock"))
+        lines = f"GET /v2/ HTTP/1.1\r\nHost: x\r\n{head.format(length=len(inner))}\r\n\r\n"
+        connection.sendall((lines + body).encode())
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(1 << 16):
+                answer += part
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert cache.fetches.count() == 0
+    assert cache.source.asked == []
+
+
+def test_nothing_is_asked_for_before_the_volume_was_read(serve: Serve, ask: Ask) -> None:
+    cache = serve(MadeSource(lambda _: whole(CONTENT)))
+    cache.health.loaded = False
+    for path in (path_of(CONTENT), "/v2/a/b/manifests/1"):
+        assert ask("GET", path).status == 503
+    assert cache.source.asked == []
+
+
+def test_what_is_said_of_one_repository_is_not_the_answer_of_another(serve: Serve, ask: Ask) -> None:
+    asked_first, over = threading.Event(), threading.Event()
+
+    def answer(asked: Asked) -> MadeAnswer:
+        if asked.repository == "not/here":
+            asked_first.set()
+            assert over.wait(PATIENCE)
+            message = "no such blob"
+            raise NotFound(message)
+        return whole(CONTENT)
+
+    serve(MadeSource(answer))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(ask, "GET", f"/v2/not/here/blobs/{digest(CONTENT)}")
+        assert asked_first.wait(PATIENCE)
+        second = pool.submit(ask, "GET", path_of(CONTENT))
+        time.sleep(0.1)  # for it to join; without that, less is tested
+        over.set()
+        assert first.result().status == 404
+        assert second.result().status == 200
+
+
+def test_head_says_what_a_manifest_says(serve: Serve, ask: Ask, store: Store) -> None:
+    def answer(_: Asked) -> MadeAnswer:
+        found = MadeAnswer([], 0)
+        found.headers["Content-Length"] = "17"
+        return found
+
+    store.put_manifest("a/b", manifest_of(b"{}", [CONTENT]))
+    serve(MadeSource(answer))
+    assert ask("HEAD", path_of(CONTENT)).headers["Content-Length"] == str(len(CONTENT))
+
+
+def test_part_of_a_long_blob_ends_when_all_of_it_was_checked(
+    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "WAIT_FOR_WHOLE", 0.1)
+    wrong, over = b"x" + CONTENT[1:], threading.Event()
+    serve(MadeSource(lambda _: MadeAnswer([wrong[:-1], over, wrong[-1:]], len(wrong))))
+    answer = ask("GET", path_of(CONTENT), Range="bytes=0-99")
+    assert answer.status == 206
+    over.set()
+    with pytest.raises(http.client.IncompleteRead):
+        answer.read()

@@ -12,7 +12,7 @@ from unittest import mock
 
 import made_stores
 import pytest
-from made_stores import DOCKER_LIST, DOCKER_MANIFEST, faults, index_of, link, manifest_of, put, small_disk
+from made_stores import DOCKER_LIST, DOCKER_MANIFEST, faults, index_of, link, manifest_of, put, remount, small_disk
 from store import NoRoom, Store, WrongContent
 from testcluster.oci import MANIFEST, digest
 
@@ -693,6 +693,26 @@ def test_unreadable_blob_is_removed_but_not_for_lack_of_descriptors(
     with mock.patch.object(Path, "open", side_effect=OSError(errno.EIO, "broken")):
         assert not again.verify(name)
     assert made_stores.is_empty(tmp_path)
+
+
+def test_manifest_that_names_more_than_images_have_takes_no_memory_for_that(store: Store) -> None:
+    layers = [number.to_bytes(4) for number in range(1001)]
+    few, many = (manifest_of(b"config", layers[-count:]) for count in (10, 1001))
+    store.put_manifest("one", many)
+    assert store.expected_size(digest(layers[0])) is None
+    store.put_manifest("one", few)
+    assert store.expected_size(digest(layers[-1])) == 4
+
+
+def test_blob_that_is_used_in_many_repositories_is_one_trouble_each_on_a_disk_that_is_read_only(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=8m") as disk:
+        store = Store(disk, 8 << 20)
+        store.load()
+        name = put(store, "one", content(1))
+        remount(disk, "ro")
+        for _ in range(5):
+            store.use("two", name)
+        assert len(store.stuck) == 1
 
 
 def test_blob_that_the_disk_cannot_give_from_there_on_is_removed(store: Store, tmp_path: Path) -> None:
