@@ -9,7 +9,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: demo
-demo: setup ## Bring up a cluster, install the caches, pull through them, take one away: about 20 s once everything is built
+demo: setup ## Bring up a cluster, install the caches, pull through them, take one away: about 1 min once everything is built
 	@$(RUN) -m demo
 
 .PHONY: demo-down
@@ -17,7 +17,7 @@ demo-down: setup ## Take the demo's cluster away
 	@ci/cluster down --name demo
 
 # Of the whole run alone: side by side as tests/conftest.py says, and a part of the tests covers a part of the code.
-WHOLE := --numprocesses=3 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
+WHOLE := --numprocesses=4 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 .PHONY: test
 test: setup ## Run all tests, the cluster ones included (PYTEST_ARGS="tests/unit" for a part)

@@ -20,8 +20,11 @@ SECOND_CLUSTER = {
     "test_cache_pod.py",
     "test_cache_upstream.py",
     "test_cache_volumes.py",
+    "test_discover.py",
+    "test_failing_disk.py",
     "test_monitoring.py",
     "test_nodes.py",
+    "test_pulls.py",
     "test_two_replicas.py",
 }
 
