@@ -271,8 +271,12 @@ registry-cache.cacheConfigData: what one cache is told at its start; its hash is
 {{- $_ := set $configuration "httpsProxy" ($proxy.httpsProxy | default "") -}}
 {{- $_ := set $configuration "noProxy" $values.noProxy -}}
 {{- $certified := or $more.caConfigMapName $more.caSecretName -}}
+{{- $kind := ternary "ConfigMap" "Secret" (not (empty $more.caConfigMapName)) -}}
+{{- $authority := printf "the %s %s (upstreams[%q].ca%sName)" $kind $certified .cache.upstream $kind -}}
+{{- $_ := set $configuration "caSource" (ternary $authority "" (not (empty $certified))) -}}
 {{- $_ := set $configuration "caFile" (ternary (print $folder "ca/ca.crt") "" (not (empty $certified))) -}}
 {{- $_ := set $configuration "credentials" (ternary (print $folder "credentials") "" (not (empty .cache.secretReferenceName))) -}}
+{{- $_ := set $configuration "credentialsSource" (ternary (printf "the Secret %s" .cache.secretReferenceName) "" (not (empty .cache.secretReferenceName))) -}}
 {{- $_ := set $configuration "proxyCredentials" (ternary (print $folder "proxy-credentials") "" (not (empty $more.proxySecretName))) -}}
 {{- $replicas := list -}}
 {{- $count := include "registry-cache.replicas" .cache | int -}}

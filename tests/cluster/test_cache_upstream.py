@@ -142,7 +142,7 @@ def test_secret_that_is_not_there_is_said_and_public_images_come(cluster: Cluste
 
     assert pull_at_first(cluster, reference, cluster.nodes[0]).served_by == "upstream through the cache"
     log = release.kubectl("logs", f"{release.object_name(WITHOUT_SECRET)}-0", "--container=gate")
-    assert "no Secret with a username and a password" in log
+    assert "is not there or has no keys username and password" in log
 
 
 def test_pod_that_is_deleted_sends_a_layer_to_its_end(

@@ -33,6 +33,7 @@ RIGHT = {"username": USERNAME, "password": PASSWORD}
 WRONG = {"username": USERNAME, "password": "another-password"}
 PROXY_LOGIN = {"username": "proxy-user", "password": "proxy-password-%41:"}
 PROXY_PORT = 3128
+NO_KEYS = "is not there or has no keys username and password"
 
 
 def cache_of(site: str, **more: Any) -> dict[str, Any]:
@@ -212,4 +213,33 @@ def test_secret_that_is_not_there_holds_up_nothing(bench: Bench) -> None:
         for digest in image.blobs:
             assert ask(pod, blob_path("no-secret", digest)).status == 200
         print(f"{time.monotonic() - begun:.1f} s")
-        assert [line for line in pod.log("gate").splitlines() if "credentials" in line] == []
+        assert pod.log("gate").splitlines().count(f"the Secret nowhere {NO_KEYS}, asking without") == 1
+
+
+def test_secret_with_other_keys_is_named_at_the_start_and_its_values_are_not(bench: Bench) -> None:
+    other = {"user": USERNAME, "token": PASSWORD}
+    with bench.pod(cache_of(PRIVATE), secrets={"login": other}) as pod:
+        assert pod.log("gate").splitlines().count(f"the Secret login {NO_KEYS}, asking without") == 1
+        assert ask(pod, manifest_path("any")).status == 403
+        assert_nowhere(pod, PASSWORD)
+
+
+@pytest.mark.parametrize("kind", ["caSecretName", "caConfigMapName"])
+def test_authority_that_is_not_there_is_named_and_what_is_cached_is_served(
+    bench: Bench, tmp_path: Path, kind: str
+) -> None:
+    """At the start and when the upstream is asked; from the moment on that it is there, the upstream answers."""
+    repository = f"authority-{kind}".lower()
+    image = bench.push(repository)
+    bundle = {"ca.crt": pki.authority_file().read_text()}
+    name = {"caSecretName": "Secret", "caConfigMapName": "ConfigMap"}[kind]
+    missing = f'the {name} bundle (upstreams["{UPSTREAM}"].{kind}) is not there or has no key ca.crt'
+    with bench.pod({"upstream": UPSTREAM}, volume=tmp_path) as pod:
+        pull(pod, repository, image)
+    with bench.pod({"upstream": UPSTREAM}, values={"upstreams": {UPSTREAM: {kind: "bundle"}}}, volume=tmp_path) as pod:
+        assert pod.log("gate").splitlines().count(missing) == 1
+        pull(pod, repository, image)
+        assert ask(pod, manifest_path("not-cached")).refused
+        assert f"is away, what is cached is served: {missing}" in pod.log("gate")
+        (pod.set_secret if kind == "caSecretName" else pod.set_config_map)("bundle", bundle)
+        wait_for("the upstream to answer", lambda: ask(pod, manifest_path("not-cached")).status == 404, HANG)

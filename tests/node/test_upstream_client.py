@@ -238,6 +238,15 @@ def test_credentials_that_cannot_be_read_are_said_and_not_sent(open_registry: st
     assert asked.logged == ["the credentials cannot be read, asking without: Is a directory"]
 
 
+def test_secret_that_is_missing_is_named_from_the_start_on(open_registry: str, tmp_path: Path) -> None:
+    (tmp_path / "user").write_text(PASSWORD)
+    asked = Watched(Settings(open_registry, credentials=tmp_path, credentials_source="the Secret creds"))
+    said = ["the Secret creds is not there or has no keys username and password, asking without"]
+    assert asked.logged == said
+    assert asked.body("manifests/1") == IMAGE.manifest
+    assert asked.logged == said
+
+
 def test_first_request_that_fails_does_not_stop_the_others() -> None:
     def serve(connection: socket.socket, head: str) -> None:
         (silent if len(server.heads) == 1 else send("HTTP/1.1 200 OK\nContent-Length: 0"))(connection, head)
@@ -623,11 +632,18 @@ def drip(connection: socket.socket, _: str) -> None:
         time.sleep(0.1)  # it is slow
 
 
+def hint_without_end(connection: socket.socket, _: str) -> None:
+    while True:
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        time.sleep(0.05)  # it is slow
+
+
 @pytest.mark.parametrize(
     ("serve", "kind", "message"),
     [
         pytest.param(silent, "timeout", "does not answer in time", id="silent"),
         pytest.param(drip, "timeout", "does not answer in time", id="drips"),
+        pytest.param(hint_without_end, "timeout", "does not answer in time", id="hints-without-end"),
         pytest.param(reset, "reset", "ends the connection before it answers", id="reset"),
         pytest.param(lambda *_: None, "reset", "ends the connection before it answers", id="hangs-up"),
         pytest.param(send("SSH-2.0-x"), "malformed", "is no HTTP", id="other-protocol"),
@@ -772,6 +788,24 @@ def test_body_without_a_length_is_read_to_its_end(serve: Callable[[socket.socket
         assert answer.length is None
         assert whole(answer) == b"12345678"
         assert answer.read(1) == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_a_server_says_before_its_answer_is_passed_over(method: str) -> None:
+    """RFC 9110, section 15.2: any number of answers of 1xx may come before the one that counts."""
+    before = "HTTP/1.1 103 Early Hints\nLink: </x>\nContent-Length: 5\n\nHTTP/1.1 100 Continue\n\nHTTP/1.1 102 x\n\n"
+    with Server(send(f"{before}HTTP/1.1 200 OK\nContent-Length: 3\nX: y", body=b"123")) as server:
+        asked = Watched(Settings(server.url))
+        with asked.open("manifests/1", method=method) as answer:
+            assert (answer.status, answer.headers["X"], answer.headers["Link"]) == (200, "y", None)
+            assert whole(answer) == (b"123" if method == "GET" else b"")
+    assert asked.seen == [(method, "2xx")]
+
+
+def test_other_protocol_that_nobody_asked_for_is_refused() -> None:
+    with Server(send("HTTP/1.1 101 Switching Protocols\nUpgrade: x", body=b"HTTP/1.1 200 OK\r\n\r\n")) as server:
+        problem = Watched(Settings(server.url)).problem()
+    assert (problem.kind, "answers 101" in problem.message) == ("malformed", True)
 
 
 @pytest.mark.parametrize("rest", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
@@ -1000,10 +1034,17 @@ def test_tls_where_there_is_none_is_refused(tls: Tls) -> None:
 
 def test_file_of_authorities_may_change_and_be_bad(tls: Tls, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
-    asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=file))
-    assert "cannot be read: No such file" in asked.problem().message
+    bundle = 'the ConfigMap bundle (upstreams["localhost"].caConfigMapName)'
+    asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=file, ca_source=bundle))
+    missing = f"{bundle} is not there or has no key ca.crt"
+    assert asked.logged == [missing]
+    problem = asked.problem()
+    assert (problem.kind, problem.message) == ("tls", missing)
     file.write_text("nothing")
-    assert asked.problem().kind == "tls"
+    problem = asked.problem()
+    assert (problem.kind, problem.message.startswith(f"ca.crt of {bundle} cannot be read: ")) == ("tls", True)
+    print(problem.message)
+    assert asked.logged == [missing]
     file.write_bytes(tls.ca.read_bytes())
     assert asked.body("manifests/1") == IMAGE.manifest
     trustme.CA().cert_pem.write_to_path(str(file))

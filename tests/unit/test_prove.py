@@ -6,12 +6,15 @@ import hashlib
 import json
 import socket
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import prove
 import pytest
+from cache_metrics import Metrics, Now
+from store import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +28,18 @@ BLOB = f"/v2/a/b/blobs/{DIGEST}"
 
 @dataclass
 class FakeCache:
-    """A server that gives each path its answer, and counts a blob as a hit from the pull `stored_from` on."""
+    """A server that gives each path its answer, and counts a blob as a hit from the pull `stored_from` on.
+
+    It takes the manifest from its volume until it was asked for it `away_for` times.
+    """
 
     answers: dict[str, tuple[int, bytes]]
     stored_from: int = 2
     short_by: int = 0
+    away_for: int = 0
+    asks: bool = True
     pulls: int = 0
+    manifests: int = 0
     address: str = ""
     asked: list[str] = field(default_factory=list)
 
@@ -38,12 +47,22 @@ class FakeCache:
         self.asked.append(path)
         if path == "/metrics":
             hits = max(0, self.pulls - self.stored_from + 1)
-            return 200, f'registry_proxy_hits_total{{upstream_host="docker.io",type="blob"}} {hits}\n'.encode()
+            asked = self.manifests * self.asks
+            stale = min(self.manifests, self.away_for)
+            return 200, (
+                f'registry_proxy_hits_total{{upstream_host="docker.io",type="blob"}} {hits}\n'
+                'registry_cache_tag_lookups_total{upstream_host="docker.io",result="asked"} 7\n'
+                f'registry_cache_upstream_requests_total{{method="GET",outcome="2xx"}} {asked}\n'
+                'registry_cache_upstream_requests_total{method="HEAD",outcome="2xx"} 3\n'
+                f'registry_cache_tag_lookups_total{{upstream_host="docker.io",result="stale"}} {stale}\n'
+            ).encode()
         self.pulls += path == BLOB
+        self.manifests += path == "/v2/a/b/manifests/1"
         return self.answers.get(path, (404, b""))
 
-    def described(self, image: str = "a/b:1") -> dict[str, str]:
-        return {"upstream": "docker.io", "address": self.address, "metrics": f"{self.address}/metrics", "image": image}
+    def described(self, image: str = "a/b:1", *more: str) -> dict[str, Any]:
+        metrics = [*more, f"{self.address}/metrics"]
+        return {"upstream": "docker.io", "address": self.address, "metrics": metrics, "image": image}
 
 
 @pytest.fixture
@@ -70,6 +89,12 @@ def cache() -> Iterator[FakeCache]:
         yield fake
         server.shutdown()
         thread.join()
+
+
+def nobody() -> str:
+    """The address of a server that is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"
 
 
 def proved(cache: FakeCache, image: str = "a/b:1") -> str:
@@ -126,6 +151,53 @@ def test_upstream_that_refuses_is_told_from_a_cache_that_does(cache: FakeCache, 
         proved(cache)
 
 
+def test_upstream_that_cannot_be_asked_is_told_though_the_image_is_stored(cache: FakeCache) -> None:
+    cache.away_for = 1000
+    with pytest.raises(prove.Unproved, match=r"a/b:1 comes from the volume alone: .* upstream, which is away"):
+        proved(cache)
+    assert cache.pulls == 0
+
+
+def test_upstream_that_was_not_asked_is_no_proof_of_it_and_said(cache: FakeCache) -> None:
+    assert "not asked" not in proved(cache)
+    cache.asks = False
+    assert proved(cache).endswith("; all of it was there, the upstream was not asked")
+
+
+def test_upstream_that_is_slow_once_is_asked_again(cache: FakeCache) -> None:
+    cache.away_for = 2
+    assert "again from its volume" in proved(cache)
+
+
+def test_replica_that_is_away_is_no_failure_of_the_other(cache: FakeCache) -> None:
+    described = cache.described("a/b:1", f"{nobody()}/metrics")
+    assert "again from its volume" in prove.prove(described, pause_seconds=0)
+
+
+def test_what_each_replica_counted_counts(cache: FakeCache) -> None:
+    """The Service leads to either of them, and either asks the upstream for the other."""
+    cache.away_for = 1000
+    described = cache.described("a/b:1", f"{cache.address}/metrics")
+    assert prove.counters(described["metrics"])["asked"] == 6
+    with pytest.raises(prove.Unproved, match="which is away"):
+        prove.prove(described, pause_seconds=0)
+
+
+def test_what_is_counted_is_what_a_cache_tells(cache: FakeCache) -> None:
+    counted = Metrics("docker.io")
+    for hit in (True, False, False):
+        counted.requested("blob", hit=hit)
+    counted.requested("manifest", hit=True)
+    for outcome in ("2xx", "5xx"):
+        counted.upstream("HEAD", outcome, 0.1)
+    counted.tag("asked")
+    counted.tag("stale")
+    stored = Statistics(0, 0, 0, 0, 0, 0, 1.0, Counter(), 0, 0, 0.85)
+    now = Now(stored, ready=True, upstream_away=False, fetches=0, refused_credentials=0)
+    cache.answers["/told"] = (200, counted.text(now).encode())
+    assert prove.counters([f"{cache.address}/told"]) == {"hits": 1, "misses": 2, "stale": 1, "asked": 2}
+
+
 @pytest.mark.parametrize("manifest", [b"<html>", b"[]", b"3", b'{"manifests": []}', b'{"schemaVersion": 1}'])
 def test_what_is_no_manifest_is_told(cache: FakeCache, manifest: bytes) -> None:
     cache.answers["/v2/a/b/manifests/1"] = (200, manifest)
@@ -148,9 +220,7 @@ def test_other_content_than_the_digest_says_is_told(cache: FakeCache) -> None:
 def test_every_cache_has_its_line_and_one_failure_fails_all(
     cache: FakeCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    away = {"upstream": "quay.io", "address": f"http://127.0.0.1:{port}", "metrics": "", "image": ""}
+    away = {"upstream": "quay.io", "address": nobody(), "metrics": [], "image": ""}
     path = tmp_path / "caches.json"
 
     path.write_text(json.dumps([away, cache.described()]))

@@ -48,6 +48,8 @@ def read(folder: Path) -> Configuration:
             no_proxy=tuple(content["noProxy"]),
             proxy_credentials=_path(content["proxyCredentials"]),
             ca_file=_path(content["caFile"]),
+            credentials_source=content["credentialsSource"],
+            ca_source=content["caSource"],
         ),
         tag_window=_seconds(content["tagWindow"]),
         replicas=tuple(content["replicas"]),

@@ -284,9 +284,10 @@ class Lookups:
 class Contexts:
     """The certificates that are trusted: the system's, and those of a file, which may change at any time."""
 
-    def __init__(self, file: Path | None) -> None:
-        """Nothing is read yet."""
+    def __init__(self, file: Path | None, source: str) -> None:
+        """Nothing is read yet; `source` is what the file is the key ca.crt of."""
         self._file = file
+        self._source = source
         self._lock = threading.Lock()
         self._made: tuple[object, ssl.SSLContext] | None = None
 
@@ -301,8 +302,12 @@ class Contexts:
                 version = self._version()
                 if self._made is None or self._made[0] != version:
                     self._made = version, self._make()
+            except FileNotFoundError:
+                # Both look alike here: the kubelet mounts an empty folder for what is not there.
+                message = f"{self._source} is not there or has no key ca.crt"
+                raise Unavailable(Kind.TLS, message) from None
             except OSError as error:
-                message = f"the file with certificates of authorities cannot be read: {error.strerror or error}"
+                message = f"ca.crt of {self._source} cannot be read: {error.strerror or error}"
                 raise Unavailable(Kind.TLS, message) from None
             return self._made[1]
 
@@ -328,13 +333,13 @@ class Connections:
     """Asks servers, each request on a connection of its own."""
 
     def __init__(
-        self, proxies: Proxies, proxy_credentials: Path | None, ca_file: Path | None, connect_timeout: float = math.inf
+        self, proxies: Proxies, proxy_credentials: Path | None, contexts: Contexts, connect_timeout: float = math.inf
     ) -> None:
         """Take how to connect, and how many seconds that may take; nothing is read or asked yet."""
         self._connect_timeout = connect_timeout
         self._proxies = proxies
         self._proxy_credentials = proxy_credentials
-        self._contexts = Contexts(ca_file)
+        self._contexts = contexts
         self._lookups = Lookups()
 
     def ask(
@@ -481,4 +486,8 @@ def _ask(connection: Connection, method: str, target: str, headers: Mapping[str,
     # All that it asks of a socket is makefile.
     response = http.client.HTTPResponse(cast("socket.socket", connection), method=method)
     response.begin()
+    # http.client itself passes over 100 alone. After 101 another protocol is spoken.
+    while response.status < http.HTTPStatus.OK and response.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+        response.headers = None  # type: ignore[assignment] # as before the first head, so that it reads the next one
+        response.begin()
     return response

@@ -23,7 +23,7 @@ import challenges
 import credentials
 import tokens
 from addresses import AS_IT_IS, Url
-from connections import Connection, Connections, Kind, Unavailable, problems
+from connections import Connection, Connections, Contexts, Kind, Unavailable, problems
 from proxies import Proxies
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Settings(NamedTuple):
     """How to reach the upstream; what is not there is empty or None.
 
     `credentials` and `proxy_credentials` are folders with the files `username` and `password`; `connect_timeout` is
-    seconds until there is a connection, within those for the answer's head.
+    seconds until there is a connection, within those for the answer's head. `credentials_source` and `ca_source` are
+    what messages call the objects that the files come from.
     """
 
     remote_url: str
@@ -80,6 +81,8 @@ class Settings(NamedTuple):
     proxy_credentials: Path | None = None
     ca_file: Path | None = None
     connect_timeout: float = math.inf
+    credentials_source: str = "the Secret"
+    ca_source: str = "the ConfigMap or Secret of authorities"
 
 
 class Answer:
@@ -161,7 +164,7 @@ class Client:
         received: Callable[[str, int], None] = lambda *_: None,
         read_timeout: float = READ_TIMEOUT,
     ) -> None:
-        """Take what to ask; nothing is asked or read yet.
+        """Take what to ask, and say what is missing for that; nothing is asked yet.
 
         `observe` is told of each request that goes out: its method, or `token`; the outcome, which is 2xx, 3xx, 401,
         403, 404, 429, 4xx, 5xx or the kind of an Unavailable; the seconds until the answer's head. `received` is told
@@ -172,8 +175,10 @@ class Client:
         """
         self._url = Url.parse(settings.remote_url)
         self._credentials = settings.credentials
+        self._credentials_source = settings.credentials_source
         proxies = Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy)
-        self._connections = Connections(proxies, settings.proxy_credentials, settings.ca_file, settings.connect_timeout)
+        contexts = Contexts(settings.ca_file, settings.ca_source)
+        self._connections = Connections(proxies, settings.proxy_credentials, contexts, settings.connect_timeout)
         self._observe = observe
         self._log = log
         self._received = received
@@ -190,6 +195,12 @@ class Client:
         self._said: dict[str, float] = {}
         # How often the upstream or its token server refused the credentials, with status 401.
         self.credentials_refused = 0
+        self._read_credentials()
+        if settings.ca_file is not None:
+            try:
+                contexts.current()
+            except Unavailable as problem:
+                log(problem.message)
 
     def open(  # noqa: PLR0913 - what a request has
         self, method: str, repository: str, path: str, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
@@ -391,7 +402,9 @@ class Client:
             self._say("unreadable", f"the credentials cannot be read, asking without: {error.strerror or error}")
             return None
         if found is None and self._credentials is not None:
-            self._say("absent", "there is no Secret with a username and a password, asking without")
+            # Both look alike here: the kubelet mounts an empty folder for a Secret that is not there.
+            missing = f"{self._credentials_source} is not there or has no keys username and password"
+            self._say("absent", f"{missing}, asking without")
         return found
 
     def _refuse(self, key: Hashable, reply: _Reply, reason: str) -> None:
