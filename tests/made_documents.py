@@ -19,7 +19,10 @@ HOST = st.lists(LABEL, min_size=1, max_size=3).map(".".join)
 KNOWN = st.sampled_from(["docker.io", "ghcr.io", "registry.example.com:5000"])
 UPSTREAM = KNOWN | HOST
 URL = st.builds("{}://{}".format, st.sampled_from(["http", "https", "HTTPS"]), UPSTREAM)
-SIZE = st.integers(1, 10**12) | st.from_regex("[1-9][0-9]{0,2}([.][0-9])?([KMGT]i?|e[1-9])?", fullmatch=True)
+# Some of them too small for a volume, or not needed by their cache: what only the combinations tell.
+SIZE = st.integers(2**19, 10**12) | st.from_regex(
+    "[1-9][0-9]{0,2}([.][0-9])?([MGT]i?|e[6-9])|[1-9]{2,4}(ki?|m|e3)?", fullmatch=True
+)
 DURATION = st.from_regex("([1-9][0-9]?h)?([1-9][0-9]?m)?[1-9][0-9]?(ms|s)", fullmatch=True)
 TIME_TO_LIVE = DURATION | st.sampled_from(["0s", "0", "-0s", "168h"])
 
@@ -37,7 +40,21 @@ def mapping(*, required: dict[str, Strategy] | None = None, **optional: Strategy
     return mostly(st.builds(lambda one, two: {**one, **two}, made, unknown))
 
 
-STRINGS = st.dictionaries(LABEL, LABEL, max_size=2)
+STRINGS = st.dictionaries(LABEL | st.sampled_from(["example.com/Team_1", "-", "/x", "a/b/c"]), LABEL, max_size=1)
+AMOUNT = st.sampled_from(["100m", "1Gi", "0", 1, 0.5]) | st.from_regex(
+    "[0-9]{1,3}([.][0-9])?([KMG]i?B?|m)?", fullmatch=True
+)
+RESOURCES = mapping(requests=mapping(cpu=AMOUNT), limits=mapping(cpu=AMOUNT, memory=AMOUNT))
+TOLERATION = mapping(
+    key=LABEL,
+    operator=st.sampled_from(["Exists", "Equal"]),
+    value=LABEL,
+    effect=st.sampled_from(["NoSchedule", "PreferNoSchedule", "NoExecute"]),
+    tolerationSeconds=st.integers(0, 60),
+)
+NO_PROXY = HOST | st.sampled_from(
+    ["*", ".svc", "*.a", "A.b:80", "10.0.0.0/8", "10.0.0.0/99", "::1", "fd00::/8", "http://a"]
+)
 NO = st.just(False)  # noqa: FBT003 - the value of a field
 CACHE = mapping(
     required={"upstream": UPSTREAM},
@@ -45,7 +62,7 @@ CACHE = mapping(
     volume=mapping(size=SIZE, storageClassName=HOST),
     garbageCollection=mapping(required={"ttl": TIME_TO_LIVE}),
     secretReferenceName=HOST,
-    proxy=mapping(httpProxy=URL, httpsProxy=URL),
+    proxy=mapping(httpsProxy=URL) | mapping(required={"httpsProxy": URL}, httpProxy=URL) | mapping(httpProxy=URL),
     http=mapping(tls=NO),
     highAvailability=mapping(enabled=st.booleans()),
     serviceNameSuffix=LABEL
@@ -54,7 +71,7 @@ CACHE = mapping(
 IMAGE = mapping(
     registry=HOST,
     repository=LABEL,
-    tag=LABEL,
+    tag=LABEL | st.just(""),
     digest=st.sampled_from(["", "sha256:" + "0" * 64]),
     pullPolicy=st.sampled_from(["Always", "IfNotPresent", "Never"]),
 )
@@ -72,12 +89,13 @@ VALUES = st.fixed_dictionaries(
             tagWindow=TIME_TO_LIVE,
             highWaterMark=st.integers(1, 100),
             volumeRetention=st.sampled_from(["Delete", "Retain"]),
-            noProxy=st.lists(HOST, max_size=2),
-            resources=mapping(gate=st.just({"limits": {"memory": "1Gi"}})),
+            noProxy=st.lists(mostly(NO_PROXY), max_size=2),
+            resources=mapping(gate=RESOURCES),
             priorityClassName=LABEL,
             nodeSelector=STRINGS,
             podAnnotations=STRINGS,
-            tolerations=st.just([{"operator": "Exists"}]),
+            tolerations=st.lists(TOLERATION, max_size=2),
+            affinity=mapping(podAffinity=st.just({}), nodeAffinity=st.just({})),
         ),
         "node": mapping(
             enabled=st.booleans(),
@@ -91,9 +109,10 @@ VALUES = st.fixed_dictionaries(
             probe=mapping(
                 interval=DURATION, timeout=DURATION, failureThreshold=st.integers(1, 9), patience=TIME_TO_LIVE
             ),
+            resources=RESOURCES,
             updateStrategy=st.just({"type": "OnDelete"}),
         ),
         "monitoring": mapping(dashboard=mapping(enabled=st.booleans(), labels=STRINGS)),
-        "test": mapping(images=STRINGS),
+        "test": mapping(images=st.dictionaries(KNOWN, LABEL, max_size=2)),
     },
 )

@@ -27,7 +27,12 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- $services := dict -}}
 {{- $suffixes := dict -}}
 {{- $inGardener := dict -}}
-{{- range $index, $cache := include "registry-cache.caches" . | fromYamlArray -}}
+{{- $caches := include "registry-cache.caches" . | fromYamlArray -}}
+{{- $named := list -}}
+{{- range $caches -}}
+{{- $named = append $named .upstream -}}
+{{- end -}}
+{{- range $index, $cache := $caches -}}
 {{- $path := printf "caches[%d]" $index -}}
 {{- $scope := dict "root" $ "cache" $cache -}}
 {{- if not $cache.upstream -}}
@@ -55,13 +60,62 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $proxies := dict -}}
+{{- range $index, $cache := $caches -}}
+{{- $path := printf "caches[%d]" $index -}}
+{{- $upstream := $cache.upstream | default "" -}}
+{{- /* an image can be named by registry-1.docker.io too, so a cache of it may stand beside one of docker.io */ -}}
+{{- if or (has $upstream (list "index.docker.io" "hub.docker.com")) (and (eq $upstream "registry-1.docker.io") (not (has "docker.io" $named))) -}}
+{{- $problems = append $problems (printf "%s.upstream: names of images of Docker Hub begin with docker.io; write \"docker.io\"" $path) -}}
+{{- end -}}
+{{- $size := dig "volume" "size" "10Gi" $cache -}}
+{{- $bytes := include "registry-cache.bytes" $size -}}
+{{- if lt ($bytes | float64) 1048576.0 -}}
+{{- $written := ternary (toJson $size) (int64 $size | toString) (kindIs "string" $size) -}}
+{{- $instead := "at least \"1Mi\"" -}}
+{{- if regexMatch "^\"?[1-9][0-9]{0,3}m?\"?$" $written -}}
+{{- $unit := ternary "Mi" "Gi" (contains "m" $written) -}}
+{{- $instead = printf "\"%s%s\"" (regexFind "[0-9]+" $written) $unit -}}
+{{- end -}}
+{{- $problems = append $problems (printf "%s.volume.size: %s is %s bytes; write %s" $path $written $bytes $instead) -}}
+{{- end -}}
+{{- if $upstream -}}
+{{- $proxy := $cache.proxy | default dict -}}
+{{- $kind := ternary "httpsProxy" "httpProxy" (include "registry-cache.remoteURL" $cache | lower | hasPrefix "https:") -}}
+{{- if and $proxy.httpProxy (not $proxy.httpsProxy) (eq $kind "httpsProxy") -}}
+{{- $problems = append $problems (printf "%s.proxy.httpProxy: is not used, since the upstream is asked by https; write httpsProxy" $path) -}}
+{{- end -}}
+{{- if and (eq (get $upstreams $upstream) $path) (not (or $proxy.httpProxy $proxy.httpsProxy)) -}}
+{{- $_ := set $proxies $upstream (printf "%s.proxy.%s" $path $kind) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range $upstream, $settings := .Values.upstreams -}}
 {{- $path := include "registry-cache.pathIn" (dict "mapping" "upstreams" "key" $upstream) -}}
 {{- if not (hasKey $upstreams $upstream) -}}
 {{- $nearest := include "registry-cache.nearest" (dict "name" $upstream "known" (keys $upstreams | sortAlpha)) -}}
 {{- $problems = append $problems (printf "%s: is no upstream of caches; %s" $path $nearest) -}}
-{{- else if and $settings.caConfigMapName $settings.caSecretName -}}
+{{- else -}}
+{{- if and $settings.caConfigMapName $settings.caSecretName -}}
 {{- $problems = append $problems (printf "%s.caSecretName: caConfigMapName is there already; write one of the two" $path) -}}
+{{- end -}}
+{{- if and $settings.proxySecretName (hasKey $proxies $upstream) -}}
+{{- $problems = append $problems (printf "%s.proxySecretName: the cache of %s has no proxy; write %s, or leave this out" $path $upstream (get $proxies $upstream)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $image := .Values.images -}}
+{{- if not (or $image.tag $image.digest) -}}
+{{- $problems = append $problems (printf "images.%s.tag: is empty, and there is no digest; write one of the two" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- /* those of the values file are there whatever is cached */ -}}
+{{- $tested := list "docker.io" "ghcr.io" "quay.io" "registry.k8s.io" -}}
+{{- range $upstream, $_ := .Values.test.images -}}
+{{- if not (or (hasKey $upstreams $upstream) (has $upstream $tested)) -}}
+{{- $path := include "registry-cache.pathIn" (dict "mapping" "test.images" "key" $upstream) -}}
+{{- $nearest := include "registry-cache.nearest" (dict "name" $upstream "known" (keys $upstreams | sortAlpha)) -}}
+{{- $problems = append $problems (printf "%s: is no upstream of caches; %s" $path $nearest) -}}
 {{- end -}}
 {{- end -}}
 {{- range $service, $path := $suffixes -}}
@@ -101,7 +155,9 @@ is the cluster's default. Scope: the root context.
 {{- $problems = append $problems (printf "caches[%d]: the claim %s is being deleted; try again when it is gone" $index $name) -}}
 {{- else if not (dig "metadata" "annotations" "meta.helm.sh/release-name" "" .) -}}
 {{- /* Helm would stop at it, since a part of it is the controller's */ -}}
-{{- $problems = append $problems (printf "caches[%d]: the claim %s is not Helm's, the StatefulSet made it; scale that to 0, delete the claim and try again" $index $name) -}}
+{{- $kubectl := printf "kubectl --namespace %s" $.Release.Namespace -}}
+{{- $set := include "registry-cache.cacheName" (dict "root" $ "cache" $cache) -}}
+{{- $problems = append $problems (printf "caches[%d]: the claim %s is not Helm's, the StatefulSet %s made it; run `%s scale statefulset %s --replicas 0` and `%s delete persistentvolumeclaim %s`, and try again" $index $name $set $kubectl $set $kubectl $name) -}}
 {{- else -}}
 {{- if and $class .spec.storageClassName (ne $class .spec.storageClassName) -}}
 {{- $problems = append $problems (printf "caches[%d].volume.storageClassName: %q is not the class of the claim that is there, which cannot change; write %q, %s" $index $class .spec.storageClassName $else) -}}

@@ -26,6 +26,23 @@ _NO_DURATION = "(0+([.]0*)?|[.]0+)(ns|us|µs|μs|ms|s|m|h)"
 _POSITIVE_DURATION = "|".join(
     f"(0*[1-9][0-9]{{0,{n - 1}}}([.][0-9]*)?|0*[.]0*[1-9][0-9]*){unit}" for unit, n in _DURATION_DIGITS.items()
 )
+# apimachinery/pkg/util/validation, IsQualifiedName and IsValidLabelValue.
+_LABEL_VALUE = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_KEY = f"({_SUBDOMAIN}/)?{_LABEL_VALUE}"
+# As chart/files/cache/proxies.py reads them.
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"{_BYTE}(\.{_BYTE}){{3}}"
+_IPV6 = f"([0-9a-fA-F]{{0,4}}:){{2,7}}([0-9a-fA-F]{{0,4}}|{_IPV4})"
+_ANY_CASE = "[A-Za-z0-9]+(-+[A-Za-z0-9]+)*"
+_NO_PROXY = "|".join(
+    (
+        "[*]",
+        rf"([*]?\.)?{_ANY_CASE}(\.{_ANY_CASE})*(:{_PORT})?",
+        rf"{_IPV6}|\[{_IPV6}\]:{_PORT}",
+        f"{_IPV4}/(3[0-2]|[12]?[0-9])",
+        f"{_IPV6}/(12[0-8]|1[01][0-9]|[1-9]?[0-9])",
+    )
+)
 
 
 def _of_host(pattern: str) -> tuple[AfterValidator, dict[str, Any]]:
@@ -69,6 +86,13 @@ URL = Annotated[
 Quantity = Annotated[
     Annotated[str, Field(pattern=f"^[+]?{_POSITIVE_NUMBER}{_QUANTITY_UNIT}$")] | Annotated[int, Field(ge=1)],
     Field(title="a quantity of bytes greater than zero", examples=["10Gi"]),
+]
+# As Quantity, but of anything that a container can be given, so nothing at all and plain numbers too.
+AMOUNT = "an amount of a resource"
+Amount = Annotated[
+    Annotated[str, Field(pattern=f"^[+]?([0-9]+([.][0-9]*)?|[.][0-9]+){_QUANTITY_UNIT}$")]
+    | Annotated[float, Field(ge=0)],
+    Field(title=AMOUNT, examples=["100m"]),
 ]
 # time.ParseDuration in Go; not negative.
 Duration = Annotated[
@@ -122,8 +146,47 @@ Name = Annotated[
 Version = Annotated[str, Field(title="a version, or nothing", pattern="^(v?[0-9]+[.][0-9]+[-+.~0-9A-Za-z]*)?$")]
 Command = Annotated[str, Field(title="a program's name or path", min_length=1)]
 Commands = Annotated[list[Command], Field(min_length=1)]
+NoProxy = Annotated[
+    str,
+    Field(
+        title="a host, a domain, an address or a network, with a port where it is no network, or *",
+        pattern=f"^({_NO_PROXY})$",
+        examples=[".example.com"],
+    ),
+]
 Strings = dict[str, str]
 Objects = list[dict[str, Any]]
+
+
+KEY = (
+    "a key that Kubernetes takes: at most 63 letters, digits, dashes, underscores and dots, a domain and a slash before"
+)
+Key = Annotated[str, Field(pattern=f"^{_KEY}$")]
+
+
+def _values(title: str) -> Any:  # noqa: ANN401 - pydantic's
+    """The title of the values of a mapping with such keys, which pydantic takes away."""
+
+    def complete(schema: dict[str, Any]) -> None:
+        for part in schema["patternProperties"].values():
+            part["title"] = title
+
+    return Field(json_schema_extra=complete)
+
+
+LABEL_VALUE = "a label's value: at most 63 letters, digits, dashes, underscores and dots, or nothing"
+LabelValue = Annotated[
+    str,
+    Field(
+        title=LABEL_VALUE,
+        pattern=f"^({_LABEL_VALUE})?$",
+        examples=["platform"],
+    ),
+]
+Labels = Annotated[dict[Key, LabelValue], _values(LABEL_VALUE)]
+Annotations = dict[Key, str]
+Resources = dict[Literal["requests", "limits"], Annotated[dict[Key, Amount], _values(AMOUNT)]]
+Affinity = dict[Literal["nodeAffinity", "podAffinity", "podAntiAffinity"], dict[str, Any]]
 AFFINITY = {
     "nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -146,6 +209,30 @@ class Model(BaseModel):
             message = "null is no value"
             raise ValueError(message)
         return data
+
+
+class Toleration(Model):
+    """A taint of nodes that keeps no pod away."""
+
+    key: Annotated[str, Field(title="a taint's key", pattern=f"^{_KEY}$", examples=["dedicated"])] | None = Field(
+        None, description="The taint's key; any where unset."
+    )
+    operator: Literal["Exists", "Equal"] | None = Field(
+        None, description="Whether its value counts; Equal where unset.", examples=["Exists"]
+    )
+    value: LabelValue | None = Field(None, description="The taint's value.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="The taint's effect; any where unset.", examples=["NoSchedule"]
+    )
+    tolerationSeconds: int | None = Field(
+        None,
+        description="How long a pod stays on a node with a taint of NoExecute; for ever where unset.",
+        examples=[60],
+    )
+
+
+Tolerations = list[Toleration]
+ANY_TAINT: Any = {"operator": "Exists"}  # as it stands in the values file
 
 
 class Volume(Model):
@@ -287,15 +374,15 @@ class Images(Model):
 class CacheResources(Model):
     """The resources of each container of a cache."""
 
-    front: dict[str, Any] = Field(
+    front: Resources = Field(
         {"requests": {"cpu": "10m", "memory": "24Mi"}, "limits": {"memory": "128Mi"}},
         description="Resources of nginx, which sends what is cached.",
     )
-    gate: dict[str, Any] = Field(
+    gate: Resources = Field(
         {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}},
         description="Resources of the program that fetches from the upstream and makes room on the volume.",
     )
-    registry: dict[str, Any] = Field(
+    registry: Resources = Field(
         {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}},
         description="Resources of distribution.",
     )
@@ -343,7 +430,7 @@ class CachePods(Model):
         "of `caches`: all content can be fetched again, and a volume that nobody wants costs money. Retain must be in "
         "force before that.",
     )
-    noProxy: list[Annotated[str, Field(title="a host, a domain or a network", min_length=1)]] = Field(
+    noProxy: list[NoProxy] = Field(
         [
             "localhost",
             "127.0.0.0/8",
@@ -357,12 +444,12 @@ class CachePods(Model):
     )
     resources: CacheResources = Field(default_factory=CacheResources, description="Resources of each cache.")
     priorityClassName: str = Field("", description="Priority class.", examples=["system-cluster-critical"])
-    nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
-    tolerations: Objects = Field(
+    nodeSelector: Labels = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
+    tolerations: Tolerations = Field(
         [], description="Tolerations.", examples=[[{"key": "dedicated", "operator": "Exists"}]]
     )
-    affinity: dict[str, Any] = Field({}, description="Affinity.", examples=[AFFINITY])
-    podAnnotations: Strings = Field(
+    affinity: Affinity = Field({}, description="Affinity.", examples=[AFFINITY])
+    podAnnotations: Annotations = Field(
         {}, description="Annotations of the pods.", examples=[{"example.com/team": "platform"}]
     )
 
@@ -441,14 +528,14 @@ class Node(Model):
         default_factory=ConfigureContainerd, description="Changing containerd's own configuration; off by default."
     )
     metrics: NodeMetrics = Field(default_factory=NodeMetrics, description="Metrics of the program.")
-    resources: dict[str, Any] = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources.")
+    resources: Resources = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources.")
     priorityClassName: str = Field("system-node-critical", description="Priority class.")
-    nodeSelector: Strings = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
-    tolerations: Objects = Field([{"operator": "Exists"}], description="Tolerations; every node by default.")
+    nodeSelector: Labels = Field({"kubernetes.io/os": "linux"}, description="Node selector.")
+    tolerations: Tolerations = Field([ANY_TAINT], description="Tolerations; every node by default.")
     updateStrategy: dict[str, Any] = Field(
         {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}, description="Update strategy."
     )
-    podAnnotations: Strings = Field(
+    podAnnotations: Annotations = Field(
         {}, description="Annotations of the pods.", examples=[{"example.com/team": "platform"}]
     )
 
@@ -470,11 +557,11 @@ class Dashboard(Model):
     """The ConfigMap with the dashboard."""
 
     enabled: bool = Field(True, description="Whether it is created.")
-    labels: Strings = Field(
+    labels: Labels = Field(
         {"grafana_dashboard": "1", "dashboard.monitoring.gardener.cloud/shoot": "true"},
         description="Labels by which a Grafana sidecar, or Gardener's Plutono, finds it.",
     )
-    annotations: Strings = Field({}, description="Annotations.", examples=[{"grafana_folder": "Registries"}])
+    annotations: Annotations = Field({}, description="Annotations.", examples=[{"grafana_folder": "Registries"}])
     grafanaOperator: GrafanaOperator = Field(
         default_factory=GrafanaOperator, description="A GrafanaDashboard that refers to the ConfigMap."
     )
@@ -489,7 +576,7 @@ class PodMonitor(Model):
         "labels `release` and `node` to what the pods tell; where they are not, the pods' annotations say where their "
         "metrics are.",
     )
-    labels: Strings = Field(
+    labels: Labels = Field(
         {}, description="Labels by which a Prometheus finds them.", examples=[{"release": "kube-prometheus-stack"}]
     )
     interval: PrometheusDuration = Field("30s", description="Time between two scrapes, as Prometheus has it.")
@@ -504,7 +591,7 @@ class Rules(Model):
         "all releases, so one of them is enough. Without the operator, files/monitoring/registry-caches.rules.yaml is "
         "a rule file for Prometheus.",
     )
-    labels: Strings = Field(
+    labels: Labels = Field(
         {}, description="Labels by which a Prometheus finds it.", examples=[{"release": "kube-prometheus-stack"}]
     )
     runbook: str = Field(
@@ -555,7 +642,7 @@ class Values(Model):
     imagePullSecrets: Objects = Field(
         [], description="Pull secrets of the chart's own pods.", examples=[[{"name": "registry-login"}]]
     )
-    commonLabels: Strings = Field(
+    commonLabels: Labels = Field(
         {}, description="Labels of all objects, pods excepted.", examples=[{"team": "platform"}]
     )
     images: Images = Field(default_factory=Images, description="The images of all pods, all of them stock ones.")

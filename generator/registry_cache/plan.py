@@ -6,10 +6,9 @@ It follows from how the chart uses each value (chart/templates); tests/render co
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from decimal import Decimal
 from typing import Any, Literal
 
-from registry_cache import names
+from registry_cache import names, quantities
 from registry_cache.document import shown
 from registry_cache.model import UpstreamSettings
 from registry_cache.values_file import complete
@@ -25,8 +24,6 @@ OF_CACHES = ("cache.", "images.registry.", "images.nginx.", "images.python.", "i
 OF_NODES = ("node.", "images.python.", "imagePullSecrets")
 # What no pod has, or what a running cache reads again.
 WITHOUT_RESTART = (SIZE, TIME_TO_LIVE, SUFFIX, RETENTION, HIGH_WATER_MARK)
-UNITS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-BINARY_UNITS = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ def _cache(  # noqa: PLR0913 - what there is to know of a cache
 def _impossible(difference: Difference) -> bool:
     """Whether it is what no claim can become (chart/templates/_validate.tpl, registry-cache.validateClaims)."""
     return difference.path == STORAGE_CLASS or (
-        difference.path == SIZE and _bytes(difference.new) < _bytes(difference.old)
+        difference.path == SIZE and quantities.number(difference.new) < quantities.number(difference.old)
     )
 
 
@@ -239,18 +236,7 @@ def _fields(cache: dict[str, Any], upstreams: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same(path: str, old: object, new: object) -> bool:
-    return _bytes(old) == _bytes(new) if path == SIZE else old == new
-
-
-def _bytes(quantity: object) -> Decimal:
-    """The number that a valid quantity is (apimachinery/pkg/api/resource)."""
-    written = str(quantity)
-    unit = written.lstrip("+.0123456789")
-    number = Decimal(written.removesuffix(unit))
-    if unit in BINARY_UNITS:
-        return number * Decimal(1024) ** BINARY_UNITS[unit]
-    power = UNITS[unit] if unit in UNITS else int(unit[1:])
-    return number * Decimal(10) ** power
+    return quantities.number(old) == quantities.number(new) if path == SIZE else old == new
 
 
 def _known_to_nodes(values: dict[str, Any], full: str) -> set[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,10 @@ def reference_rows() -> Iterator[tuple[str, str, str]]:
 def paths_with_defaults() -> list[str]:
     """What null would take away, which chart/templates/_validate.tpl refuses: what the values file has by itself.
 
-    That is all but what is in the list of caches, and in the mapping of upstreams.
+    That is all but what is in the list of caches and other lists, and in the mapping of upstreams.
     """
-    return [path for path, _ in every_value(values_schema()) if not path.startswith("caches") and "<" not in path]
+    paths = [path for path, _ in every_value(values_schema())]
+    return [path for path in paths if not path.startswith("caches") and not re.search(r"[\[<]", path)]
 
 
 def every_value(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

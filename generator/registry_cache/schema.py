@@ -72,6 +72,13 @@ def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
         return _inline(node, definitions)
     if "properties" in node:
         node["properties"] = {name: _inline(part, definitions) for name, part in node["properties"].items()}
+    if "propertyNames" in node:  # of which Helm says the wrong place
+        part = node.pop("additionalProperties")
+        node["patternProperties"] = {f"^{name}$": part for name in node.pop("propertyNames")["enum"]}
+    if "patternProperties" in node:
+        patterns = node["patternProperties"].items()
+        node["patternProperties"] = {pattern: _inline(part, definitions) for pattern, part in patterns}
+        node["additionalProperties"] = False
     for key in ("items", "additionalProperties"):
         if isinstance(node.get(key), dict):
             node[key] = _inline(node[key], definitions)

@@ -9,10 +9,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+from pydantic import TypeAdapter, ValidationError
 
-from registry_cache import names, shoot
+from registry_cache import names, quantities, shoot
 from registry_cache.document import shown
-from registry_cache.schema import schema_of
+from registry_cache.model import KEY, Images, Quantity
+from registry_cache.schema import schema_of, values_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,10 @@ TYPES = {
 }
 DAYS = re.compile("([0-9]{1,4})d(ays?)?")
 LONGEST_GUESSED = 300
+LEAST_VOLUME = 2**20
+DOCKER_HUB, HOST_OF_DOCKER_HUB = "docker.io", "registry-1.docker.io"
+_SIZE: TypeAdapter[str | int] = TypeAdapter(Quantity)
+NO_UPSTREAM = ("index.docker.io", "hub.docker.com")
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ def _problem(document: Document, path: Key, text: str) -> Problem:
 def _config_problems(document: Document) -> set[Problem]:
     api_version = document.content.get("apiVersion") if isinstance(document.content, dict) else None
     validator = _validator(api_version if isinstance(api_version, str) else None)
-    found = [*_combinations(document.content), *_upstream_settings(document.content)]
+    values = document.content
+    found = [*_combinations(values), *_single_caches(values), *_upstream_settings(values), *_images(values)]
     for error in validator.iter_errors(_without_what_null_takes_away(document.content, validator.schema)):
         found += _explain(error)
     return {_problem(document, path, text) for path, text in found}
@@ -109,7 +116,16 @@ def _without_what_null_takes_away(value: Any, schema: dict[str, Any]) -> Any:  #
         return {
             key: _without_what_null_takes_away(part, schema["properties"].get(key, {})) for key, part in value.items()
         }
-    return {key: part for key, part in value.items() if part is not None or key not in schema.get("default", {})}
+    return _without_nulls(value, schema.get("default", {}))
+
+
+def _without_nulls(value: dict[str, Any], default: Any) -> dict[str, Any]:  # noqa: ANN401 - any value
+    defaults = default if isinstance(default, dict) else {}
+    return {
+        key: _without_nulls(part, defaults.get(key)) if isinstance(part, dict) else part
+        for key, part in value.items()
+        if part is not None or key not in defaults
+    }
 
 
 def _explain(error: jsonschema.ValidationError) -> Found:  # noqa: C901 - a case for each keyword of the schema
@@ -123,9 +139,12 @@ def _explain(error: jsonschema.ValidationError) -> Found:  # noqa: C901 - a case
                 if name not in value:
                     yield path, f"{name} is missing; write {_example(name, schema['properties'][name])}"
         case "additionalProperties":
+            patterns = schema.get("patternProperties", {})
+            known = [*schema.get("properties", {}), *(pattern[1:-1] for pattern in patterns)]
             for name in value:
-                if name not in schema["properties"]:
-                    yield (*path, name), _unknown(str(name), list(schema["properties"]))
+                if name not in known and not any(re.search(pattern, name) for pattern in patterns):
+                    names = all(one.isalpha() for one in known)  # and no pattern of keys
+                    yield (*path, name), _unknown(str(name), known) if names else f"is not {KEY}"
         case "type":
             wanted = schema.get("title") or TYPES[schema["type"]] if path else "a mapping with the key caches"
             said = f"{shown(value)} is not {wanted}{_instead(value, schema)}"
@@ -168,7 +187,8 @@ def _candidates(value: object, schema: dict[str, Any]) -> Iterator[str]:
     scheme, _, rest = text.rpartition("://")
     host = re.split("[/?#]", rest)[0].rpartition("@")[2]
     example = str(schema.get("examples", [""])[0])
-    yield from (value.strip(), text, host)
+    # The host of a network with a wrong length is not what was meant.
+    yield from (value.strip(), text, *([] if re.fullmatch("[0-9a-f.:]+/[0-9]+", text) else [host]))
     if "://" in example:
         yield f"{scheme if scheme in ('http', 'https') else example.partition('://')[0]}://{host}"
     yield re.sub("[bB]$", "", value.replace(" ", ""))
@@ -238,16 +258,94 @@ def _entries(values: Any) -> list[Any]:  # noqa: ANN401 - any document
     return entries if isinstance(entries, list) else []
 
 
+def _single_caches(values: Any) -> Found:  # noqa: ANN401 - any document
+    """What is wrong with a cache for itself, beyond what the schema sees."""
+    upstreams = [_text(entry, "upstream") for entry in _entries(values)]
+    for index, (entry, upstream) in enumerate(zip(_entries(values), upstreams, strict=True)):
+        # An image can be named by that host too, so a cache of it may stand beside one of docker.io.
+        if upstream in NO_UPSTREAM or (upstream == HOST_OF_DOCKER_HUB and DOCKER_HUB not in upstreams):
+            said = f'names of images of Docker Hub begin with {DOCKER_HUB}; write "{DOCKER_HUB}"'
+            yield ("caches", index, "upstream"), said
+        for path in (("volume", "size"), ("size",)):  # of v1alpha1
+            if too_small := _too_small(_at(entry, *path)):
+                yield ("caches", index, *path), too_small
+        proxy = _at(entry, "proxy")
+        if upstream and _at(proxy, "httpProxy") and not _at(proxy, "httpsProxy") and _is_asked_by_https(entry):
+            said = "is not used, since the upstream is asked by https; write httpsProxy"
+            yield ("caches", index, "proxy", "httpProxy"), said
+
+
+def _too_small(size: object) -> str | None:
+    """What is wrong with a volume's size that has no other fault; a unit that was left out is most likely Gi."""
+    if isinstance(size, float) and size.is_integer():
+        size = int(size)  # as 1e3 is without quotes
+    try:
+        _SIZE.validate_python(size, strict=True)
+    except ValidationError:
+        return None
+    count = f"{float(quantities.number(size)):.0f}"
+    if float(count) >= LEAST_VOLUME:
+        return None
+    meant = re.fullmatch("([1-9][0-9]{0,3})(m?)", str(size))
+    instead = shown(f"{meant[1]}{'Mi' if meant[2] else 'Gi'}") if meant else 'at least "1Mi"'
+    return f"{shown(size)} is {count} bytes; write {instead}"
+
+
+def _is_asked_by_https(cache: dict[str, Any]) -> bool:
+    remote_url = _text(cache, "remoteURL") or names.remote_url({"upstream": cache["upstream"]})
+    return remote_url.lower().startswith("https:")
+
+
+def _at(value: object, *path: str) -> Any:  # noqa: ANN401 - any value
+    """The value at a path; None where it leads nowhere."""
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _first_of_each(values: Any) -> dict[str, int]:  # noqa: ANN401 - any document
+    """Each upstream and the place of its first cache."""
+    places: dict[str, int] = {}
+    for index, entry in enumerate(_entries(values)):
+        if upstream := _text(entry, "upstream"):
+            places.setdefault(upstream, index)
+    return places
+
+
+def _images(values: Any) -> Found:  # noqa: ANN401 - any document
+    """What is wrong with images, of the pods and of the test, beyond what the schema sees."""
+    for name in Images.model_fields:
+        image = _at(values, "images", name)
+        if _at(image, "tag") == "" and not _at(image, "digest"):
+            yield ("images", name, "tag"), "is empty, and there is no digest; write one of the two"
+    known = sorted(_first_of_each(values))
+    images = _at(values, "test", "images")
+    defaults = values_schema()["properties"]["test"]["properties"]["images"]["default"]
+    for upstream in images if isinstance(images, dict) else ():
+        if upstream not in known and upstream not in defaults:
+            yield ("test", "images", upstream), f"is no upstream of caches; {_nearest(upstream, known)}"
+
+
 def _upstream_settings(values: Any) -> Found:  # noqa: ANN401 - any document
     """What is wrong with what the chart adds for one cache, beyond what the schema sees."""
-    known = sorted({upstream for entry in _entries(values) if (upstream := _text(entry, "upstream"))})
-    settings = values.get("upstreams") if isinstance(values, dict) else None
+    caches = _first_of_each(values)
+    known = sorted(caches)
+    settings = _at(values, "upstreams")
     for upstream, setting in settings.items() if isinstance(settings, dict) else ():
         if upstream not in known:
             yield ("upstreams", upstream), f"is no upstream of caches; {_nearest(str(upstream), known)}"
-        elif isinstance(setting, dict) and setting.get("caConfigMapName") and setting.get("caSecretName"):
+            continue
+        if _at(setting, "caConfigMapName") and _at(setting, "caSecretName"):
             said = "caConfigMapName is there already; write one of the two"
             yield ("upstreams", upstream, "caSecretName"), said
+        index = caches[upstream]
+        entry = _entries(values)[index]
+        if _at(setting, "proxySecretName") and not (
+            _at(entry, "proxy", "httpProxy") or _at(entry, "proxy", "httpsProxy")
+        ):
+            proxy = "httpsProxy" if _is_asked_by_https(entry) else "httpProxy"
+            said = f"the cache of {shown(upstream)[1:-1]} has no proxy; write caches[{index}].proxy.{proxy}"
+            yield ("upstreams", upstream, "proxySecretName"), f"{said}, or leave this out"
 
 
 def _nearest(name: str, known: list[str]) -> str:

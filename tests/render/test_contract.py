@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import Phase, given, settings
 from made_documents import VALUES
+from registry_cache import model
 from registry_cache.document import parse
 from registry_cache.validation import problems
 from rendering import RenderingFailed, render_text
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Write = Callable[[object], Path]
 
 ANOTHER = "; write another suffix"
+DOCKER_HUB = 'names of images of Docker Hub begin with docker.io; write "docker.io"'
 LONG = "my-very-long-registry-very-long-subdo-2fae3"
 # What the schema cannot see, so the chart looks for it itself.
 COMBINATIONS = [
@@ -80,6 +82,41 @@ COMBINATIONS = [
         ],
         id="two-at-once",
     ),
+    pytest.param(
+        [{"upstream": "index.docker.io"}, {"upstream": "hub.docker.com"}, {"upstream": "registry-1.docker.io"}],
+        [f"caches[{index}].upstream: {DOCKER_HUB}" for index in range(3)],
+        id="docker-hub",
+    ),
+    pytest.param([{"upstream": "registry-1.docker.io"}, {"upstream": "docker.io"}], [], id="beside-docker-hub"),
+    *(
+        pytest.param(
+            [{"upstream": "a.b", "volume": {"size": size}}], [f"caches[0].volume.size: {said}"], id=f"size-{size}"
+        )
+        for size, said in (
+            (10, '10 is 10 bytes; write "10Gi"'),
+            (1048575, '1048575 is 1048575 bytes; write at least "1Mi"'),
+            (1000.0, '1000 is 1000 bytes; write "1000Gi"'),
+            ("10", '"10" is 10 bytes; write "10Gi"'),
+            ("100m", '"100m" is 0 bytes; write "100Mi"'),
+            ("+1023.5Ki", '"+1023.5Ki" is 1048064 bytes; write at least "1Mi"'),
+            ("1e6", '"1e6" is 1000000 bytes; write at least "1Mi"'),
+        )
+    ),
+    pytest.param([{"upstream": "a.b", "volume": {"size": 67108864}}], [], id="size-in-digits"),
+    pytest.param([{"upstream": "a.b", "volume": {"size": "1Mi"}}], [], id="least-size"),
+    pytest.param(
+        [
+            {"upstream": "a.b", "proxy": {"httpProxy": "http://p"}},
+            {"upstream": "b.c", "proxy": {"httpProxy": "http://p"}, "remoteURL": "HTTPS://b.c"},
+            {"upstream": "c.d", "proxy": {"httpProxy": "http://p"}, "remoteURL": "http://c.d"},
+            {"upstream": "d.e", "proxy": {"httpProxy": "http://p", "httpsProxy": "http://p"}},
+        ],
+        [
+            f"caches[{index}].proxy.httpProxy: is not used, since the upstream is asked by https; write httpsProxy"
+            for index in range(2)
+        ],
+        id="proxy-that-is-not-used",
+    ),
 ]
 
 
@@ -101,16 +138,81 @@ COMBINATIONS = [
             ['upstreams["a.b:5000"].caSecretName: caConfigMapName is there already; write one of the two'],
             id="two-authorities",
         ),
-        pytest.param({"a.b:5000": {"caSecretName": "x"}, "quay.io": {}}, [], id="good"),
+        pytest.param(
+            {"quay.io": {"proxySecretName": "x"}, "registry.k8s.io": {"proxySecretName": "x"}},
+            [
+                f'upstreams["{upstream}"].proxySecretName: the cache of {upstream} has no proxy; write '
+                f"caches[{index}].proxy.{proxy}, or leave this out"
+                for index, upstream, proxy in ((0, "quay.io", "httpsProxy"), (2, "registry.k8s.io", "httpProxy"))
+            ],
+            id="login-for-no-proxy",
+        ),
+        pytest.param({"a.b:5000": {"caSecretName": "x", "proxySecretName": "x"}, "quay.io": {}}, [], id="good"),
     ],
 )
 def test_settings_of_an_upstream_are_checked_in_the_same_words(
     settings: dict[str, Any], said: list[str], write: Write
 ) -> None:
     upstreams = ["quay.io", "docker.io", "registry.k8s.io", "a.b:5000"]
-    document = {"caches": [{"upstream": upstream} for upstream in upstreams], "upstreams": settings}
+    more = {
+        "registry.k8s.io": {"remoteURL": "http://a.b", "proxy": {}},
+        "a.b:5000": {"proxy": {"httpsProxy": "http://p:3128"}},
+    }
+    caches = [{"upstream": upstream, **more.get(upstream, {})} for upstream in upstreams]
+    document = {"caches": caches, "upstreams": settings}
     assert said_by_command(document) == said
     assert sorted(said_by_chart(write(document))) == said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        pytest.param(
+            {"images": {"python": {"tag": ""}, "nginx": {"tag": "", "digest": f"sha256:{'0' * 64}"}}},
+            ["images.python.tag: is empty, and there is no digest; write one of the two"],
+            id="no-tag",
+        ),
+        pytest.param(
+            {"test": {"images": {"docker.iO": "x", "a.b": "x", "ghcr.io": "x", "docker.io": None}}},
+            [
+                'test.images["a.b"]: is no upstream of caches; there is docker.io',
+                'test.images["docker.iO"]: is no upstream of caches; did you mean docker.io?',
+            ],
+            id="test-of-no-upstream",
+        ),
+        pytest.param(
+            {"test": {"images": {"quay": "x"}}},
+            ["test.images.quay: is no upstream of caches; there is docker.io"],
+            id="test-of-no-upstream-that-is-near",
+        ),
+        pytest.param({"test": {"images": dict.fromkeys(model.Test().images, "x")}}, [], id="tests-of-the-values-file"),
+    ],
+)
+def test_images_are_checked_in_the_same_words(more: dict[str, Any], said: list[str], write: Write) -> None:
+    document = {"caches": [{"upstream": "docker.io"}], **more}
+    assert said_by_command(document) == said
+    assert sorted(said_by_chart(write(document))) == said
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"cache": {"resources": {"gate": {"limits": {"memory": "1GB"}}}}},
+        {"cache": {"resources": {"gate": {"foo": {}}}}},
+        {"node": {"resources": {"limits": {"cpu": None}}}},
+        {"node": {"tolerations": [{"operator": "In"}]}},
+        {"cache": {"affinity": {"antiAffinity": {}}}},
+        {"cache": {"noProxy": ["http://foo"]}},
+        {"cache": {"noProxy": ["10.0.0.0/99"]}},
+        {"commonLabels": {"a b": "c"}},
+        {"commonLabels": {"a": "b c"}},
+    ],
+    ids=str,
+)
+def test_what_pods_and_objects_are_given_is_checked_by_the_schema_of_both(more: dict[str, Any], write: Write) -> None:
+    document = {"caches": [{"upstream": "docker.io"}], **more}
+    assert len(said_by_command(document)) == 1
+    assert "don't meet the specifications of the schema" in (refusal(write(document)) or "")
 
 
 @pytest.fixture

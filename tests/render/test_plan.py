@@ -25,10 +25,12 @@ def some(**parts: Strategy) -> Strategy:
 
 CACHE = some(
     remoteURL=st.sampled_from(["https://mirror.example.com", "https://mirror.example.com/"]),
-    volume=some(size=st.sampled_from(["10Gi", "10240Mi", "20Gi", 10 * 2**30, "1e3"]), storageClassName=st.just("fast")),
+    volume=some(size=st.sampled_from(["10Gi", "10240Mi", "20Gi", 10 * 2**30, "1e9"]), storageClassName=st.just("fast")),
     garbageCollection=st.sampled_from([{"ttl": "168h"}, {"ttl": "0s"}]),
     secretReferenceName=st.just("login"),
-    proxy=some(httpProxy=st.just("http://proxy:1"), httpsProxy=st.just("http://proxy:2")),
+    proxy=st.sampled_from(
+        [{"httpsProxy": "http://proxy:2"}, {"httpProxy": "http://proxy:1", "httpsProxy": "http://p:2"}]
+    ),
     http=st.just({"tls": False}),
     highAvailability=some(enabled=st.booleans()),
     serviceNameSuffix=st.just("suffix"),
@@ -66,7 +68,7 @@ VALUES = st.fixed_dictionaries(
             updateStrategy=st.just({"type": "OnDelete"}),
         ),
         "monitoring": some(dashboard=st.just({"enabled": False}), podMonitor=st.just({"enabled": True})),
-        "test": st.just({"images": {"a.b": "c"}}),
+        "test": st.just({"images": {"ghcr.io": "c"}}),
     },
 )
 
@@ -91,7 +93,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"monitoring": {"dashboard": {"enabled": False}}},
     {"monitoring": {"podMonitor": {"enabled": True}}},
     {"monitoring": {"rules": {"enabled": True}}},
-    {"test": {"images": {"a.b": "c"}}},
+    {"test": {"images": {"ghcr.io": "c"}}},
 ]
 FIELDS: list[tuple[str, Any]] = [
     ("remoteURL", "https://mirror.example.com"),
@@ -125,8 +127,9 @@ def pairs(draw: Callable[[Strategy], Any]) -> tuple[dict[str, Any], dict[str, An
     if kind < 2:
         new |= draw(st.sampled_from(SETTINGS))
     elif kind == 2:
-        upstream = draw(st.sampled_from(new["caches"]))["upstream"]
-        new["upstreams"] = {upstream: draw(st.sampled_from(UPSTREAM_SETTINGS))}
+        cache = draw(st.sampled_from(new["caches"]))
+        known = [one for one in UPSTREAM_SETTINGS if "proxy" in cache or "proxySecretName" not in one]
+        new["upstreams"] = {cache["upstream"]: draw(st.sampled_from(known))}
     else:
         index = draw(st.integers(0, len(new["caches"]) - 1))
         key, value = draw(st.sampled_from(FIELDS))
@@ -160,7 +163,7 @@ def stateful(objects: dict[str, Object]) -> Object | None:
 def storage(claim: Object) -> tuple[int, str | None]:
     """Bytes and class, as the API server compares them."""
     spec = claim["spec"]
-    sizes = {"10Gi": 10 * 2**30, "10240Mi": 10 * 2**30, "20Gi": 20 * 2**30, "1e3": 1000}
+    sizes = {"10Gi": 10 * 2**30, "10240Mi": 10 * 2**30, "20Gi": 20 * 2**30, "1e9": 10**9}
     written = spec["resources"]["requests"]["storage"]
     return int(sizes.get(written) or float(written)), spec.get("storageClassName")
 

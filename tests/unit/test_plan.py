@@ -231,7 +231,7 @@ def files(tmp_path: Path) -> tuple[str, str, str]:
     paths = []
     for name, document in (
         ("old", one()),
-        ("new", one(proxy={"httpProxy": "http://proxy:3128"})),
+        ("new", one(proxy={"httpsProxy": "http://proxy:3128"})),
         ("refused", one(volume={"size": "5Gi"})),
     ):
         path = tmp_path / f"{name}.yaml"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from made_documents import VALUES
 from pydantic import ValidationError
 from registry_cache.document import parse
-from registry_cache.model import Values
+from registry_cache.model import Toleration, Values
 from registry_cache.schema import values_schema
 from registry_cache.validation import problems
 
@@ -33,6 +33,17 @@ def caches(*entries: dict[str, Any]) -> dict[str, Any]:
 
 def one(**fields: object) -> dict[str, Any]:
     return caches({"upstream": "docker.io", **fields})
+
+
+PROXIED = {"proxy": {"httpsProxy": "http://p:3128"}}
+
+
+def nested(path: str, value: object) -> dict[str, Any]:
+    """A document in which a value stands at a path."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
 
 
 @pytest.mark.parametrize(
@@ -93,20 +104,63 @@ def one(**fields: object) -> dict[str, Any]:
             one(remoteURL="http://a"), one(remoteURL="http://a#f"), "caches[0].remoteURL: ", id="url-fragment"
         ),
         pytest.param(
-            one(proxy={"httpProxy": "http://p:3128"}),
-            one(proxy={"httpProxy": "p:3128"}),
-            "caches[0].proxy.httpProxy: ",
+            one(proxy={"httpsProxy": "http://p:3128"}),
+            one(proxy={"httpsProxy": "p:3128"}),
+            "caches[0].proxy.httpsProxy: ",
             id="proxy",
         ),
         pytest.param(
-            one(volume={"size": "1"}),
+            one(proxy={"httpProxy": "http://p:3128"}, remoteURL="http://a.b"),
+            one(proxy={"httpProxy": "http://p:3128"}, remoteURL="HTTPS://a.b"),
+            "caches[0].proxy.httpProxy: is not used, since the upstream is asked by https; write httpsProxy",
+            id="proxy-that-is-not-used",
+        ),
+        pytest.param(
+            one(proxy={"httpProxy": "http://p:3128", "httpsProxy": "http://p:3128"}),
+            one(proxy={"httpProxy": "http://p:3128"}),
+            "caches[0].proxy.httpProxy: is not used",
+            id="proxy-that-is-not-used-by-default",
+        ),
+        *(
+            pytest.param(
+                one(),
+                caches({"upstream": written}),
+                'caches[0].upstream: names of images of Docker Hub begin with docker.io; write "docker.io"',
+                id=written,
+            )
+            for written in ("index.docker.io", "hub.docker.com", "registry-1.docker.io")
+        ),
+        pytest.param(
+            caches({"upstream": "registry-1.docker.io"}, {"upstream": "docker.io"}),
+            caches({"upstream": "index.docker.io"}, {"upstream": "docker.io"}),
+            "caches[0].upstream: names of images of Docker Hub",
+            id="beside-docker-hub",
+        ),
+        pytest.param(
+            one(volume={"size": "1Mi"}),
             one(volume={"size": "0"}),
             'caches[0].volume.size: "0" is not a quantity of bytes greater than zero; write for example "10Gi"',
             id="size-zero",
         ),
         pytest.param(one(volume={"size": "0.1Gi"}), one(volume={"size": "0.0Gi"}), "volume.size", id="size-zero-point"),
-        pytest.param(one(volume={"size": "1e3"}), one(volume={"size": "-1Gi"}), "volume.size", id="size-negative"),
-        pytest.param(one(volume={"size": 1}), one(volume={"size": 0}), "volume.size", id="size-number"),
+        pytest.param(one(volume={"size": "1e7"}), one(volume={"size": "-1Gi"}), "volume.size", id="size-negative"),
+        pytest.param(one(volume={"size": 67108864}), one(volume={"size": 0}), "volume.size", id="size-number"),
+        *(
+            pytest.param(
+                one(volume={"size": good}),
+                one(volume={"size": bad}),
+                f"caches[0].volume.size: {said}",
+                id=f"size-{bad}",
+            )
+            for good, bad, said in (
+                ("10Gi", 10, '10 is 10 bytes; write "10Gi"'),
+                ("10Gi", "10", '"10" is 10 bytes; write "10Gi"'),
+                ("100Mi", "100m", '"100m" is 0 bytes; write "100Mi"'),
+                ("64Mi", "1000k", '"1000k" is 1000000 bytes; write at least "1Mi"'),
+                (1048576, 1048575, '1048575 is 1048575 bytes; write at least "1Mi"'),
+                ("1e99999999999999999999", "1e-99999999999", '"1e-99999999999" is 0 bytes; write at least "1Mi"'),
+            )
+        ),
         pytest.param(one(volume={"size": "10Gi"}), one(volume={"size": "10GiB"}), "volume.size", id="size-unit"),
         pytest.param(
             one(volume={"size": "10G"}), one(volume={"size": True}), "volume.size: true is not", id="size-type"
@@ -216,16 +270,29 @@ def one(**fields: object) -> dict[str, Any]:
             id="settings-of-no-upstream-that-is-near",
         ),
         pytest.param(
-            {**one(), "upstreams": {"docker.io": {"caSecretName": "x", "proxySecretName": "y"}}},
+            {**one(), "upstreams": {"docker.io": {"caSecretName": "x"}}},
             {**one(), "upstreams": {"docker.io": {"caSecretName": "x", "caConfigMapName": "y"}}},
             'upstreams["docker.io"].caSecretName: caConfigMapName is there already; write one of the two',
             id="two-authorities",
         ),
         pytest.param(
-            {**one(), "upstreams": {"docker.io": {"proxySecretName": "a-b"}}},
-            {**one(), "upstreams": {"docker.io": {"proxySecretName": "A"}}},
+            {**one(**PROXIED), "upstreams": {"docker.io": {"proxySecretName": "a-b"}}},
+            {**one(**PROXIED), "upstreams": {"docker.io": {"proxySecretName": "A"}}},
             'upstreams["docker.io"].proxySecretName: "A" is not the name of a Kubernetes object; write "a"',
             id="name-of-a-secret",
+        ),
+        pytest.param(
+            {**one(**PROXIED), "upstreams": {"docker.io": {"proxySecretName": "x"}}},
+            {**one(proxy={}), "upstreams": {"docker.io": {"proxySecretName": "x"}}},
+            'upstreams["docker.io"].proxySecretName: the cache of docker.io has no proxy; write '
+            "caches[0].proxy.httpsProxy, or leave this out",
+            id="login-for-no-proxy",
+        ),
+        pytest.param(
+            {**one(), "test": {"images": {"docker.io": "x", "ghcr.io": "y"}}},
+            {**one(), "test": {"images": {"docker.iO": "x"}}},
+            'test.images["docker.iO"]: is no upstream of caches; did you mean docker.io?',
+            id="test-of-no-upstream",
         ),
         pytest.param(
             {**one(), "upstreams": {"docker.io": {}}},
@@ -266,14 +333,106 @@ def one(**fields: object) -> dict[str, Any]:
         pytest.param(
             {**one(), "cache": {"noProxy": []}},
             {**one(), "cache": {"noProxy": [""]}},
-            'cache.noProxy[0]: "" is not a host, a domain or a network',
+            'cache.noProxy[0]: "" is not a host, a domain, an address or a network',
             id="no-proxy",
+        ),
+        *(
+            pytest.param(
+                {**one(), "cache": {"noProxy": [good]}},
+                {**one(), "cache": {"noProxy": [bad]}},
+                f'cache.noProxy[0]: "{bad}" is not a host, a domain, an address or a network, with a port where it is '
+                f"no network, or *; write {instead}",
+                id=f"no-proxy-{bad}",
+            )
+            for good, bad, instead in (
+                ("foo", "http://foo", '"foo"'),
+                ("10.0.0.0/32", "10.0.0.0/99", 'for example ".example.com"'),
+                ("fd00::/128", "fd00::/129", 'for example ".example.com"'),
+                ("[::1]:443", "[::1]", 'for example ".example.com"'),
+                ("::ffff:10.0.0.1", "::ffff:10.0.0", 'for example ".example.com"'),
+                ("A.example.com:80", "a.example.com:0", 'for example ".example.com"'),
+                ("*.example.com", "*example.com", 'for example ".example.com"'),
+                ("*", "**", 'for example ".example.com"'),
+            )
         ),
         pytest.param(
             {**one(), "cache": {"resources": {"gate": {}}}},
             {**one(), "cache": {"resources": {"requests": {}}}},
             "cache.resources.requests: is not known here; there is front, gate, registry",
             id="resources-of-a-container",
+        ),
+        *(
+            pytest.param({**one(), **nested(path, good)}, {**one(), **nested(path, bad)}, said, id=f"{path}-{bad}")
+            for path in ("cache.resources.front", "cache.resources.gate", "cache.resources.registry", "node.resources")
+            for good, bad, said in (
+                (
+                    {"limits": {"memory": "1G"}},
+                    {"limits": {"memory": "1GB"}},
+                    f'{path}.limits.memory: "1GB" is not an amount of a resource; write "1G"',
+                ),
+                (
+                    {"requests": {"cpu": 0.5}},
+                    {"requests": {"cpu": -0.5}},
+                    f'{path}.requests.cpu: -0.5 is not an amount of a resource; write for example "100m"',
+                ),
+                (
+                    {"limits": {"nvidia.com/gpu": 1}},
+                    {"limits": {"nvidia.com/": 1}},
+                    f'{path}.limits["nvidia.com/"]: is not a key that Kubernetes takes: at most 63',
+                ),
+                ({"limits": {}}, {"foo": {}}, f"{path}.foo: is not known here; there is requests, limits"),
+                ({}, {"limit": {}}, f"{path}.limit: is not known here; did you mean limits?"),
+                ({}, {"limits": {"memory": True}}, f"{path}.limits.memory: true is not an amount of a resource"),
+            )
+        ),
+        *(
+            pytest.param({**one(), **nested(path, good)}, {**one(), **nested(path, bad)}, said, id=f"{path}-{bad}")
+            for path in ("cache.tolerations", "node.tolerations")
+            for good, bad, said in (
+                ([{"key": "a.b/c", "value": "x"}], [{"keys": "a"}], f"{path}[0].keys: is not known here; did you mean"),
+                (
+                    [{"operator": "Equal", "tolerationSeconds": 0}],
+                    [{"operator": "In"}],
+                    f'{path}[0].operator: "In" is not known here; write "Exists" or "Equal"',
+                ),
+                ([{"effect": "NoExecute"}], [{"effect": "Never"}], f'{path}[0].effect: "Never" is not known here'),
+                ([], ["x"], f'{path}[0]: "x" is not a mapping'),
+            )
+        ),
+        *(
+            pytest.param(
+                {**one(), **nested(path, {"a.b/C_d": "X.y"})}, {**one(), **nested(path, {bad: "x"})}, said, id=path
+            )
+            for path in (
+                *(
+                    "commonLabels",
+                    "cache.nodeSelector",
+                    "node.nodeSelector",
+                    "cache.podAnnotations",
+                    "node.podAnnotations",
+                ),
+                *("monitoring.dashboard.labels", "monitoring.dashboard.annotations"),
+                *("monitoring.podMonitor.labels", "monitoring.rules.labels"),
+            )
+            for bad, said in (("a b", f'{path}["a b"]: is not a key that Kubernetes takes'),)
+        ),
+        pytest.param(
+            {**one(), "commonLabels": {"a": "x" * 63}},
+            {**one(), "commonLabels": {"a": "x" * 64}},
+            "is not a label's value: at most 63 letters",
+            id="label-long",
+        ),
+        pytest.param(
+            {**one(), "cache": {"podAnnotations": {"a": "any text {}"}}},
+            {**one(), "commonLabels": {"a": "any text {}"}},
+            'commonLabels.a: "any text {}" is not a label\'s value',
+            id="label-any-text",
+        ),
+        pytest.param(
+            {**one(), "cache": {"affinity": {"podAntiAffinity": {}}}},
+            {**one(), "cache": {"affinity": {"antiAffinity": {}}}},
+            "cache.affinity.antiAffinity: is not known here; did you mean podAntiAffinity?",
+            id="affinity",
         ),
         pytest.param(
             one(secretReferenceName="x"),
@@ -390,6 +549,18 @@ def one(**fields: object) -> dict[str, Any]:
             'cache.nodeSelector["pool/x"]: null is no value; leave the key out',
             id="null-takes-a-default-away",
         ),
+        pytest.param(
+            {**one(), "cache": {"resources": {"gate": {"limits": {"memory": None}}, "front": {"requests": None}}}},
+            {**one(), "cache": {"resources": {"gate": {"limits": {"cpu": None}}}}},
+            "cache.resources.gate.limits.cpu: null is no value; leave the key out",
+            id="null-takes-a-limit-away",
+        ),
+        pytest.param(
+            {**one(), "images": {"python": {"tag": "", "digest": f"sha256:{'0' * 64}"}}},
+            {**one(), "images": {"python": {"tag": ""}}},
+            "images.python.tag: is empty, and there is no digest; write one of the two",
+            id="no-tag",
+        ),
     ],
 )
 def test_rule(good: object, bad: object, message: str) -> None:
@@ -421,15 +592,11 @@ def test_every_problem_is_told_with_its_line() -> None:
     ],
 )
 def test_what_was_meant_is_offered(field: str, written: str, meant: str) -> None:
-    value: object = written
-    for part in reversed(field.split(".")):
-        value = {part: value}
-    assert isinstance(value, dict)
-    assert told(caches({"upstream": "docker.io", **value}))[0].endswith(f'write "{meant}"')
+    assert told(caches({"upstream": "docker.io", **nested(field, written)}))[0].endswith(f'write "{meant}"')
 
 
 def test_credentials_in_a_url_are_not_repeated() -> None:
-    (said,) = told(one(proxy={"httpProxy": "http://user:p@ss/word@proxy:3128"}))
+    (said,) = told(one(proxy={"httpsProxy": "http://user:p@ss/word@proxy:3128"}))
     assert '"http://…@proxy:3128" is not a URL' in said
     assert "word" not in said
 
@@ -469,6 +636,7 @@ def test_what_has_no_default_is_left_out_or_must_be_written() -> None:
         "caches[].upstream",
         *(f"caches[].{name}" for name in ("remoteURL", "secretReferenceName", "serviceNameSuffix")),
         *(f"caches[].{name}" for name in ("volume.storageClassName", "proxy.httpProxy", "proxy.httpsProxy")),
+        *(f"{holder}.tolerations[].{name}" for holder in ("cache", "node") for name in Toleration.model_fields),
         *(f"upstreams.<>.{name}" for name in ("caConfigMapName", "caSecretName", "proxySecretName")),
         "global",
         "enabled",
