@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cluster_support import by_digest, installed, pull_at_first, pull_at_once, warm
 from testcluster.failing_disks import FailingDisk, failing_disk
-from testcluster.pulls import new_image
+from testcluster.pulls import Pod, new_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +56,21 @@ def test_layer_that_cannot_be_read_comes_from_the_upstream_again(
     assert first.blobs == [_largest(image)]
     assert first.served_by == "upstream through the cache"
     assert second.served_by == "cache"
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_layer_that_changed_unnoticed_costs_one_try(native: NativeCluster, release: Release, disk: FailingDisk) -> None:
+    reference, image = _cached(native, release, "changed")
+    code = _largest(image).partition(":")[2]
+    with (disk.files / "docker/registry/v2/blobs/sha256" / code[:2] / code / "data").open("r+b") as blob:
+        blob.write(bytes(100))
+
+    with Pod(native.kubeconfig, reference, native.nodes[0]) as pod:
+        pod.wait_until_pulled(120)
+        failed = pod.failed_tries()
+    assert len(failed) == 1
+    assert "unexpected commit digest" in failed[0]
+    assert pull_at_first(native, reference, native.nodes[1]).served_by == "cache"
 
 
 @pytest.mark.usefixtures("undisturbed")

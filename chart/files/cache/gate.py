@@ -27,6 +27,7 @@ import cache_configuration
 from cache_metrics import CONTENT, CONTENT_TYPE, DENIED, NO_ROOM, NOT_FOUND, PUSH, VOLUME, Metrics, Now
 from fetches import Fetches
 from manifests import Manifest, Manifests
+from repeats import Repeats
 from sent_bytes import SentBytes
 from sources import PEER_CONNECT_TIMEOUT, PeerFirst, Watched
 from store import LONGEST_REPOSITORY, NoRoom, Store, WrongContent
@@ -72,6 +73,7 @@ class Cache(NamedTuple):
     metrics: Metrics
     health: Health
     verifying: threading.Lock
+    repeats: Repeats
     refused_credentials: Callable[[], int]
     upstream_away: Callable[[], bool]
 
@@ -249,10 +251,11 @@ class Handler(BaseHTTPRequestHandler):
         cache = self.server.cache
         first, last = self._range()
         there = cache.store.find(digest, first) is not None
-        if there and first:
-            # Who asks for the rest got a body that broke off: perhaps what the volume gives is wrong.
+        # Who asks again, or for the rest, got something that was wrong or broke off: perhaps what the volume gives is.
+        again = self.command == "GET" and not first and cache.repeats.is_one(self.headers.get("X-Real-IP", ""), digest)
+        if there and (first or again):
             with cache.verifying:
-                there = cache.store.verify(digest)
+                there = cache.store.verify(digest, anew=again)
         if there:
             self._count("blob", hit=True)
             self._send_whole(repository, digest)
@@ -482,6 +485,7 @@ def build(configuration: Configuration, room: Room, root: Path, run: Path) -> Ca
         metrics=metrics,
         health=Health(root, run / REGISTRY_SOCKET),
         verifying=threading.Lock(),
+        repeats=Repeats(),
         refused_credentials=lambda: client.credentials_refused,
         upstream_away=lambda: upstream.is_away,
     )

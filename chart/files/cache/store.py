@@ -504,10 +504,10 @@ class Store:
             self._link_if_possible(digest, _Link("revision", repository))
         return content
 
-    def verify(self, digest: str) -> bool:
-        """Read a blob and compare it with its digest, but once; a wrong or unreadable one is removed.
+    def verify(self, digest: str, *, anew: bool = False) -> bool:
+        """Read a blob and compare it with its digest; a wrong or unreadable one is removed.
 
-        One that was committed since the start was compared then.
+        One that was compared since the start, when it came or by this, is not read again unless that is wanted.
 
         Raises:
             OSError: too many files are open, or the like.
@@ -516,7 +516,7 @@ class Store:
             blob = self._blobs.get(digest)
             if blob is None or blob.damaged:
                 return False
-            if blob.verified:
+            if blob.verified and not anew:
                 return True
         try:
             with self.path(digest).open("rb") as file:

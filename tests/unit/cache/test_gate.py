@@ -21,6 +21,7 @@ from gate import Cache, Health, Server
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, put
 from manifests import Manifests
+from repeats import Repeats
 from store import Store
 from testcluster.oci import digest
 from testcluster.processes import wait_for
@@ -76,6 +77,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 metrics=metrics,
                 health=Health(tmp_path / "volume", tmp_path / "registry.sock"),
                 verifying=threading.Lock(),
+                repeats=Repeats(),
                 refused_credentials=lambda: 3,
                 upstream_away=lambda: False,
             )
@@ -202,18 +204,28 @@ def test_defect_of_one_request_breaks_off_its_connection_alone(
     assert ask("GET", path_of(CONTENT)).status == 200
 
 
-def test_resume_of_a_blob_that_was_changed_on_the_volume_fetches_it_anew(
-    serve: Serve, ask: Ask, store: Store, tmp_path: Path
+@pytest.mark.parametrize(
+    ("headers", "restarted"),
+    [
+        pytest.param({"Range": "bytes=10-"}, True, id="rest"),
+        pytest.param({"X-Real-IP": "10.0.0.1"}, True, id="again"),
+        pytest.param({"X-Real-IP": "10.0.0.1"}, False, id="again-without-a-restart"),
+    ],
+)
+def test_blob_that_was_changed_on_the_volume_is_fetched_anew_for_who_found_out(
+    serve: Serve, ask: Ask, store: Store, *, headers: dict[str, str], restarted: bool
 ) -> None:
     put(store, "a/b", CONTENT)
     store.path(digest(CONTENT)).write_bytes(b"x" + CONTENT[1:])
-    store.load()
+    if restarted:
+        store.load()
     source = MadeSource(lambda _: whole(CONTENT))
     serve(source)
-    # The one known hole: nobody reads all of a blob before it is sent.
-    assert ask("GET", path_of(CONTENT)).headers["X-Accel-Redirect"]
+    for client in ("10.0.0.1", "10.0.0.2"):
+        # Nobody reads all of a blob before it is sent.
+        assert ask("GET", path_of(CONTENT), **{"X-Real-IP": client}).headers["X-Accel-Redirect"]
     assert source.asked == []
-    assert ask("GET", path_of(CONTENT), Range="bytes=10-").headers["X-Accel-Redirect"]
+    assert ask("GET", path_of(CONTENT), **headers).headers["X-Accel-Redirect"]
     assert len(source.asked) == 1
     assert store.path(digest(CONTENT)).read_bytes() == CONTENT
 
