@@ -77,7 +77,8 @@ def test_awful_file_gets_a_clear_answer_soon(
     path.write_bytes(content)
     start = time.process_time()
     assert cli.main(["validate", str(path)]) == 1
-    assert time.process_time() - start < 2
+    # Ten times what the slowest takes; what grows faster than the file takes far longer.
+    assert time.process_time() - start < 10
     captured = capsys.readouterr()
     assert all(line.startswith(f"{path}: ") for line in captured.err.splitlines()), "one line a problem"
     assert captured.out == ""
