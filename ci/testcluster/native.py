@@ -334,6 +334,9 @@ class NativeCluster:
                 _ip("netns", "delete", namespace)
         _remove_empty_namespace_folder()
         if (self.folder / "network").exists():
+            # A link goes with its namespace, but only a while after that was deleted: it may be gone in between.
+            for link in Path("/sys/class/net").glob(f"{self.network.bridge}-*"):
+                _ip("link", "delete", link.name, check=False)
             if Path(f"/sys/class/net/{self.network.bridge}").exists():
                 _ip("link", "delete", self.network.bridge)
             del self.network
@@ -520,9 +523,9 @@ def _enter_network(namespace: str) -> tuple[str, ...]:
     return ("nsenter", f"--net=/run/netns/{namespace}")
 
 
-def _ip(*arguments: str) -> None:
+def _ip(*arguments: str, check: bool = True) -> None:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False, env=tools.environment())
-    if done.returncode != 0:
+    if check and done.returncode != 0:
         message = f"ip {' '.join(arguments)}: {done.stderr.strip()}"
         raise RuntimeError(message)
 

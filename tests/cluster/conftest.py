@@ -45,10 +45,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     kubeconfig = request.config.getoption("kubeconfig")
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     chosen = choose(f"test-{worker}" if worker else "test", Path(kubeconfig) if kubeconfig else None)
-    chosen.up()
-    yield chosen
-    if not request.config.getoption("--keep-cluster"):
-        chosen.down()
+    try:
+        chosen.up()
+        yield chosen
+    finally:
+        if not request.config.getoption("--keep-cluster"):
+            chosen.down()
 
 
 @pytest.fixture(scope="session")
