@@ -179,13 +179,12 @@ class Fetches:
         return len(self._under_way)
 
     def _run(self, fetch: Fetch) -> None:
-        repository = fetch.repository
         failure: Failure | None = None
         try:
             with self._turn:
-                self._fetch(repository, fetch)
+                self._fetch(fetch)
         except (Unavailable, NotFound, Denied, NoRoom, WrongContent, OSError) as error:
-            self._log(f"{repository}@{fetch.digest} is not cached: {error}")
+            self._log(f"{fetch.repository}@{fetch.digest} is not cached: {error}")
             # Without a link to it, it can be sent all the same.
             failure = error if self._store.find(fetch.digest) is None else None
         except BaseException as error:
@@ -195,10 +194,10 @@ class Fetches:
             with self._lock:
                 del self._under_way[fetch.digest]
                 if failure is not None:
-                    self._failed[repository, fetch.digest] = (time.monotonic() + REMEMBERED, fetch)
+                    self._failed[fetch.repository, fetch.digest] = (time.monotonic() + REMEMBERED, fetch)
             fetch.ended(failure)
 
-    def _fetch(self, repository: str, fetch: Fetch) -> None:
+    def _fetch(self, fetch: Fetch) -> None:
         if self._store.find(fetch.digest) is not None:
             # It came between the look at the volume and the start of this fetch.
             return
@@ -208,20 +207,20 @@ class Fetches:
             self._store.check_room(expected)
         part: Part | None = None
         try:
-            with self._source.open("GET", repository, f"blobs/{fetch.digest}", timeout=HEAD_TIMEOUT) as answer:
+            with self._source.open("GET", fetch.repository, f"blobs/{fetch.digest}", timeout=HEAD_TIMEOUT) as answer:
                 size = answer.length if expected is None else expected
                 part = self._store.begin(fetch.digest, size)
                 fetch.began(part, size)
                 broken = _copy(answer, part, fetch)
             if broken is not None:
-                self._resume(repository, fetch, part, broken)
-            part.commit(repository)
+                self._resume(fetch, part, broken)
+            part.commit(fetch.repository)
         except BaseException:
             if part is not None:
                 part.abandon()
             raise
 
-    def _resume(self, repository: str, fetch: Fetch, part: Part, broken: Unavailable) -> None:
+    def _resume(self, fetch: Fetch, part: Part, broken: Unavailable) -> None:
         """Ask for what is missing until it came; some upstreams break off every long answer."""
         deadline = time.monotonic() + RESUME_SECONDS
         pauses = iter(PAUSES)
@@ -231,7 +230,7 @@ class Fetches:
             before = part.written
             try:
                 with self._source.open(
-                    "GET", repository, f"blobs/{fetch.digest}", offset=before, timeout=HEAD_TIMEOUT
+                    "GET", fetch.repository, f"blobs/{fetch.digest}", offset=before, timeout=HEAD_TIMEOUT
                 ) as answer:
                     again = _copy(answer, part, fetch)
                     in_vain += 1
