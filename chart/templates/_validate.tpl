@@ -28,10 +28,6 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- $suffixes := dict -}}
 {{- $inGardener := dict -}}
 {{- $caches := include "registry-cache.caches" . | fromYamlArray -}}
-{{- $named := list -}}
-{{- range $caches -}}
-{{- $named = append $named .upstream -}}
-{{- end -}}
 {{- range $index, $cache := $caches -}}
 {{- $path := printf "caches[%d]" $index -}}
 {{- $scope := dict "root" $ "cache" $cache -}}
@@ -65,7 +61,7 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- $path := printf "caches[%d]" $index -}}
 {{- $upstream := $cache.upstream | default "" -}}
 {{- /* an image can be named by registry-1.docker.io too, so a cache of it may stand beside one of docker.io */ -}}
-{{- if or (has $upstream (list "index.docker.io" "hub.docker.com")) (and (eq $upstream "registry-1.docker.io") (not (has "docker.io" $named))) -}}
+{{- if or (has $upstream (list "index.docker.io" "hub.docker.com")) (and (eq $upstream "registry-1.docker.io") (not (hasKey $upstreams "docker.io"))) -}}
 {{- $problems = append $problems (printf "%s.upstream: names of images of Docker Hub begin with docker.io; write \"docker.io\"" $path) -}}
 {{- end -}}
 {{- $size := dig "volume" "size" "10Gi" $cache -}}
