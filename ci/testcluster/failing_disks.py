@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testcluster import tools
+from testcluster.oci import blob_file
 from testcluster.small_volumes import SmallVolume, offered
 
 if TYPE_CHECKING:
@@ -43,11 +44,9 @@ class FailingDisk(SmallVolume):
 
     def spoil(self, digest: str, offset: int) -> None:
         """Have the sector that holds a byte of a blob unreadable, also for who read it before."""
-        code = digest.partition(":")[2]
-        blob = self.files / "docker/registry/v2/blobs/sha256" / code[:2] / code / "data"
         begin = offset // SECTOR * SECTOR
         os.sync()
-        with blob.open("rb") as file:
+        with blob_file(self.files, digest).open("rb") as file:
             wanted = os.pread(file.fileno(), SECTOR, begin)
             with self.device_file.open("r+b") as device, mmap.mmap(device.fileno(), 0) as content:
                 at = content.find(wanted)

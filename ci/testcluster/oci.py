@@ -96,6 +96,12 @@ def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
+def blob_file(root: Path, digest: str) -> Path:
+    """Where distribution has a blob below its root folder (distribution, registry/storage/paths.go)."""
+    code = digest.partition(":")[2]
+    return root / "docker/registry/v2/blobs/sha256" / code[:2] / code / "data"
+
+
 def layer_of_files(files: dict[str, bytes], *, links: dict[str, str] | None = None, executable: bool = False) -> bytes:
     """One layer with these files by path, and symbolic links to their targets, owned by root."""
     buffer = io.BytesIO()

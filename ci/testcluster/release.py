@@ -101,10 +101,13 @@ class Release:
 
     def metrics(self, upstream: str) -> dict[str, float]:
         """The cache's own counters by name, blobs only: `registry_proxy_hits_total` and its like."""
-        path = f"/api/v1/namespaces/{self.namespace}/pods/{self.object_name(upstream)}-0:5001/proxy/metrics"
-        text = interface.kubectl(self.cluster.kubeconfig, "get", "--raw", path)
-        samples = SAMPLE.finditer(text)
+        samples = SAMPLE.finditer(self.metrics_text(upstream))
         return {found["name"]: float(found["value"]) for found in samples if 'type="blob"' in found["labels"]}
+
+    def metrics_text(self, upstream: str) -> str:
+        """All that the cache tells Prometheus."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{self.object_name(upstream)}-0:5001/proxy/metrics"
+        return interface.kubectl(self.cluster.kubeconfig, "get", "--raw", path)
 
     def uses_cache(self, node: Node, upstream: str) -> bool:
         """Whether the node's containerd is told to ask the cache first."""

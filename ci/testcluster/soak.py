@@ -168,11 +168,10 @@ class Soak:
             names = [name for image in self.images for name in image.names]
             node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", *names, check=False)
         for image in self.images:
-            root = self.cluster.upstream.folder / "storage" / image.upstream / "docker" / "registry" / "v2"
-            shutil.rmtree(root / "repositories" / image.repository, ignore_errors=True)
+            root = self.cluster.upstream.folder / "storage" / image.upstream
+            shutil.rmtree(root / "docker/registry/v2/repositories" / image.repository, ignore_errors=True)
             for digest in (*image.blobs, image.digest):
-                code = digest.partition(":")[2]
-                shutil.rmtree(root / "blobs" / "sha256" / code[:2] / code, ignore_errors=True)
+                shutil.rmtree(oci.blob_file(root, digest).parent, ignore_errors=True)
 
     def _push(self, random: Random, upstream: str, number: int) -> Stored:
         reference = f"{upstream}/library/soak-{number}:1"

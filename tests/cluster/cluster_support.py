@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from testcluster import interface, oci, upstream
 from testcluster.native import REGISTRY_DIRECTORY
-from testcluster.pulls import Pod, Pull
+from testcluster.pulls import Pod, Pull, new_image
 from testcluster.release import Release
 
 if TYPE_CHECKING:
@@ -99,6 +99,14 @@ def warm(pod: Any, reference: str, image: oci.Image) -> None:
     repository, _, tag = reference.partition("/")[2].rpartition(":")
     for path in (f"manifests/{tag}", *(f"blobs/{digest}" for digest in image.blobs)):
         assert ask(pod, f"/v2/{repository}/{path}") == http.HTTPStatus.OK, path
+
+
+def cached_image(cluster: Cluster, reference: str, *pods: Any, **more: int) -> tuple[str, oci.Image]:
+    """A new image that each of a cache's pods holds; `more` is what new_image takes."""
+    _, image = new_image(cluster, reference, **more)
+    for pod in pods:
+        warm(pod, reference, image)
+    return reference, image
 
 
 def unrest(release: Release) -> dict[str, tuple[str, list[int], list[str]]]:

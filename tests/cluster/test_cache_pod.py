@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster_support import installed, pull_at_first, pull_at_once, unrest, values, warm
+from cluster_support import cached_image, installed, pull_at_first, pull_at_once, unrest, values
 from testcluster import ask, interface
 from testcluster.faults import HEALTHY, UPSTREAM, Scene, node_lost, pod_processes, send
 from testcluster.native import REGISTRY_DIRECTORY, NativeCluster
@@ -190,10 +190,7 @@ def _node_of_dns(native: NativeCluster) -> str:
 
 
 def _cached(native: NativeCluster, pods: list[Any], registry: str, name: str) -> tuple[str, Image]:
-    reference, image = new_image(native, f"{registry}/library/{name}:1", layer_bytes=300_000)
-    for pod in pods:
-        warm(pod, reference, image)
-    return reference, image
+    return cached_image(native, f"{registry}/library/{name}:1", *pods, layer_bytes=300_000)
 
 
 def _signal(native: NativeCluster, pod: Any, container: str, number: signal.Signals) -> None:

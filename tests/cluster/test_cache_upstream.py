@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import bcrypt
 import pytest
-from cluster_support import ask, by_digest, installed, pull_at_first, pull_at_once, warm
+from cluster_support import ask, by_digest, cached_image, installed, pull_at_first, pull_at_once
 from testcluster import interface, upstream
 from testcluster.fault_table import UNDER_WAY
 from testcluster.processes import wait_for
@@ -217,9 +217,7 @@ def _resume(cluster: Cluster, release: Release, name: str) -> None:
 def _cached(
     cluster: Cluster, release: Release, name: str, registry: str = PUBLIC, folder: str = "library"
 ) -> tuple[str, Image]:
-    reference, image = new_image(cluster, f"{registry}/{folder}/{name}:1", layer_bytes=300_000)
-    warm(release.pod(registry), reference, image)
-    return reference, image
+    return cached_image(cluster, f"{registry}/{folder}/{name}:1", release.pod(registry), layer_bytes=300_000)
 
 
 def _pull_secret(cluster: Cluster, name: str, password: str) -> None:

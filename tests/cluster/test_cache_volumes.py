@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import by_digest, installed, pull_at_first, pull_at_once, warm
+from cluster_support import by_digest, cached_image, installed, pull_at_first, pull_at_once, warm
 from testcluster.faults import pod_processes
+from testcluster.oci import blob_file
 from testcluster.processes import wait_for
 from testcluster.pulls import new_image
 from testcluster.small_volumes import SmallVolume, small_volume
@@ -141,9 +142,7 @@ def _values(volume: SmallVolume, ttl: str) -> dict[str, object]:
 
 
 def _cached(native: NativeCluster, release: Release, name: str) -> tuple[str, Image]:
-    reference, image = new_image(native, f"{SMALL}/library/{name}:1", layer_bytes=300_000)
-    warm(release.pod(SMALL), reference, image)
-    return reference, image
+    return cached_image(native, f"{SMALL}/library/{name}:1", release.pod(SMALL), layer_bytes=300_000)
 
 
 def _volume(native: NativeCluster, release: Release, upstream: str) -> Path:
@@ -155,9 +154,7 @@ def _volume(native: NativeCluster, release: Release, upstream: str) -> Path:
 
 def _holds(volume: Path, image: Image) -> bool:
     """Whether anything of an image is there."""
-    blobs = volume / "docker/registry/v2/blobs/sha256"
-    names = (digest.partition(":")[2] for digest in (image.digest, *image.blobs))
-    return any((blobs / name[:2] / name).exists() for name in names)
+    return any(blob_file(volume, digest).parent.exists() for digest in (image.digest, *image.blobs))
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster_support import by_digest, installed, pull_at_first, pull_at_once, warm
+from cluster_support import by_digest, cached_image, installed, pull_at_first, pull_at_once
 from testcluster.failing_disks import FailingDisk, failing_disk
+from testcluster.oci import blob_file
 from testcluster.pulls import Pod, new_image
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def test_layer_that_cannot_be_read_comes_from_the_upstream_again(
 @pytest.mark.usefixtures("undisturbed")
 def test_layer_that_changed_unnoticed_costs_one_try(native: NativeCluster, release: Release, disk: FailingDisk) -> None:
     reference, image = _cached(native, release, "changed")
-    code = _largest(image).partition(":")[2]
-    with (disk.files / "docker/registry/v2/blobs/sha256" / code[:2] / code / "data").open("r+b") as blob:
+    with blob_file(disk.files, _largest(image)).open("r+b") as blob:
         blob.write(bytes(100))
 
     with Pod(native.kubeconfig, reference, native.nodes[0]) as pod:
@@ -90,18 +89,14 @@ def test_disk_that_takes_nothing_more_costs_no_pull(native: NativeCluster, relea
         print(f"{pull.image}: {pull.seconds:.2f} s from {pull.served_by}")
     assert [each.served_by for each in cached] == ["cache", "cache"]
     assert {each.served_by for each in new} == {"upstream"}
-    with urllib.request.urlopen(f"http://{release.pod(UPSTREAM)['status']['podIP']}:5001/metrics", timeout=30) as got:
-        refused = re.search(
-            r'^registry_cache_refused_requests_total\{[^}]*reason="volume"\} (\d+)', got.read().decode(), re.MULTILINE
-        )
+    text = release.metrics_text(UPSTREAM)
+    refused = re.search(r'^registry_cache_refused_requests_total\{[^}]*reason="volume"\} (\d+)', text, re.MULTILINE)
     assert refused is not None
     assert int(refused[1]) >= len(fresh), "for an error of the disk, not for a lack of room"
 
 
 def _cached(native: NativeCluster, release: Release, name: str) -> tuple[str, Image]:
-    reference, image = new_image(native, f"{UPSTREAM}/library/{name}:1", layers=1, layer_bytes=LAYER)
-    warm(release.pod(UPSTREAM), reference, image)
-    return reference, image
+    return cached_image(native, f"{UPSTREAM}/library/{name}:1", release.pod(UPSTREAM), layers=1, layer_bytes=LAYER)
 
 
 def _largest(image: Image) -> str:

@@ -99,8 +99,7 @@ def everything(release: Release) -> dict[str, str]:
 
 def may_hold(release: Release, upstream: str) -> int:
     """How many bytes of content the cache says that its volume may hold."""
-    path = f"/api/v1/namespaces/{release.namespace}/pods/{release.object_name(upstream)}-0:5001/proxy/metrics"
-    text = interface.kubectl(release.cluster.kubeconfig, "get", "--raw", path)
+    text = release.metrics_text(upstream)
     found = re.search(r"^registry_cache_capacity_bytes\{.*\} (\S+)$", text, re.MULTILINE)
     assert found is not None, text
     return int(float(found[1]))

@@ -133,8 +133,7 @@ def sent_bytes(requests: list[Request]) -> int:
 
 def data_file(pod: CachePod, digest: str) -> Path:
     """Where the content of a blob lies on the volume."""
-    code = digest.partition(":")[2]
-    return pod.volume_folder / "docker/registry/v2/blobs/sha256" / code[:2] / code / "data"
+    return oci.blob_file(pod.volume_folder, digest)
 
 
 def files(pod: CachePod) -> list[str]:
