@@ -239,8 +239,11 @@ class Manifests:
         except (NoRoom, OSError) as problem:
             self._log(f"{repository}/{reference} is passed on and not cached: {problem}")
             unsaved = (bytes(content), media_type)
-        if tag is not None:
+        if tag is not None and unsaved is None:
             self._note_asked(repository, tag)
+        elif tag is not None:
+            # The volume does not say what the tag means now: it is asked again.
+            self._observe("asked")
         return Manifest(digest, unsaved, fetched=True)
 
     def _keep(self, repository: str, content: bytes, tag: str | None) -> None:

@@ -318,6 +318,15 @@ def test_manifest_that_would_take_much_memory_each_time_is_passed_on_and_not_kep
     assert store.statistics().blobs == 0
 
 
+def test_tag_that_moved_to_what_is_not_kept_means_that_within_the_window_too(store: Store) -> None:
+    store.put_manifest("a/b", OLD, "1")
+    large = NEW + b" " * (1 << 20)
+    made = manifests_of(
+        store, MadeSource(lambda asked: head_of(large) if asked.method == "HEAD" else whole(large)), window=3600
+    )
+    assert [made.by_tag("a/b", "1").digest for _ in range(2)] == [digest(large)] * 2
+
+
 def test_manifest_that_drips_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "TIMEOUT", 0.2)
     over = threading.Event()
