@@ -19,7 +19,7 @@ from pathlib import Path
 from testcluster import tools
 from testcluster.bench_caches import bench_caches
 from testcluster.cgroups import Cgroup
-from testcluster.node_program import shipped_settings, write_configuration
+from testcluster.node_program import COMMAND, shipped_settings, write_configuration
 from testcluster.paths import CHART, REPOSITORY
 from testcluster.processes import Place, wait_for
 
@@ -93,8 +93,7 @@ def bench_node_program() -> None:
     try:
         program = tools.go_binary("distribution", "registry")
         place.start("registry", [program, "serve", folder / "registry.json"], {"OTEL_TRACES_EXPORTER": "none"})
-        command = [sys.executable, "-B", "-u", CHART / "files" / "node" / "main.py", "--config", folder / "node.json"]
-        process = place.start("node", command)
+        process = place.start("node", [*COMMAND, "--config", folder / "node.json"])
         wait_for("the program to use its caches", (folder / "state" / "ready").exists, 60)
         before, begun = cpu_seconds(process), time.monotonic()
         time.sleep(SECONDS)  # what is measured is how much it does in that time

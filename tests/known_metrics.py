@@ -7,10 +7,10 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from cache_metrics import Metrics as CacheMetrics
-from cache_metrics import Now
-from metrics import Metrics as NodeMetrics
-from store import Statistics
+from gate.metrics import Metrics as CacheMetrics
+from gate.metrics import Now
+from node_program.metrics import Metrics as NodeMetrics
+from store.store import Statistics
 
 OTHERS = {"up", "kube_pod_container_status_restarts_total"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from upstream_client import Kind, Unavailable
+from upstream.client import Kind, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -212,35 +212,64 @@ registry-cache.targetLabels: what a PodMonitor adds to the labels of a pod's met
 {{- end -}}
 
 {{- /*
-registry-cache.cacheProgramData: what the pods of all caches run, and how: the same for each, and so in one ConfigMap.
+registry-cache.programPackages: the Python packages that each kind of pod mounts, each from a ConfigMap of its own: all of
+them in one would be too large for the annotation that a client-side `kubectl apply` writes. As YAML.
 */}}
-{{- define "registry-cache.cacheProgramData" -}}
-registry.yml: |
-  version: 0.1
-  log:
-    level: error
-    accesslog:
-      disabled: true
-  storage:
-    filesystem:
-      rootdirectory: /var/lib/registry
-    maintenance:
-      uploadpurging:
-        enabled: false
-      readonly: # what is in the volume is the gate's, this one serves it
-        enabled: true
-  http:
-    net: unix
-    addr: /run/registry-cache/registry.sock
-    draintimeout: 25s
-    debug:
-      addr: :5002
-durations.py: | # the node program's too
-{{ .Files.Get "files/node/durations.py" | indent 2 }}
-{{- range $path, $_ := .Files.Glob "files/cache/*" }}
-{{ base $path }}: |
-{{ $.Files.Get $path | indent 2 }}
+{{- define "registry-cache.programPackages" -}}
+cache: [common, gate, store, upstream]
+node: [common, node_program]
+{{- end -}}
+
+{{- /*
+registry-cache.programName: the name of the ConfigMap of a package. It has no dash after the chart's own name, and so is no
+cache's (registry-cache.cacheName).
+  {{ include "registry-cache.programName" (dict "root" $ "package" "gate") }}
+*/}}
+{{- define "registry-cache.programName" -}}
+{{- include "registry-cache.suffixedName" (dict "root" .root "suffix" (.package | replace "_" "")) -}}
+{{- end -}}
+
+{{- /*
+registry-cache.programMounts, registry-cache.programVolumes: the packages of one kind of pod, below one folder.
+  {{ include "registry-cache.programMounts" "cache" }}
+  {{ include "registry-cache.programVolumes" (dict "root" $ "pod" "cache") }}
+*/}}
+{{- define "registry-cache.programMounts" -}}
+{{- range get (include "registry-cache.programPackages" . | fromYaml) . }}
+- name: program-{{ . | replace "_" "-" }}
+  mountPath: /opt/registry-cache/{{ . }}
+  readOnly: true
 {{- end }}
+{{- end -}}
+{{- define "registry-cache.programVolumes" -}}
+{{- $root := .root }}
+{{- range get (include "registry-cache.programPackages" . | fromYaml) .pod }}
+- name: program-{{ . | replace "_" "-" }}
+  configMap:
+    name: {{ include "registry-cache.programName" (dict "root" $root "package" .) | quote }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+registry-cache.programChecksum: what the code of some folders of files/ is, as a text that changes with it. Comments do
+not count: a corrected one restarts nothing. `make generate` writes the checksums.
+  {{ include "registry-cache.programChecksum" (dict "root" $ "folders" (list "front" "programs/gate")) }}
+*/}}
+{{- define "registry-cache.programChecksum" -}}
+{{- $all := .root.Files.Get "files/checksums.yaml" | fromYaml -}}
+{{- range .folders -}}
+{{- get $all . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.cachePodConfigData: what front and distribution read: the same for each cache, and so in one ConfigMap.
+*/}}
+{{- define "registry-cache.cachePodConfigData" -}}
+nginx.conf: |
+{{ .Files.Get "files/front/nginx.conf" | indent 2 }}
+distribution.yml: |
+{{ .Files.Get "files/distribution/distribution.yml" | indent 2 }}
 {{- end -}}
 
 {{- /*
@@ -332,10 +361,6 @@ registry-cache.nodeConfigData: the data of the node program's ConfigMap, whose h
 {{- end -}}
 node.json: |
 {{ toPrettyJson $configuration | indent 2 }}
-{{- range $path, $_ := .Files.Glob "files/node/*.py" }}
-{{ base $path }}: |
-{{ $.Files.Get $path | indent 2 }}
-{{- end }}
 {{- end -}}
 
 {{- /*

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from testcluster.paths import CHART
+from testcluster.paths import CHART, PROGRAMS
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# As the DaemonSet runs it.
+COMMAND = ("env", f"PYTHONPATH={PROGRAMS}", sys.executable, "-B", "-u", "-m", "node_program")
+CONFIGURE_CONTAINERD = (*COMMAND[:-1], "node_program.configure_containerd")
 
 
 def shipped_settings() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHART = REPOSITORY / "chart"
+PROGRAMS = CHART / "files" / "programs"
 
 
 def cache_folder() -> Path:

@@ -29,7 +29,7 @@ _POSITIVE_DURATION = "|".join(
 # apimachinery/pkg/util/validation, IsQualifiedName and IsValidLabelValue.
 _LABEL_VALUE = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _KEY = f"({_SUBDOMAIN}/)?{_LABEL_VALUE}"
-# As chart/files/cache/proxies.py reads them.
+# As chart/files/programs/upstream/proxies.py reads them.
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_BYTE}(\.{_BYTE}){{3}}"
 _IPV6 = f"([0-9a-fA-F]{{0,4}}:){{2,7}}([0-9a-fA-F]{{0,4}}|{_IPV4})"

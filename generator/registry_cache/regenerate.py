@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry_cache.build import render
+from registry_cache.checksums import checksums_text
 from registry_cache.dashboard import dashboard_text
 from registry_cache.rules import rules_text
 from registry_cache.schema import schema_text, values_schema
@@ -30,6 +31,7 @@ def generated() -> dict[str, str]:
         "chart/values.yaml": values_text(VALUES_HEADER),
         "chart/README.md": render("chart-reference.md.j2", rows=list(reference_rows())),
         "chart/files/value-paths.txt": "".join(f"{path}\n" for path in paths_with_defaults()),
+        "chart/files/checksums.yaml": checksums_text(REPOSITORY / "chart" / "files"),
         "chart/files/monitoring/registry-caches.json": dashboard_text(),
         "chart/files/monitoring/registry-caches.rules.yaml": rules_text(),
     }

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 from testcluster import tools
-from testcluster.node_program import write_configuration
-from testcluster.paths import CHART
+from testcluster.node_program import CONFIGURE_CONTAINERD, write_configuration
 from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PROGRAM = CHART / "files" / "node" / "configure_containerd.py"
 PATIENCE = 60.0
 # As a supervisor does it: the process ends and another one takes its place; which reads the configuration.
 RESTART = """#!/bin/sh
@@ -72,7 +69,7 @@ class Machine:
                 **commands,
             },
         )
-        command = [sys.executable, "-B", PROGRAM, "--config", path]
+        command = [*CONFIGURE_CONTAINERD, "--config", path]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3 * PATIENCE)
 
     @property

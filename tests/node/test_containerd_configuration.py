@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import containerd_configuration
 import grpc
 import pytest
-from containerd_configuration import DEFAULT, Host, Refused
+from node_program import containerd_configuration
+from node_program.containerd_configuration import DEFAULT, Host, Refused
 from testcluster import tools
 
 if TYPE_CHECKING:

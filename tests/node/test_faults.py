@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-from hosts_toml import owner_of
 from node import fault_front
 from node.fault_bench import (
     OWNER,
@@ -47,6 +46,7 @@ from node.fault_bench import (
 )
 from node.fault_front import Front
 from node.test_node_program import PATIENCE, Registry
+from node_program.hosts_toml import owner_of
 from testcluster import tools
 from testcluster.cgroups import Cgroup
 from testcluster.processes import Place, wait_for

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import tomllib
 import urllib.request
@@ -20,6 +19,7 @@ import pytest
 import yaml
 from testcluster import images, oci, tools
 from testcluster.cgroups import Cgroup
+from testcluster.node_program import COMMAND as PROGRAM
 from testcluster.node_program import write_configuration
 from testcluster.paths import CHART
 from testcluster.processes import Place, wait_for
@@ -27,9 +27,8 @@ from testcluster.processes import Place, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROGRAM = CHART / "files" / "node" / "main.py"
 # As root without any capability, as in its pod.
-COMMAND = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", sys.executable, "-B", "-u", PROGRAM]
+COMMAND = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", *PROGRAM]
 # Ten times what the program needs at most, which is with the settings that the chart ships: two bad probes.
 PATIENCE = 150.0
 # What the program may use with ten caches.

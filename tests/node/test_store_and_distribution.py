@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from made_stores import DOCKER_LIST, DOCKER_MANIFEST, Killed, index_of, manifest_of, put, trouble_at
-from store import NoRoom, Store
+from store.store import NoRoom, Store
 from testcluster import tools
 from testcluster.cgroups import Cgroup
 from testcluster.oci import INDEX, MANIFEST, digest

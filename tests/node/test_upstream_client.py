@@ -31,13 +31,13 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from testcluster import images, oci, tools
 from testcluster.processes import wait_for
 from testcluster.upstream import PASSWORD, USERNAME
-from upstream_client import Client, Denied, Kind, NotFound, Settings, Unavailable
+from upstream.client import Client, Denied, Kind, NotFound, Settings, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-    from upstream_client import Answer
+    from upstream.client import Answer
 
 # Far more than any of these answers needs.
 PATIENCE = 20.0

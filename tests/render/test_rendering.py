@@ -238,9 +238,20 @@ def test_configuration_of_the_caches() -> None:
     assert ".svc" in private["noProxy"]
 
 
+# A client-side `kubectl apply` writes each object into an annotation, and all of those may have 262,144 bytes
+# (apimachinery, pkg/api/validation, TotalAnnotationSizeLimitB).
+LARGEST_OBJECT = 100_000
+
+
+@scenarios
+def test_every_object_is_small_enough_for_a_client_side_apply(values: Path) -> None:
+    sizes = {f"{one['kind']} {one['metadata']['name']}": len(json.dumps(one)) for one in render(values)}
+    assert {name: size for name, size in sizes.items() if size > LARGEST_OBJECT} == {}
+
+
 def test_distribution_only_serves_what_is_there() -> None:
-    (program,) = [one["data"] for one in by_kind(render(THREE), "ConfigMap") if "registry.yml" in one["data"]]
-    config = yaml.safe_load(program["registry.yml"])
+    (program,) = [one["data"] for one in by_kind(render(THREE), "ConfigMap") if "distribution.yml" in one["data"]]
+    config = yaml.safe_load(program["distribution.yml"])
     assert config["storage"]["maintenance"]["readonly"] == {"enabled": True}
     assert "cache" not in config["storage"], "with a cache of descriptors, a blob shared by two images can come empty"
     assert "proxy" not in config
@@ -446,7 +457,7 @@ def test_pods_meet_what_pod_security_asks(values: Path) -> None:
         kinds = sorted(key for volume in pod["volumes"] for key in volume if key != "name")
         if name.endswith("-node"):
             assert pod["hostNetwork"] is True
-            assert kinds == ["configMap", "emptyDir", "hostPath", "hostPath"]
+            assert kinds == ["configMap", "configMap", "configMap", "emptyDir", "hostPath", "hostPath"]
             (mounts,) = [container["volumeMounts"] for container in pod["containers"]]
             writable = {mount["mountPath"] for mount in mounts if not mount.get("readOnly")}
             assert writable == {"/host/registry", "/run/registry-cache"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 
-import hosts_toml
 import pytest
-from hosts_toml import CannotMerge, Mirror
+from node_program import hosts_toml
+from node_program.hosts_toml import CannotMerge, Mirror
 
 MIRROR = Mirror(server="https://registry-1.docker.io", address="http://10.0.0.1:5000", dial_timeout="500ms")
 CACHE = {"capabilities": ["pull", "resolve"], "dial_timeout": "500ms"}

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-import prove
 import pytest
-from cache_metrics import Metrics, Now
-from store import Statistics
+from gate.metrics import Metrics, Now
+from helm_test import prove
+from store.store import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

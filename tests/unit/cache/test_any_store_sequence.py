@@ -29,7 +29,7 @@ from made_stores import (
     small_disk,
     trouble_at,
 )
-from store import NoRoom, Store
+from store.store import NoRoom, Store
 from testcluster.oci import INDEX, MANIFEST, digest
 
 KIB = 1024

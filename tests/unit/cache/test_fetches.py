@@ -8,20 +8,20 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
-import fetches
 import pytest
-from fetches import Fetch, Fetches
+from gate import fetches
+from gate.fetches import Fetch, Fetches
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of
-from store import NoRoom, Store, WrongContent
+from store.store import NoRoom, Store, WrongContent
 from testcluster.oci import digest
 from testcluster.processes import wait_for
-from upstream_client import NotFound, Unavailable
+from upstream.client import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sources import Source
+    from upstream.sources import Source
 
 PATIENCE = 30.0
 CONTENT = b"some content of a layer" * 1000

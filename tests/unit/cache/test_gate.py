@@ -13,25 +13,25 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
-import gate
 import pytest
-from cache_metrics import Metrics
-from fetches import Fetch, Fetches
-from gate import Cache, Health, Server
+from gate import handler as gate
+from gate.fetches import Fetch, Fetches
+from gate.handler import Cache, Health, Server
+from gate.manifests import Manifests
+from gate.metrics import Metrics
+from gate.repeats import Repeats
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, put
-from manifests import Manifests
-from repeats import Repeats
-from store import Store
+from store.store import Store
 from testcluster.oci import digest
 from testcluster.processes import wait_for
-from upstream_client import NotFound
+from upstream.client import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sources import Source
+    from upstream.sources import Source
 
 PATIENCE = 30.0
 CONTENT = bytes(range(256)) * 1000

@@ -11,20 +11,20 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
-import manifests
 import pytest
+from gate import manifests
+from gate.manifests import Manifest, Manifests
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, remount, small_disk
-from manifests import Manifest, Manifests
-from store import Store
+from store.store import Store
 from testcluster.oci import MANIFEST, digest
 from testcluster.processes import wait_for
-from upstream_client import Denied, Kind, NotFound, Unavailable
+from upstream.client import Denied, Kind, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sources import Source
+    from upstream.sources import Source
 
 PATIENCE = 30.0
 OLD, NEW = (manifest_of(b"{}", [layer]) for layer in (b"old", b"new"))

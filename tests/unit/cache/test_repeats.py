@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import repeats
-from repeats import Repeats
+from gate import repeats
+from gate.repeats import Repeats
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-import sent_bytes
-from sent_bytes import SentBytes
+from gate import sent_bytes
+from gate.sent_bytes import SentBytes
 from testcluster.processes import wait_for
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-import sources
 from made_sources import Asked, MadeAnswer, MadeSource, whole
-from sources import PeerFirst, Watched
-from upstream_client import Denied, Kind, NotFound, Unavailable
+from upstream import sources
+from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.sources import PeerFirst, Watched
 
 if TYPE_CHECKING:
-    from sources import Source
+    from upstream.sources import Source
 
 REFUSED = Unavailable(Kind.REFUSED, "connection refused")
 

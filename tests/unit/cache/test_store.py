@@ -13,7 +13,7 @@ from unittest import mock
 import made_stores
 import pytest
 from made_stores import DOCKER_LIST, DOCKER_MANIFEST, faults, index_of, link, manifest_of, put, remount, small_disk
-from store import NoRoom, Store, WrongContent
+from store.store import NoRoom, Store, WrongContent
 from testcluster.oci import MANIFEST, digest
 
 if TYPE_CHECKING:

@@ -10,17 +10,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import challenges
-import connections
-import credentials
 import pytest
-import tokens
-import upstream_client
-from addresses import Origin, Url
-from challenges import Challenge
-from credentials import Credentials
-from proxies import Proxies
-from upstream_client import Client, Kind, Settings, Unavailable
+from upstream import challenges, connections, credentials, tokens
+from upstream import client as upstream_client
+from upstream.challenges import Challenge
+from upstream.client import Client, Kind, Settings, Unavailable
+from upstream.credentials import Credentials
+from upstream.proxies import Proxies
+from upstream.urls import Origin, Url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from hosts_toml import CannotMerge, Mirror
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from registry_directory import RegistryDirectory
+from node_program.hosts_toml import CannotMerge, Mirror
+from node_program.registry_directory import RegistryDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

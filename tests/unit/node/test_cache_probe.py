@@ -8,9 +8,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import cache_probe
 import pytest
-from cache_probe import Address, NoAnswer
+from node_program import cache_probe
+from node_program.cache_probe import Address, NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,9 +6,9 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
-import configuration
 import pytest
-from configuration import Cache, Invalid
+from node_program import configuration
+from node_program.configuration import Cache, Invalid
 
 if TYPE_CHECKING:
     from pathlib import Path

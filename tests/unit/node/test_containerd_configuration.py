@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import containerd_configuration
 import pytest
-from containerd_configuration import Host, Reading
+from node_program import containerd_configuration
+from node_program.containerd_configuration import Host, Reading
 
 if TYPE_CHECKING:
     from pathlib import Path

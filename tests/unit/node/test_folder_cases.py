@@ -11,15 +11,14 @@ import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
-from hosts_toml import CannotMerge, Mirror
-from registry_directory import ORIGINAL, InUse, RegistryDirectory
-from testcluster.paths import CHART
+from node_program.hosts_toml import CannotMerge, Mirror
+from node_program.registry_directory import ORIGINAL, InUse, RegistryDirectory
+from testcluster.paths import CHART, PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PROGRAMS = CHART / "files" / "node"
 MIRROR = Mirror("https://upstream", "http://10.0.0.1:5000", "500ms")
 FOREIGN = '# theirs\n[host."https://theirs"]\n  capabilities = ["pull"]\n'
 
@@ -225,7 +224,7 @@ def test_file_of_ours_is_withdrawn_whatever_its_mode(tmp_path: Path) -> None:
     path.chmod(0)
     program = (
         f"import sys; sys.path.insert(0, {str(PROGRAMS)!r})\n"
-        "from pathlib import Path; from registry_directory import RegistryDirectory\n"
+        "from pathlib import Path; from node_program.registry_directory import RegistryDirectory\n"
         "RegistryDirectory(Path(sys.argv[1]), 'space/name').withdraw('docker.io')"
     )
     bound = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", sys.executable, "-B", "-c"]

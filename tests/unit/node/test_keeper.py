@@ -8,16 +8,16 @@ import threading
 import time
 from pathlib import Path
 
-import keeper
-import main
 import pytest
-from cache_probe import NoAnswer
-from configuration import Cache, Configuration, Containerd
-from hosts_toml import Mirror
-from keeper import Keeper, Patience
-from metrics import Metrics
-from registry_directory import RegistryDirectory
-from state import State
+from node_program import __main__ as main
+from node_program import keeper
+from node_program.cache_probe import NoAnswer
+from node_program.configuration import Cache, Configuration, Containerd
+from node_program.hosts_toml import Mirror
+from node_program.keeper import Keeper, Patience
+from node_program.metrics import Metrics
+from node_program.registry_directory import RegistryDirectory
+from node_program.state import State
 
 CACHE = Cache("docker.io", "https://registry-1.docker.io", "127.0.0.1", 5000)
 # Far more than anything here needs.

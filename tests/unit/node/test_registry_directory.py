@@ -8,9 +8,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import registry_directory
-from hosts_toml import CannotMerge, Mirror
-from registry_directory import InUse, RegistryDirectory
+from node_program import registry_directory
+from node_program.hosts_toml import CannotMerge, Mirror
+from node_program.registry_directory import InUse, RegistryDirectory
 
 MIRROR = Mirror(server="https://registry-1.docker.io", address="http://10.0.0.1:5000", dial_timeout="500ms")
 OTHER_ADDRESS = Mirror(server="https://registry-1.docker.io", address="http://10.0.0.2:5000", dial_timeout="500ms")

@@ -16,13 +16,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from connections import Kind
-from store import DAMAGED, EVICTED, EXPIRED
+from store.store import DAMAGED, EVICTED, EXPIRED
+from upstream.connections import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from store import Statistics
+    from store.store import Statistics
 
 TYPES = ("blob", "manifest")
 METHODS = ("GET", "HEAD", "token")

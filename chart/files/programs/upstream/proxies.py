@@ -9,7 +9,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from addresses import Origin, Url
+from upstream.urls import Origin, Url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,12 +7,12 @@ import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
-from upstream_client import Denied, Kind, NotFound, Unavailable
+from upstream.client import Denied, Kind, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from upstream_client import Answer
+    from upstream.client import Answer
 
 # Seconds for which a source that is away is not asked again.
 AWAY = 5.0

@@ -22,8 +22,8 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-import hosts_toml
-from hosts_toml import CannotMerge, Mirror
+from node_program import hosts_toml
+from node_program.hosts_toml import CannotMerge, Mirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

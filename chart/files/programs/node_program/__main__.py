@@ -16,13 +16,13 @@ import sys  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
 
-import configuration  # noqa: E402
-from configuration import Configuration  # noqa: E402
-from containerd_configuration import Host, Reading, look  # noqa: E402
-from keeper import Keeper  # noqa: E402
-from metrics import Metrics, Server  # noqa: E402
-from registry_directory import RegistryDirectory  # noqa: E402
-from state import State, log, words  # noqa: E402
+from node_program import configuration  # noqa: E402
+from node_program.configuration import Configuration  # noqa: E402
+from node_program.containerd_configuration import Host, Reading, look  # noqa: E402
+from node_program.keeper import Keeper  # noqa: E402
+from node_program.metrics import Metrics, Server  # noqa: E402
+from node_program.registry_directory import RegistryDirectory  # noqa: E402
+from node_program.state import State, log, words  # noqa: E402
 
 LEFT = "left by an earlier run"
 CONTAINERD = "containerd"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from durations import duration_seconds
+from common.durations import duration_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,14 +19,14 @@ from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, cast
 
-import credentials
+from upstream import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from addresses import Origin, Url
-    from proxies import Proxies
+    from upstream.proxies import Proxies
+    from upstream.urls import Origin, Url
 
 AGENT = "registry-cache"
 # Lookups under way at once: there is one for each name, and names come from configuration, token servers and redirects.

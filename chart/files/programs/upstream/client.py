@@ -19,12 +19,10 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import challenges
-import credentials
-import tokens
-from addresses import AS_IT_IS, Url
-from connections import Connection, Connections, Contexts, Kind, Unavailable, problems
-from proxies import Proxies
+from upstream import challenges, credentials, tokens
+from upstream.connections import Connection, Connections, Contexts, Kind, Unavailable, problems
+from upstream.proxies import Proxies
+from upstream.urls import AS_IT_IS, Url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -33,9 +31,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from challenges import Challenge
-    from credentials import Credentials
-    from tokens import Token
+    from upstream.challenges import Challenge
+    from upstream.credentials import Credentials
+    from upstream.tokens import Token
 
 __all__ = ["Answer", "Client", "Denied", "Kind", "NotFound", "Settings", "Unavailable"]
 

@@ -23,21 +23,22 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-import cache_configuration
-from cache_metrics import CONTENT, CONTENT_TYPE, DENIED, NO_ROOM, NOT_FOUND, PUSH, VOLUME, Metrics, Now
-from fetches import Fetches
-from manifests import Manifest, Manifests
-from repeats import Repeats
-from sent_bytes import SentBytes
-from sources import PEER_CONNECT_TIMEOUT, PeerFirst, Watched
-from store import LONGEST_REPOSITORY, NoRoom, Store, WrongContent
-from upstream_client import Client, Denied, Kind, NotFound, Settings, Unavailable
+from store.store import LONGEST_REPOSITORY, NoRoom, Store, WrongContent
+from upstream.client import Client, Denied, Kind, NotFound, Settings, Unavailable
+from upstream.sources import PEER_CONNECT_TIMEOUT, PeerFirst, Watched
+
+from gate import configuration as cache_configuration
+from gate.fetches import Fetches
+from gate.manifests import Manifest, Manifests
+from gate.metrics import CONTENT, CONTENT_TYPE, DENIED, NO_ROOM, NOT_FOUND, PUSH, VOLUME, Metrics, Now
+from gate.repeats import Repeats
+from gate.sent_bytes import SentBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cache_configuration import Configuration, Room
-    from fetches import Failure, Fetch
+    from gate.configuration import Configuration, Room
+    from gate.fetches import Failure, Fetch
 
 # distribution/reference, regexp.go. Digests by other algorithms are left to the upstream.
 NAME = r"(?P<name>[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*)"
@@ -581,7 +582,3 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--run", type=Path, default=Path("/run/registry-cache"))
     chosen = parser.parse_args(arguments)
     serve(chosen.config, chosen.root, chosen.run)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -13,15 +13,16 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from store import DIGEST, NoRoom
-from threads import start_thread
-from upstream_client import Denied, Kind, NotFound, Unavailable
+from store.store import DIGEST, NoRoom
+from upstream.client import Denied, Kind, NotFound, Unavailable
+
+from gate.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sources import Source
-    from store import Store
+    from store.store import Store
+    from upstream.sources import Source
 
 ACCEPT = (
     "application/vnd.oci.image.index.v1+json",

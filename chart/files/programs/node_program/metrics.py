@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from state import log, words
+from node_program.state import log, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

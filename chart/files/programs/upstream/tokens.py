@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from connections import Kind, Unavailable
+from upstream.connections import Kind, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -9,14 +9,14 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cache_probe import Address, NoAnswer, probe, url
-from hosts_toml import CannotMerge, Mirror
-from registry_directory import InUse, RegistryDirectory
-from state import State, log, words
+from node_program.cache_probe import Address, NoAnswer, probe, url
+from node_program.hosts_toml import CannotMerge, Mirror
+from node_program.registry_directory import InUse, RegistryDirectory
+from node_program.state import State, log, words
 
 if TYPE_CHECKING:
-    from configuration import Cache, Configuration
-    from metrics import Metrics
+    from node_program.configuration import Cache, Configuration
+    from node_program.metrics import Metrics
 
 JITTER = 0.1
 # Seconds after a bad answer until the next question, as long as the cache is still in use.

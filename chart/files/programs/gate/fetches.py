@@ -10,17 +10,18 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from store import NoRoom, WrongContent
-from threads import start_thread
-from upstream_client import Denied, Kind, NotFound, Unavailable
+from store.store import NoRoom, WrongContent
+from upstream.client import Denied, Kind, NotFound, Unavailable
+
+from gate.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import FileIO
 
-    from sources import Source
-    from store import Part, Store
-    from upstream_client import Answer
+    from store.store import Part, Store
+    from upstream.client import Answer
+    from upstream.sources import Source
 
 # Bytes that a fetch holds in memory at most.
 CHUNK = 1 << 18

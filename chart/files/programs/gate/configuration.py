@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from durations import duration_seconds
-from upstream_client import Settings
+from common.durations import duration_seconds
+from upstream.client import Settings
 
 
 class Configuration(NamedTuple):

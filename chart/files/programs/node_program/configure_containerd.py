@@ -14,13 +14,14 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import configuration
-from configuration import Configuration, Configure
-from containerd_configuration import Cure, Host, NotVisible, Refused, cure, look
-from state import log
+from node_program import configuration
+from node_program.containerd_configuration import Cure, Host, NotVisible, Refused, cure, look
+from node_program.state import log
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from node_program.configuration import Configuration, Configure
 
 MARK = "# registry-cache: node.configureContainerd wrote this line"
 BEFORE = ".before-registry-cache"

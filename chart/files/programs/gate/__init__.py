@@ -1,0 +1,1 @@
+"""The gate of a cache pod: it answers the front and fetches from the upstream."""

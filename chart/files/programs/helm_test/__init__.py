@@ -1,0 +1,1 @@
+"""What `helm test` runs."""

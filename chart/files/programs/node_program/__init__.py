@@ -1,0 +1,1 @@
+"""The program on each node: it points containerd to the caches that answer."""

@@ -1,0 +1,1 @@
+"""How a cache pod asks its upstream registry."""
