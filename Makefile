@@ -10,31 +10,31 @@ help: ## List the targets
 
 .PHONY: demo
 demo: setup ## Bring up a cluster, install the caches, pull through them, take one away: about 1 min once everything is built
-	@$(RUN) -m demo
+	@$(RUN) -m experiments.run_demo
 
 .PHONY: demo-down
 demo-down: setup ## Take the demo's cluster away
-	@ci/cluster down --name demo
+	@ci/test-cluster down --name demo
 
 # Of the whole run alone: side by side as tests/conftest.py says, and a part of the tests covers a part of the code.
 WHOLE := --numprocesses=4 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 .PHONY: test
 test: setup ## Run all tests, the cluster ones included (PYTEST_ARGS="tests/unit" for a part)
-	@$(if $(PYTEST_ARGS),,$(RUN) -m programs)
+	@$(if $(PYTEST_ARGS),,$(RUN) -m cluster.prepare)
 	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
 
 .PHONY: bench
 bench: setup ## Measure commands, programs, and the cache pod beside distribution alone: about 15 min
-	@$(RUN) -m bench
+	@$(RUN) -m experiments.run_bench
 
 .PHONY: soak
 soak: setup ## Pull at random while upstreams fail and caches are killed (SOAK_ARGS="--minutes 10 --seed 1"): about 13 min
-	@$(RUN) -m soak $(SOAK_ARGS)
+	@$(RUN) -m experiments.run_soak $(SOAK_ARGS)
 
 .PHONY: faults
 faults: setup ## Measure what each fault of a cache costs a pull, for docs/faults.md and docs/faults-bare.md: about 30 min
-	@$(RUN) -m faults
+	@$(RUN) -m experiments.run_faults
 	@FAULTS_PAGE=docs/faults-bare.md $(RUN) -m pytest tests/node/test_faults.py
 
 .PHONY: lint

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from testcluster import tools
+from machine import tools
 from xdist.scheduler import LoadScopeScheduling
 
 # The time that an example takes says nothing on a machine that does other things besides.

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from testcluster.oci import CONFIG, INDEX, LAYER, MANIFEST, digest
+from upstreams.oci import CONFIG, INDEX, LAYER, MANIFEST, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,16 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from testcluster import interface, oci, upstream
-from testcluster.native import REGISTRY_DIRECTORY
-from testcluster.pulls import Pod, Pull, new_image
-from testcluster.release import Release
+from cluster import interface
+from cluster.native import REGISTRY_DIRECTORY
+from cluster.pulls import Pod, Pull, new_image
+from cluster.release import Release
+from upstreams import oci, upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from testcluster.interface import Cluster, Node
+    from cluster.interface import Cluster, Node
 
 
 def values(path: Path, *upstreams: str) -> str:

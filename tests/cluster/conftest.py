@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster import pulls
+from cluster.cli import choose
+from cluster.native import NativeCluster
 from cluster_support import describe, unrest
-from testcluster import pulls, upstream
-from testcluster.cli import choose
-from testcluster.native import NativeCluster
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from testcluster.interface import Cluster
-    from testcluster.release import Release
+    from cluster.interface import Cluster
+    from cluster.release import Release
+    from upstreams import upstream
 
 PULL_SECRET = "pull-secret"
 

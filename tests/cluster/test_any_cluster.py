@@ -11,8 +11,8 @@ from cluster_support import installed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.interface import Cluster
-    from testcluster.release import Release
+    from cluster.interface import Cluster
+    from cluster.release import Release
 
 pytestmark = [pytest.mark.cluster, pytest.mark.portable]
 

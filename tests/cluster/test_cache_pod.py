@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cluster import ask, interface
+from cluster.native import REGISTRY_DIRECTORY, NativeCluster
+from cluster.pulls import new_image
+from cluster.release import Release
 from cluster_support import cached_image, installed, pull_at_first, pull_at_once, unrest, values
-from testcluster import ask, interface
-from testcluster.faults import HEALTHY, UPSTREAM, Scene, node_lost, pod_processes, send
-from testcluster.native import REGISTRY_DIRECTORY, NativeCluster
-from testcluster.processes import wait_for
-from testcluster.pulls import new_image
-from testcluster.release import Release
+from experiments.faults import HEALTHY, UPSTREAM, Scene, node_lost, pod_processes, send
+from machine.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.interface import Cluster, Node
-    from testcluster.native import NativeNode
-    from testcluster.oci import Image
-    from testcluster.upstream import Upstream
+    from cluster.interface import Cluster, Node
+    from cluster.native import NativeNode
+    from upstreams.oci import Image
+    from upstreams.upstream import Upstream
 
 pytestmark = pytest.mark.cluster
 

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 import bcrypt
 import pytest
+from cluster import interface
+from cluster.pulls import Pod, PullFailed, new_image, pull
 from cluster_support import ask, by_digest, cached_image, installed, pull_at_first, pull_at_once
-from testcluster import interface, upstream
-from testcluster.fault_table import UNDER_WAY
-from testcluster.processes import wait_for
-from testcluster.pulls import Pod, PullFailed, new_image, pull
+from experiments.fault_table import UNDER_WAY
+from machine.processes import wait_for
+from upstreams import upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from testcluster.interface import Cluster
-    from testcluster.oci import Image
-    from testcluster.release import Release
-    from testcluster.upstream import Upstream
+    from cluster.interface import Cluster
+    from cluster.release import Release
+    from upstreams.oci import Image
+    from upstreams.upstream import Upstream
 
 pytestmark = pytest.mark.cluster
 

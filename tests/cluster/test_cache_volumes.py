@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster.pulls import new_image
+from cluster.small_volumes import SmallVolume, small_volume
 from cluster_support import by_digest, cached_image, installed, pull_at_first, pull_at_once, warm
-from testcluster.faults import pod_processes
-from testcluster.oci import blob_file
-from testcluster.processes import wait_for
-from testcluster.pulls import new_image
-from testcluster.small_volumes import SmallVolume, small_volume
+from experiments.faults import pod_processes
+from machine.processes import wait_for
+from upstreams.oci import blob_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from testcluster.native import NativeCluster
-    from testcluster.oci import Image
-    from testcluster.release import Release
+    from cluster.native import NativeCluster
+    from cluster.release import Release
+    from upstreams.oci import Image
 
 pytestmark = pytest.mark.cluster
 

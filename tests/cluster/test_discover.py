@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from cluster import interface
+from cluster.pulls import Pod, new_image, pull
 from cluster_support import installed
+from machine.processes import wait_for
 from registry_cache import document, validation
 from registry_cache.discover import CannotDiscover, Discovery, connect, discover, document_text
-from testcluster import interface
-from testcluster.processes import wait_for
-from testcluster.pulls import Pod, new_image, pull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from testcluster.interface import Cluster
+    from cluster.interface import Cluster
 
 pytestmark = pytest.mark.cluster
 

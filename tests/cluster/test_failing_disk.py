@@ -7,17 +7,17 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster.failing_disks import FailingDisk, failing_disk
+from cluster.pulls import Pod, new_image
 from cluster_support import by_digest, cached_image, installed, pull_at_first, pull_at_once
-from testcluster.failing_disks import FailingDisk, failing_disk
-from testcluster.oci import blob_file
-from testcluster.pulls import Pod, new_image
+from upstreams.oci import blob_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.native import NativeCluster
-    from testcluster.oci import Image
-    from testcluster.release import Release
+    from cluster.native import NativeCluster
+    from cluster.release import Release
+    from upstreams.oci import Image
 
 pytestmark = pytest.mark.cluster
 

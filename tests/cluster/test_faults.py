@@ -6,16 +6,16 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster.native import NativeCluster
 from cluster_support import installed
-from testcluster.fault_table import measure
-from testcluster.faults import FAULTS, VALUES, Fault, Scene
-from testcluster.native import NativeCluster
+from experiments.fault_table import measure
+from experiments.faults import FAULTS, VALUES, Fault, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.fault_table import Timed
-    from testcluster.interface import Cluster
+    from cluster.interface import Cluster
+    from experiments.fault_table import Timed
 
 pytestmark = pytest.mark.cluster
 

@@ -7,16 +7,16 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster.native import REGISTRY_DIRECTORY
+from cluster.pulls import new_image, pull
+from cluster.release import Release
 from cluster_support import containerd_files, installed, values
-from testcluster import upstream
-from testcluster.native import REGISTRY_DIRECTORY
-from testcluster.pulls import new_image, pull
-from testcluster.release import Release
+from upstreams import upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from testcluster.interface import Cluster
+    from cluster.interface import Cluster
 
 pytestmark = pytest.mark.cluster
 

@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from cluster.pulls import new_image
 from cluster_support import ask, installed, pull_at_first, warm
-from testcluster import tools
-from testcluster.cgroups import Cgroup
-from testcluster.paths import CHART
-from testcluster.processes import Place, wait_for
-from testcluster.pulls import new_image
+from machine import tools
+from machine.cgroups import Cgroup
+from machine.paths import CHART
+from machine.processes import Place, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from testcluster.interface import Cluster
-    from testcluster.oci import Image
-    from testcluster.release import Release
-    from testcluster.upstream import Request
+    from cluster.interface import Cluster
+    from cluster.release import Release
+    from upstreams.oci import Image
+    from upstreams.upstream import Request
 
 pytestmark = pytest.mark.cluster
 

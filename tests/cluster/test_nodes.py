@@ -8,17 +8,18 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster import interface
 from cluster_support import containerd_files, installed, values
-from testcluster import interface, tools
-from testcluster.paths import CHART
-from testcluster.processes import wait_for
+from machine import tools
+from machine.paths import CHART
+from machine.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from testcluster.interface import Cluster, Node
-    from testcluster.release import Release
+    from cluster.interface import Cluster, Node
+    from cluster.release import Release
 
 pytestmark = pytest.mark.cluster
 

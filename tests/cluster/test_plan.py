@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cluster import interface
 from cluster_support import installed
 from registry_cache.plan import Change, Plan, plan
-from testcluster import interface
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from testcluster.interface import Cluster
-    from testcluster.release import Release
+    from cluster.interface import Cluster
+    from cluster.release import Release
 
 pytestmark = pytest.mark.cluster
 

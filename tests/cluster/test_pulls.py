@@ -8,19 +8,20 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster import interface
+from cluster.pulls import Pod, PullFailed, new_image, pull
 from cluster_support import installed
-from testcluster import interface, upstream
-from testcluster.fault_table import UNDER_WAY
-from testcluster.paths import REPOSITORY
-from testcluster.processes import wait_for
-from testcluster.pulls import Pod, PullFailed, new_image, pull
+from experiments.fault_table import UNDER_WAY
+from machine.paths import REPOSITORY
+from machine.processes import wait_for
+from upstreams import upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.interface import Cluster
-    from testcluster.release import Release
-    from testcluster.upstream import Upstream
+    from cluster.interface import Cluster
+    from cluster.release import Release
+    from upstreams.upstream import Upstream
 
 pytestmark = pytest.mark.cluster
 

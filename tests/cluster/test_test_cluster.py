@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from testcluster import pki
-from testcluster.cgroups import hierarchies
-from testcluster.native import NativeCluster
-from testcluster.paths import cluster_folder
-from testcluster.pulls import new_image, pull
+from cluster.native import NativeCluster
+from cluster.pulls import new_image, pull
+from machine.cgroups import hierarchies
+from machine.paths import cluster_folder
+from upstreams import pki
 
 if TYPE_CHECKING:
-    from testcluster.interface import Cluster
-    from testcluster.upstream import Upstream
+    from cluster.interface import Cluster
+    from upstreams.upstream import Upstream
 
 pytestmark = pytest.mark.cluster
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster_support import installed
-from testcluster.processes import wait_for
+from machine.processes import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from testcluster.interface import Cluster
-    from testcluster.release import Release
+    from cluster.interface import Cluster
+    from cluster.release import Release
 
 pytestmark = pytest.mark.cluster
 

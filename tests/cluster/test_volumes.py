@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cluster import interface
+from cluster.pulls import new_image, pull
+from cluster.small_volumes import small_volume
 from cluster_support import installed
-from testcluster import interface
-from testcluster.processes import wait_for
-from testcluster.pulls import new_image, pull
-from testcluster.small_volumes import small_volume
+from machine.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from testcluster.interface import Cluster
-    from testcluster.release import Release
-    from testcluster.small_volumes import SmallVolume
+    from cluster.interface import Cluster
+    from cluster.release import Release
+    from cluster.small_volumes import SmallVolume
 
 pytestmark = pytest.mark.cluster
 

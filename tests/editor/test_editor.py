@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from lsprotocol import types as lsp
+from machine import tools
+from machine.paths import CHART, REPOSITORY
 from pygls.lsp.client import LanguageClient
 from registry_cache.model import Cache, Probe
-from testcluster import tools
-from testcluster.paths import CHART, REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from testcluster import oci
-from testcluster.pod_bench import UPSTREAM
+from experiments.pod_bench import UPSTREAM
+from upstreams import oci
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from testcluster.cache_pod import CachePod
-    from testcluster.upstream import Request
+    from cluster.cache_pod import CachePod
+    from upstreams.upstream import Request
 
 # Nothing but a hang takes so long. Seconds.
 HANG = 60.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from testcluster.pod_bench import pod_bench
+from experiments.pod_bench import pod_bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.pod_bench import Bench
+    from experiments.pod_bench import Bench
 
 
 @pytest.fixture(scope="module")

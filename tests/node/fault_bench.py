@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import yaml
+from cluster.node_program import write_configuration
+from machine import tools
+from machine.own_network import own_network as bare_network
+from machine.own_network import run
+from machine.paths import CHART
+from machine.processes import Place, wait_for
 from node.test_node_program import COMMAND, PATIENCE, Registry
-from testcluster import oci, tools
-from testcluster.node_program import write_configuration
-from testcluster.own_network import own_network as bare_network
-from testcluster.own_network import run
-from testcluster.paths import CHART
-from testcluster.processes import Place, wait_for
+from upstreams import oci
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster.cache_pod import Tmpfs
+from experiments.pod_bench import UPSTREAM
+from machine.processes import wait_for
 from node.cache_bench import HANG, ask, get, manifest_path, pull, sent
-from testcluster.cache_pod import Tmpfs
-from testcluster.pod_bench import UPSTREAM
-from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from testcluster.cache_pod import CachePod
-    from testcluster.pod_bench import Bench
+    from cluster.cache_pod import CachePod
+    from experiments.pod_bench import Bench
 
 CLIENTS = 50
 # As the kubelet and the chart have it.

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from experiments.pod_bench import UPSTREAM
+from machine import own_network
+from machine.processes import wait_for
 from node.cache_bench import HANG, ask, blob_path, is_right, manifest_path, pull
-from testcluster import own_network, pki
-from testcluster.plain_server import PlainServer
-from testcluster.pod_bench import UPSTREAM
-from testcluster.processes import wait_for
-from testcluster.upstream import PASSWORD, USERNAME
+from upstreams import pki
+from upstreams.plain_server import PlainServer
+from upstreams.upstream import PASSWORD, USERNAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.cache_pod import CachePod
-    from testcluster.pod_bench import Bench
+    from cluster.cache_pod import CachePod
+    from experiments.pod_bench import Bench
 
 PRIVATE = "registry.example.com"
 TOKENS = "lscr.example.com"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+from experiments.pod_bench import UPSTREAM
+from machine.processes import wait_for
 from node.cache_bench import (
     FAST,
     HANG,
@@ -24,15 +26,13 @@ from node.cache_bench import (
     pull,
     together,
 )
-from testcluster import oci
-from testcluster.pod_bench import UPSTREAM
-from testcluster.processes import wait_for
+from upstreams import oci
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.cache_pod import CachePod
-    from testcluster.pod_bench import Bench
+    from cluster.cache_pod import CachePod
+    from experiments.pod_bench import Bench
 
 pytestmark = pytest.mark.usefixtures("faults_end")
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+from experiments.pod_bench import UPSTREAM
+from machine import tools
+from machine.processes import wait_for
 from node.cache_bench import get
-from testcluster import tools
-from testcluster.pod_bench import UPSTREAM
-from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster.cache_pod import CachePod
-    from testcluster.pod_bench import Bench
+    from cluster.cache_pod import CachePod
+    from experiments.pod_bench import Bench
 
 CLIENTS = 100
 PATIENCE = 30.0

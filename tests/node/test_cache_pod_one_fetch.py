@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from experiments.pod_bench import UPSTREAM
+from machine.processes import wait_for
 from node.cache_bench import (
     FAST,
     HANG,
@@ -27,15 +29,13 @@ from node.cache_bench import (
     sent_bytes,
     together,
 )
-from testcluster.pod_bench import UPSTREAM
-from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from testcluster import oci
-    from testcluster.cache_pod import CachePod
-    from testcluster.pod_bench import Bench
+    from cluster.cache_pod import CachePod
+    from experiments.pod_bench import Bench
+    from upstreams import oci
 
 CLIENTS = 50
 MIB = 1 << 20

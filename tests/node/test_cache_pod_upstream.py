@@ -9,17 +9,18 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+from experiments.pod_bench import UPSTREAM
+from machine import own_network
+from machine.processes import wait_for
 from node.cache_bench import FAST, HANG, ask, blob_path, is_right, manifest_path, pull, sent, together
-from testcluster import oci, own_network
-from testcluster.plain_server import PlainServer
-from testcluster.pod_bench import UPSTREAM
-from testcluster.processes import wait_for
+from upstreams import oci
+from upstreams.plain_server import PlainServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from testcluster.cache_pod import CachePod
-    from testcluster.pod_bench import Bench
+    from cluster.cache_pod import CachePod
+    from experiments.pod_bench import Bench
 
 pytestmark = pytest.mark.usefixtures("faults_end")
 

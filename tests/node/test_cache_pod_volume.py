@@ -9,6 +9,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from cluster.cache_pod import Tmpfs
+from experiments.pod_bench import UPSTREAM
+from machine.processes import wait_for
 from node.cache_bench import (
     FAST,
     HANG,
@@ -25,14 +28,11 @@ from node.cache_bench import (
     sent,
     together,
 )
-from testcluster.cache_pod import Tmpfs
-from testcluster.pod_bench import UPSTREAM
-from testcluster.processes import wait_for
 
 if TYPE_CHECKING:
-    from testcluster import oci
-    from testcluster.cache_pod import CachePod
-    from testcluster.pod_bench import Bench
+    from cluster.cache_pod import CachePod
+    from experiments.pod_bench import Bench
+    from upstreams import oci
 
 pytestmark = pytest.mark.usefixtures("faults_end")
 

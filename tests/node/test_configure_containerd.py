@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from testcluster import tools
-from testcluster.node_program import CONFIGURE_CONTAINERD, write_configuration
-from testcluster.processes import wait_for
+from cluster.node_program import CONFIGURE_CONTAINERD, write_configuration
+from machine import tools
+from machine.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

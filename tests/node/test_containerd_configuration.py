@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from machine import tools
 from node_program import containerd_configuration
 from node_program.containerd_configuration import DEFAULT, Host, Refused
-from testcluster import tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,6 +29,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from machine import tools
+from machine.cgroups import Cgroup
+from machine.processes import Place, wait_for
 from node import fault_front
 from node.fault_bench import (
     OWNER,
@@ -47,9 +50,6 @@ from node.fault_bench import (
 from node.fault_front import Front
 from node.test_node_program import PATIENCE, Registry
 from node_program.hosts_toml import owner_of
-from testcluster import tools
-from testcluster.cgroups import Cgroup
-from testcluster.processes import Place, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from testcluster import images, oci, tools
-from testcluster.cgroups import Cgroup
-from testcluster.node_program import COMMAND as PROGRAM
-from testcluster.node_program import write_configuration
-from testcluster.paths import CHART
-from testcluster.processes import Place, wait_for
+from cluster import images
+from cluster.node_program import COMMAND as PROGRAM
+from cluster.node_program import write_configuration
+from machine import tools
+from machine.cgroups import Cgroup
+from machine.paths import CHART
+from machine.processes import Place, wait_for
+from upstreams import oci
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

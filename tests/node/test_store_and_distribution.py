@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from machine import tools
+from machine.cgroups import Cgroup
+from machine.processes import Place, wait_for
 from made_stores import DOCKER_LIST, DOCKER_MANIFEST, Killed, index_of, manifest_of, put, trouble_at
 from store.store import NoRoom, Store
-from testcluster import tools
-from testcluster.cgroups import Cgroup
-from testcluster.oci import INDEX, MANIFEST, digest
-from testcluster.processes import Place, wait_for
+from upstreams.oci import INDEX, MANIFEST, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 import bcrypt
 import pytest
 import trustme
+from cluster import images
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from testcluster import images, oci, tools
-from testcluster.processes import wait_for
-from testcluster.upstream import PASSWORD, USERNAME
+from machine import tools
+from machine.processes import wait_for
 from upstream.client import Client, Denied, Kind, NotFound, Settings, Unavailable
+from upstreams import oci
+from upstreams.upstream import PASSWORD, USERNAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from testcluster import images, oci, pki, tools, upstream
-from testcluster.cgroups import Cgroup
-from testcluster.own_network import own_network
-from testcluster.processes import Place
-from testcluster.upstream import Upstream
+from cluster import images
+from machine import tools
+from machine.cgroups import Cgroup
+from machine.own_network import own_network
+from machine.processes import Place
+from upstreams import oci, pki, upstream
+from upstreams.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

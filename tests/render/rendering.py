@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
-from testcluster import tools
-from testcluster.paths import CHART, REPOSITORY
+from machine import tools
+from machine.paths import CHART, REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path

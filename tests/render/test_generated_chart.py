@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from machine import tools
+from machine.paths import REPOSITORY
 from registry_cache import cli
 from rendering import SCENARIOS, Object, RenderingFailed, by_kind, render, render_text
-from testcluster import tools
-from testcluster.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 import yaml
+from machine.paths import CHART, REPOSITORY
 from registry_cache.rules import rules
 from rendering import SCENARIOS, Object, by_kind, custom_schemas, render
-from testcluster.paths import CHART, REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path

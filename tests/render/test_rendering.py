@@ -13,10 +13,10 @@ import pytest
 import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from machine import tools
+from machine.paths import CHART, REPOSITORY
 from registry_cache.names import object_name, upstream_label
 from rendering import SCENARIOS, RenderingFailed, by_kind, names, pod_specs, render, render_text
-from testcluster import tools
-from testcluster.paths import CHART, REPOSITORY
 
 THREE = REPOSITORY / "ci" / "three-upstreams-values.yaml"
 PRIVATE = REPOSITORY / "ci" / "private-values.yaml"

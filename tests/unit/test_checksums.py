@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from machine.paths import CHART
 from registry_cache.checksums import checksums_text, code_of
-from testcluster.paths import CHART
 
 if TYPE_CHECKING:
     from pathlib import Path

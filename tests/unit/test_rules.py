@@ -10,9 +10,9 @@ import promql_parser
 import pytest
 import yaml
 from known_metrics import OTHERS, known_metrics, metrics_of
+from machine import tools
+from machine.paths import REPOSITORY
 from registry_cache.rules import alerts, recording_rules, rules, rules_text
-from testcluster import tools
-from testcluster.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -30,7 +30,7 @@ from made_stores import (
     trouble_at,
 )
 from store.store import NoRoom, Store
-from testcluster.oci import INDEX, MANIFEST, digest
+from upstreams.oci import INDEX, MANIFEST, digest
 
 KIB = 1024
 REPOSITORIES = ["one", "one/two", "library/three"]

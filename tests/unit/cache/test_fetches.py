@@ -11,12 +11,12 @@ from unittest import mock
 import pytest
 from gate import fetches
 from gate.fetches import Fetch, Fetches
+from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of
 from store.store import NoRoom, Store, WrongContent
-from testcluster.oci import digest
-from testcluster.processes import wait_for
 from upstream.client import NotFound, Unavailable
+from upstreams.oci import digest
 
 if TYPE_CHECKING:
     from pathlib import Path

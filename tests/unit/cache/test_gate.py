@@ -20,12 +20,12 @@ from gate.handler import Cache, Health, Server
 from gate.manifests import Manifests
 from gate.metrics import Metrics
 from gate.repeats import Repeats
+from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, put
 from store.store import Store
-from testcluster.oci import digest
-from testcluster.processes import wait_for
 from upstream.client import NotFound
+from upstreams.oci import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

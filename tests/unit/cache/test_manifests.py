@@ -14,12 +14,12 @@ from unittest import mock
 import pytest
 from gate import manifests
 from gate.manifests import Manifest, Manifests
+from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, remount, small_disk
 from store.store import Store
-from testcluster.oci import MANIFEST, digest
-from testcluster.processes import wait_for
 from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstreams.oci import MANIFEST, digest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from gate import sent_bytes
 from gate.sent_bytes import SentBytes
-from testcluster.processes import wait_for
+from machine.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

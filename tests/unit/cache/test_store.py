@@ -14,7 +14,7 @@ import made_stores
 import pytest
 from made_stores import DOCKER_LIST, DOCKER_MANIFEST, faults, index_of, link, manifest_of, put, remount, small_disk
 from store.store import NoRoom, Store, WrongContent
-from testcluster.oci import MANIFEST, digest
+from upstreams.oci import MANIFEST, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,9 +11,9 @@ import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
+from machine.paths import CHART, PROGRAMS
 from node_program.hosts_toml import CannotMerge, Mirror
 from node_program.registry_directory import ORIGINAL, InUse, RegistryDirectory
-from testcluster.paths import CHART, PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

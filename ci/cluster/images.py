@@ -1,0 +1,182 @@
+"""The images that run in the test cluster, under the names of the stock ones that they stand for.
+
+There is no way to the public registries where the native cluster runs. Each image holds the same program as its
+namesake, from the same source, and the test authority's certificate where the stock image holds the public ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from machine import tools
+from machine.paths import REPOSITORY, cache_folder
+from upstreams import oci, pki
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAUSE = "registry.k8s.io/pause:3.10.1"
+COREDNS = f"registry.k8s.io/coredns/coredns:{tools.pinned()['go']['coredns']['version']}"
+LOCAL_PATH = f"docker.io/rancher/local-path-provisioner:{tools.pinned()['go']['local-path-provisioner']['version']}"
+BUSYBOX = "docker.io/library/busybox:stable"
+REGISTRY = f"docker.io/library/registry:{tools.pinned()['go']['distribution']['version'].removeprefix('v')}"
+PYTHON = "docker.io/library/python:3.13-alpine"
+NGINX = "docker.io/library/nginx:1.28.0-alpine"
+
+CA_PATH = "etc/ssl/certs/ca-certificates.crt"
+APPLETS = (
+    "sh",
+    "awk",
+    "cat",
+    "echo",
+    "grep",
+    "ls",
+    "mkdir",
+    "nslookup",
+    "rm",
+    "sed",
+    "sleep",
+    "stat",
+    "test",
+    "tr",
+    "wget",
+)
+
+
+def archives(references: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Make what is missing of the images, all or the given ones, and return their archives by name."""
+    recipes = {
+        PAUSE: busybox,
+        COREDNS: _coredns,
+        LOCAL_PATH: _local_path_provisioner,
+        BUSYBOX: busybox,
+        REGISTRY: _registry,
+        PYTHON: _python,
+        NGINX: _nginx,
+    }
+    return {name: _archive(name, recipes[name]) for name in references or recipes}
+
+
+def unpacked(reference: str) -> tuple[Path, dict[str, Any]]:
+    """The folder with the content of an image, and the `config` of its configuration (OCI image-spec, config.md)."""
+    archive = archives((reference,))[reference]
+    root = archive.with_suffix(".root")
+    with tarfile.open(archive) as layout:
+
+        def blob(name: str) -> bytes:
+            file = layout.extractfile(f"blobs/{name.replace(':', '/')}")
+            assert file is not None
+            return file.read()
+
+        index = layout.extractfile("index.json")
+        assert index is not None
+        manifest = json.loads(blob(json.load(index)["manifests"][0]["digest"]))
+        if not root.exists():
+            for older in root.parent.glob(f"{_file_name(reference)}-*.root"):
+                shutil.rmtree(older)
+            with tempfile.TemporaryDirectory(dir=root.parent) as work:
+                made = Path(work) / "root"
+                made.mkdir()
+                for layer in manifest["layers"]:
+                    with tarfile.open(fileobj=io.BytesIO(blob(layer["digest"]))) as files:
+                        files.extractall(made, filter="tar")
+                made.rename(root)
+        config: dict[str, Any] = json.loads(blob(manifest["config"]["digest"]))["config"]
+        return root, config
+
+
+def busybox(*layers: bytes, label: str = "") -> oci.Image:
+    """A small image whose process waits for ever; more layers make it larger, a label makes its first layer its own."""
+    return oci.Image(layers=(busybox_layer(label), *layers), entrypoint=("/bin/busybox", "sleep", "2147483647"))
+
+
+def busybox_layer(label: str = "") -> bytes:
+    """BusyBox and the names of what scripts use of it."""
+    files = {"bin/busybox": (tools.debian_root() / "bin" / "busybox").read_bytes(), "etc/label": label.encode()}
+    links = {f"bin/{applet}": "busybox" for applet in APPLETS}
+    return oci.layer_of_files(files, links=links, executable=True)
+
+
+def _archive(reference: str, make: Callable[[], oci.Image]) -> Path:
+    key = hashlib.sha256((pki.authority_file().read_text() + _recipe()).encode()).hexdigest()[:12]
+    name = _file_name(reference)
+    path = cache_folder() / "images" / f"{name}-{key}.tar"
+    if not path.exists():
+        for older in path.parent.glob(f"{name}-*.tar"):
+            older.unlink()
+        make().write_archive(path, reference)
+    return path
+
+
+def _file_name(reference: str) -> str:
+    return reference.replace("/", "_").replace(":", "_")
+
+
+def _recipe() -> str:
+    """What the images' content depends on besides their names: the text that makes them, and the pinned versions."""
+    ours = (Path(__file__), Path(oci.__file__), REPOSITORY / "ci" / "tools.toml")
+    return "".join(path.read_text() for path in ours)
+
+
+def _trust_layer() -> bytes:
+    return oci.layer_of_files(
+        {CA_PATH: pki.authority_file().read_bytes(), "etc/passwd": b"root:x:0:0:root:/:/bin/sh\n"}
+    )
+
+
+def _program(tool: str, binary: str) -> bytes:
+    return tools.go_binary(tool, binary).read_bytes()
+
+
+def _coredns() -> oci.Image:
+    layer = oci.layer_of_files({"coredns": _program("coredns", "coredns")}, executable=True)
+    return oci.Image(layers=(_trust_layer(), layer), entrypoint=("/coredns",))
+
+
+def _local_path_provisioner() -> oci.Image:
+    layer = oci.layer_of_files(
+        {"usr/bin/local-path-provisioner": _program("local-path-provisioner", "local-path-provisioner")},
+        executable=True,
+    )
+    return oci.Image(layers=(_trust_layer(), layer), entrypoint=("/usr/bin/local-path-provisioner",))
+
+
+def _registry() -> oci.Image:
+    layer = oci.layer_of_files({"bin/registry": _program("distribution", "registry")}, executable=True)
+    return oci.Image(
+        layers=(busybox_layer(), _trust_layer(), layer),
+        entrypoint=("/bin/registry",),
+        command=("serve", "/etc/distribution/config.yml"),
+    )
+
+
+def _python() -> oci.Image:
+    """Debian's Python, which is older than the stock image's: what passes with it uses nothing newer than 3.11."""
+    tree = oci.layer_of_tree(tools.python_root())
+    names = {
+        "usr/local/bin/python3": "/usr/bin/python3.11",
+        # Where Debian's OpenSSL looks by itself; the stock image's looks at the file that the trust layer has.
+        "usr/lib/ssl/cert.pem": f"/{CA_PATH}",
+    }
+    return oci.Image(
+        layers=(tree, busybox_layer(), _trust_layer(), oci.layer_of_files({}, links=names)), command=("python3",)
+    )
+
+
+def _nginx() -> oci.Image:
+    """Debian's nginx, which is older than the stock image's: what passes with it uses nothing newer than 1.22."""
+    tree = oci.layer_of_tree(tools.nginx_root())
+    # As in the stock image: a process that may write nowhere still has both logs.
+    logs = {"var/log/nginx/access.log": "/dev/stdout", "var/log/nginx/error.log": "/dev/stderr"}
+    return oci.Image(
+        layers=(tree, busybox_layer(), _trust_layer(), oci.layer_of_files({}, links=logs)),
+        command=("nginx", "-g", "daemon off;"),
+        stop_signal="SIGQUIT",
+    )

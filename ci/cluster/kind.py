@@ -1,0 +1,144 @@
+"""A cluster of kind's, where there is a container engine; the upstream registry runs on this machine beside it.
+
+The same images and the same upstream as in the native cluster: nodes and cluster DNS are told where the upstreams'
+names lead, and the nodes trust the test authority.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from machine import tools
+from machine.cgroups import Cgroup
+from machine.paths import cluster_folder
+from machine.processes import Place
+from upstreams import pki
+from upstreams.upstream import Upstream
+
+from cluster import images, interface
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIGURATION = """kind: Cluster
+apiVersion: kind.x-k8s.io/v1alpha4
+nodes: [{role: control-plane}, {role: worker}, {role: worker}]
+containerdConfigPatches:
+  - |
+    [plugins."io.containerd.cri.v1.images".registry]
+      config_path = "/etc/containerd/certs.d"
+"""
+
+
+def is_available() -> bool:
+    """Whether a container engine answers and kind is installed."""
+    if shutil.which("docker") is None or shutil.which("kind") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+@dataclass(frozen=True)
+class KindNode:
+    """One worker: a container."""
+
+    name: str
+    address: str
+
+    def run(self, *command: str, check: bool = True) -> str:
+        return _run("docker", "exec", self.name, *command, check=check)
+
+
+@dataclass
+class KindCluster:
+    """A kind cluster named `rcache-<name>`."""
+
+    name: str
+
+    @property
+    def kind_name(self) -> str:
+        return f"rcache-{self.name}"
+
+    @property
+    def folder(self) -> Path:
+        return cluster_folder(self.name)
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.folder / "admin.conf"
+
+    @cached_property
+    def nodes(self) -> list[KindNode]:
+        names = [name for name in _run("kind", "get", "nodes", "--name", self.kind_name).split() if "worker" in name]
+        template = "{{.NetworkSettings.Networks.kind.IPAddress}}"
+        return [KindNode(name, _run("docker", "inspect", "--format", template, name).strip()) for name in sorted(names)]
+
+    @cached_property
+    def upstream(self) -> Upstream:
+        networks = json.loads(_run("docker", "network", "inspect", "kind"))[0]["IPAM"]["Config"]
+        gateway = next(network["Gateway"] for network in networks if "." in network.get("Gateway", ""))
+        return Upstream(Place(self.folder / "upstream", Cgroup(f"{self.kind_name}/upstream")), gateway)
+
+    def is_up(self) -> bool:
+        return self.kubeconfig.exists() and self.kind_name in _run("kind", "get", "clusters").split()
+
+    def up(self) -> None:
+        """Create the cluster, start the upstream, and lead the upstreams' names to it."""
+        if self.is_up():
+            return
+        tools.ensure_client()
+        tools.ensure_registry()
+        self.down()
+        self.folder.mkdir(parents=True)
+        configuration = self.folder / "kind.yaml"
+        configuration.write_text(CONFIGURATION)
+        options = ["--name", self.kind_name, "--config", str(configuration), "--kubeconfig", str(self.kubeconfig)]
+        _run("kind", "create", "cluster", "--wait", "180s", *options)
+        self.upstream.place.cgroup.create()
+        self.upstream.start()
+        for archive in images.archives((images.BUSYBOX, images.REGISTRY, images.PYTHON, images.NGINX)).values():
+            _run("kind", "load", "image-archive", str(archive), "--name", self.kind_name)
+        for node in self.nodes:
+            _run("docker", "cp", str(pki.authority_file()), f"{node.name}:/usr/local/share/ca-certificates/test.crt")
+            hosts = self.upstream.host_lines()
+            node.run("sh", "-c", f"update-ca-certificates && printf '%s' '{hosts}' >> /etc/hosts")
+            node.run("systemctl", "restart", "containerd")
+        self._configure_dns()
+
+    def down(self) -> None:
+        """Delete the cluster, end the upstream's processes and remove their files."""
+        _run("kind", "delete", "cluster", "--name", self.kind_name)
+        cgroup = Cgroup(self.kind_name)
+        cgroup.kill()
+        cgroup.remove()
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def status(self) -> str:
+        state = f"up, KUBECONFIG={self.kubeconfig}" if self.is_up() else "down"
+        return f"{self.name} (kind): {state}"
+
+    def _configure_dns(self) -> None:
+        """Put the upstreams' names into CoreDNS' configuration, before it forwards to the internet."""
+        config = interface.get(self.kubeconfig, "configmap", "coredns", "--namespace", "kube-system")
+        lines = "".join(f"            {line}\n" for line in self.upstream.host_lines().splitlines())
+        hosts = f"hosts {{\n{lines}            fallthrough\n        }}\n        forward ."
+        corefile = config["data"]["Corefile"].replace("forward .", hosts, 1)
+        patch = json.dumps({"data": {"Corefile": corefile}})
+        interface.kubectl(self.kubeconfig, "patch", "configmap/coredns", "--namespace=kube-system", "--patch", patch)
+        restart = ["rollout", "restart", "deployment/coredns", "--namespace=kube-system"]
+        interface.kubectl(self.kubeconfig, *restart)
+        interface.kubectl(self.kubeconfig, "rollout", "status", *restart[2:])
+
+
+def _run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    if check and done.returncode != 0:
+        message = f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        raise RuntimeError(message)
+    return done.stdout

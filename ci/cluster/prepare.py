@@ -1,0 +1,27 @@
+"""`python -m cluster.prepare`: gets all that the tests run, so that they can run side by side without building."""
+
+from __future__ import annotations
+
+import sys
+
+from machine import tools
+from machine.gobuild import BuildFailed
+from upstreams import pki
+
+from cluster import images
+
+
+def main() -> int:
+    """Get what is missing and return the exit code."""
+    try:
+        tools.ensure_all()
+        images.archives()
+        pki.authority()
+    except (BuildFailed, tools.ToolMissing) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

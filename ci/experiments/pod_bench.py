@@ -1,0 +1,80 @@
+"""Cache pods before upstream registries that can be watched, in a network of their own, without Kubernetes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cluster import images
+from cluster.cache_pod import CachePod, Tmpfs
+from machine import own_network, tools
+from machine.cgroups import Cgroup
+from machine.processes import Place
+from upstreams import oci
+from upstreams.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+UPSTREAM = "docker.io"
+
+
+@dataclass
+class Bench:
+    """The upstream registries, and pods before them."""
+
+    folder: Path
+    cgroup: Cgroup
+    upstream: Upstream
+    _pods: int = field(default=0)
+
+    def new_pod(self, cache: dict[str, Any] | None = None, volume: Path | Tmpfs | None = None, **more: Any) -> CachePod:
+        """A pod that is not started yet, by default of a cache of docker.io; `more` are other fields of `CachePod`."""
+        self._pods += 1
+        return CachePod(
+            Place(self.folder / "pods", self.cgroup),
+            cache or {"upstream": UPSTREAM},
+            volume or self.folder / f"volume-{self._pods}",
+            **{"hosts": self.upstream.host_lines(), "number": self._pods, **more},
+        )
+
+    @contextmanager
+    def pod(
+        self, cache: dict[str, Any] | None = None, volume: Path | Tmpfs | None = None, **more: Any
+    ) -> Iterator[CachePod]:
+        """A running pod, of which nothing is left afterwards but its volume; what it said last is printed."""
+        pod = self.new_pod(cache, volume, **more)
+        try:
+            pod.start()
+            yield pod
+        finally:
+            for name in pod.containers:
+                if pod.log_file(name).exists():
+                    print(f"--- {name}", *pod.log(name).splitlines()[-20:], sep="\n")
+            pod.close()
+
+    def push(self, name: str, layers: int = 1, size: int = 300_000, site: str = UPSTREAM) -> oci.Image:
+        """Put an image of its own content into an upstream, as `library/<name>:1`; one more layer makes it busybox."""
+        image = images.busybox(*(oci.random_layer(f"{name} {number}", size) for number in range(layers)), label=name)
+        self.upstream.push(f"{site}/library/{name}:1", image)
+        return image
+
+
+@contextmanager
+def pod_bench(folder: Path) -> Iterator[Bench]:
+    """All of it; this thread, and what it starts, is in that network while it is there."""
+    tools.ensure_client()
+    tools.ensure_registry()
+    cgroup = Cgroup(f"rcache-pods-{os.getpid()}")
+    cgroup.create()
+    try:
+        with own_network.own_network():
+            upstream = Upstream(Place(folder / "upstream", cgroup), own_network.ADDRESS)
+            upstream.start()
+            yield Bench(folder, cgroup, upstream)
+    finally:
+        cgroup.kill()
+        cgroup.remove()

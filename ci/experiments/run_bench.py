@@ -1,0 +1,128 @@
+"""`make bench`: what the commands, a rendering, the programs and the cache pod take, each beside what it replaces.
+
+docs/benchmarks.md holds what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cluster.node_program import COMMAND, shipped_settings, write_configuration
+from machine import tools
+from machine.cgroups import Cgroup
+from machine.paths import CHART, REPOSITORY
+from machine.processes import Place, wait_for
+
+from experiments.bench_caches import bench_caches
+
+CACHES = 100
+RUNS = 11
+SECONDS = 120
+PORT = 15900
+SERVICE_TABLE = '[plugins."io.containerd.grpc.v1.cri".registry]'
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print the tables and return the exit code."""
+    parts = {"commands": bench_commands, "node": bench_node_program, "caches": bench_caches}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(parts)} (default: all)")
+    chosen = parser.parse_args(arguments).parts or list(parts)
+    for part in chosen:
+        if part not in parts:
+            parser.error(f"{part} is none of {', '.join(parts)}")
+    tools.ensure_client()
+    tools.ensure_registry()
+    print(f"{os.cpu_count()} cores")
+    for part in chosen:
+        print(flush=True)
+        parts[part]()
+    return 0
+
+
+def bench_commands() -> None:
+    """Print how long each command takes with many caches, its start included."""
+    with tempfile.TemporaryDirectory() as work:
+        document = Path(work) / "values.yaml"
+        document.write_text("caches:\n" + "".join(f"  - upstream: r{n}.example.com\n" for n in range(CACHES)))
+        command = [sys.executable, "-m", "registry_cache"]
+        rows = {
+            "registry-cache validate": [*command, "validate", document],
+            "registry-cache generate": [*command, "generate", document, "--output", Path(work) / "chart"],
+            "registry-cache plan": [*command, "plan", document, document],
+            "helm template": [tools.helm(), "template", "x", CHART, "--values", document],
+        }
+        print(f"{CACHES} caches, {RUNS} runs each\n")
+        print(f"{'command':<24}{'median':>9}{'slowest':>9}")
+        for name, arguments in rows.items():
+            times = [seconds([str(argument) for argument in arguments]) for _ in range(RUNS)]
+            print(f"{name:<24}{statistics.median(times):>7.2f} s{max(times):>7.2f} s")
+
+
+def bench_node_program() -> None:
+    """Print what the node program takes with ten caches and the settings that the chart ships."""
+    place = Place(Path(tempfile.mkdtemp()), Cgroup(f"rcache-bench-{os.getpid()}"))
+    place.cgroup.create()
+    folder = place.folder
+    (folder / "certs.d").mkdir()
+    (folder / "config.toml").write_text(f"version = 2\n{SERVICE_TABLE}\nconfig_path = '{folder}/certs.d'\n")
+    cache = {"server": "https://example.com", "service": "127.0.0.1", "port": PORT}
+    write_configuration(
+        folder / "node.json",
+        certs=folder / "certs.d",
+        state=folder / "state",
+        containerd=folder / "config.toml",
+        metricsPort=PORT + 1,
+        caches=[{"upstream": f"r{number}.example.com", **cache} for number in range(10)],
+    )
+    registry = {
+        "version": 0.1,
+        "log": {"accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": f"{folder}/registry"}},
+        "http": {"addr": f"127.0.0.1:{PORT}"},
+    }
+    (folder / "registry.json").write_text(json.dumps(registry))
+    try:
+        program = tools.go_binary("distribution", "registry")
+        place.start("registry", [program, "serve", folder / "registry.json"], {"OTEL_TRACES_EXPORTER": "none"})
+        process = place.start("node", [*COMMAND, "--config", folder / "node.json"])
+        wait_for("the program to use its caches", (folder / "state" / "ready").exists, 60)
+        before, begun = cpu_seconds(process), time.monotonic()
+        time.sleep(SECONDS)  # what is measured is how much it does in that time
+        used = (cpu_seconds(process) - before) / (time.monotonic() - begun)
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        print(
+            f"node program, 10 caches, {SECONDS} s, {shipped_settings()['probe']['interval']} between two questions\n"
+        )
+        print(f"CPU              {used * 1000:>6.2f} millicores")
+        print(f"resident memory  {int(status['VmRSS'].split()[0]) / 1024:>6.1f} MiB")
+    finally:
+        place.cgroup.kill()
+        place.cgroup.remove()
+        shutil.rmtree(folder)
+
+
+def cpu_seconds(process: int) -> float:
+    """What all threads of a process used so far (sched-stats of Linux: the first number of schedstat, in ns)."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def seconds(command: list[str]) -> float:
+    """How long a command takes, its start included."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY / "generator")
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

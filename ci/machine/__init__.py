@@ -1,0 +1,1 @@
+"""What this machine gives to the tests: pinned programs, processes, control groups and networks."""

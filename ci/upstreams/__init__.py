@@ -1,0 +1,1 @@
+"""Real upstream registries, their token servers and their faults."""
