@@ -83,12 +83,12 @@ VALUES = st.fixed_dictionaries(
         "fullnameOverride": mostly(LABEL | st.just("registry")),
         "imagePullSecrets": mostly(st.lists(st.fixed_dictionaries({"name": LABEL}), max_size=1)),
         "commonLabels": mostly(STRINGS),
-        "images": mapping(registry=IMAGE, nginx=IMAGE, python=IMAGE),
-        "upstreams": mostly(st.dictionaries(KNOWN, mostly(UPSTREAM_SETTINGS), max_size=2)),
-        "cache": mapping(
-            tagWindow=TIME_TO_LIVE,
-            highWaterMark=st.integers(1, 100),
-            volumeRetention=st.sampled_from(["Delete", "Retain"]),
+        "images": mapping(distribution=IMAGE, nginx=IMAGE, python=IMAGE),
+        "upstreamSettings": mostly(st.dictionaries(KNOWN, mostly(UPSTREAM_SETTINGS), max_size=2)),
+        "cachePods": mapping(
+            tagCheckInterval=TIME_TO_LIVE,
+            highWaterMarkPercent=st.integers(1, 100),
+            volumeClaims=mapping(retentionPolicy=st.sampled_from(["Delete", "Retain"])),
             noProxy=st.lists(mostly(NO_PROXY), max_size=2),
             resources=mapping(gate=RESOURCES),
             priorityClassName=LABEL,
@@ -97,22 +97,22 @@ VALUES = st.fixed_dictionaries(
             tolerations=st.lists(TOLERATION, max_size=2),
             affinity=mapping(podAffinity=st.just({}), nodeAffinity=st.just({})),
         ),
-        "node": mapping(
+        "nodeProgram": mapping(
             enabled=st.booleans(),
             preset=st.sampled_from(["kubeadm", "k3s", "talos"]),
             registryDirectory=st.sampled_from(["", "/etc/containerd/certs.d", "/x/"]),
             containerdConfig=st.sampled_from(["", "/etc/containerd/config.toml"]),
             containerdVersion=st.sampled_from(["", "2.2.1", "v1.7.0"]),
-            configureContainerd=mapping(enabled=st.booleans(), restart=st.lists(LABEL, min_size=1, max_size=2)),
+            configureContainerd=mapping(enabled=st.booleans(), restartCommand=st.lists(LABEL, min_size=1, max_size=2)),
             metrics=mapping(enabled=st.booleans(), port=st.integers(1, 65535)),
             dialTimeout=DURATION,
             probe=mapping(
-                interval=DURATION, timeout=DURATION, failureThreshold=st.integers(1, 9), patience=TIME_TO_LIVE
+                interval=DURATION, timeout=DURATION, failureThreshold=st.integers(1, 9), maxBackoff=TIME_TO_LIVE
             ),
             resources=RESOURCES,
             updateStrategy=st.just({"type": "OnDelete"}),
         ),
         "monitoring": mapping(dashboard=mapping(enabled=st.booleans(), labels=STRINGS)),
-        "test": mapping(images=st.dictionaries(KNOWN, LABEL, max_size=2)),
+        "helmTest": mapping(images=st.dictionaries(KNOWN, LABEL, max_size=2)),
     },
 )

@@ -278,7 +278,7 @@ while it runs.
   {{ include "registry-cache.cacheRoomData" (dict "root" $ "cache" $cache) }}
 */}}
 {{- define "registry-cache.cacheRoomData" -}}
-{{- $room := dict "highWaterMark" .root.Values.cache.highWaterMark "ttl" (dig "garbageCollection" "ttl" "168h" .cache) -}}
+{{- $room := dict "highWaterMarkPercent" .root.Values.cachePods.highWaterMarkPercent "ttl" (dig "garbageCollection" "ttl" "168h" .cache) -}}
 {{- $_ := set $room "version" (regexReplaceAll "[+].*" .root.Chart.Version "") -}}
 {{- $_ := set $room "capacity" (dig "volume" "size" "10Gi" .cache | include "registry-cache.bytes" | int64) -}}
 room.json: |
@@ -290,18 +290,18 @@ registry-cache.cacheConfigData: what one cache is told at its start; its hash is
   {{ include "registry-cache.cacheConfigData" (dict "root" $ "cache" $cache) }}
 */}}
 {{- define "registry-cache.cacheConfigData" -}}
-{{- $values := .root.Values.cache -}}
-{{- $more := get .root.Values.upstreams .cache.upstream | default dict -}}
+{{- $values := .root.Values.cachePods -}}
+{{- $more := get .root.Values.upstreamSettings .cache.upstream | default dict -}}
 {{- $proxy := .cache.proxy | default dict -}}
 {{- $folder := "/etc/registry-cache/" -}}
 {{- $configuration := dict "upstream" .cache.upstream "remoteURL" (include "registry-cache.remoteURL" .cache) -}}
-{{- $_ := set $configuration "tagWindow" $values.tagWindow -}}
+{{- $_ := set $configuration "tagCheckInterval" $values.tagCheckInterval -}}
 {{- $_ := set $configuration "httpProxy" ($proxy.httpProxy | default "") -}}
 {{- $_ := set $configuration "httpsProxy" ($proxy.httpsProxy | default "") -}}
 {{- $_ := set $configuration "noProxy" $values.noProxy -}}
 {{- $certified := or $more.caConfigMapName $more.caSecretName -}}
 {{- $kind := ternary "ConfigMap" "Secret" (not (empty $more.caConfigMapName)) -}}
-{{- $authority := printf "the %s %s (upstreams[%q].ca%sName)" $kind $certified .cache.upstream $kind -}}
+{{- $authority := printf "the %s %s (upstreamSettings[%q].ca%sName)" $kind $certified .cache.upstream $kind -}}
 {{- $_ := set $configuration "caSource" (ternary $authority "" (not (empty $certified))) -}}
 {{- $_ := set $configuration "caFile" (ternary (print $folder "ca/ca.crt") "" (not (empty $certified))) -}}
 {{- $_ := set $configuration "credentials" (ternary (print $folder "credentials") "" (not (empty .cache.secretReferenceName))) -}}
@@ -323,12 +323,12 @@ cache.json: |
 
 {{- /*
 registry-cache.nodePaths: where containerd's registry folder and configuration are on the nodes: what the values say,
-else what node.preset stands for; as YAML. Scope: the root context.
+else what nodeProgram.preset stands for; as YAML. Scope: the root context.
 */}}
 {{- define "registry-cache.nodePaths" -}}
-{{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) .Values.node.preset -}}
-registryDirectory: {{ default $preset.registryDirectory .Values.node.registryDirectory | quote }}
-containerdConfig: {{ default $preset.containerdConfig .Values.node.containerdConfig | quote }}
+{{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) .Values.nodeProgram.preset -}}
+registryDirectory: {{ default $preset.registryDirectory .Values.nodeProgram.registryDirectory | quote }}
+containerdConfig: {{ default $preset.containerdConfig .Values.nodeProgram.containerdConfig | quote }}
 {{- end -}}
 
 {{- /*
@@ -347,16 +347,16 @@ registry-cache.nodeConfigData: the data of the node program's ConfigMap, whose h
 {{- $caches = append $caches . -}}
 {{- end -}}
 {{- $owner := printf "%s/%s" .Release.Namespace (include "registry-cache.fullname" .) -}}
-{{- $configuration := dict "owner" $owner "registryDirectory" "/host/registry" "stateDirectory" "/run/registry-cache" "dialTimeout" .Values.node.dialTimeout "probe" .Values.node.probe "caches" $caches -}}
+{{- $configuration := dict "owner" $owner "registryDirectory" "/host/registry" "stateDirectory" "/run/registry-cache" "dialTimeout" .Values.nodeProgram.dialTimeout "probe" .Values.nodeProgram.probe "caches" $caches -}}
 {{- $paths := include "registry-cache.nodePaths" . | fromYaml -}}
-{{- $containerd := dict "configuration" $paths.containerdConfig "registryDirectory" $paths.registryDirectory "version" .Values.node.containerdVersion -}}
+{{- $containerd := dict "configuration" $paths.containerdConfig "registryDirectory" $paths.registryDirectory "version" .Values.nodeProgram.containerdVersion -}}
 {{- $_ := set $containerd "mounts" (dict (dir $paths.containerdConfig) "/host/containerd" $paths.registryDirectory "/host/registry") -}}
 {{- $_ := set $configuration "containerd" $containerd -}}
-{{- $_ := set $configuration "metricsPort" (ternary .Values.node.metrics.port 0 .Values.node.metrics.enabled | int) -}}
-{{- with .Values.node.configureContainerd -}}
+{{- $_ := set $configuration "metricsPort" (ternary .Values.nodeProgram.metrics.port 0 .Values.nodeProgram.metrics.enabled | int) -}}
+{{- with .Values.nodeProgram.configureContainerd -}}
 {{- if .enabled -}}
 {{- $onHost := list "nsenter" "-t" "1" "-m" "-u" "-i" "-n" "-p" "--" -}}
-{{- $_ := set $configuration "configure" (dict "onHost" $onHost "containerd" .containerd "restart" .restart "answers" .answers) -}}
+{{- $_ := set $configuration "configure" (merge (dict "onHost" $onHost) (omit . "enabled")) -}}
 {{- end -}}
 {{- end -}}
 node.json: |

@@ -23,6 +23,20 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- if $problems -}}
 {{- include "registry-cache.refuse" $problems -}}
 {{- end -}}
+{{- range $old, $new := .Files.Get "files/renamed-values.yaml" | fromYaml -}}
+{{- $value := $.Values -}}
+{{- $present := true -}}
+{{- range $name := splitList "." $old -}}
+{{- $present = and $present (kindIs "map" $value) -}}
+{{- if $present -}}
+{{- $present = hasKey $value $name -}}
+{{- $value = get $value $name -}}
+{{- end -}}
+{{- end -}}
+{{- if $present -}}
+{{- $problems = append $problems (printf "%s: this value has a new name; write %s" $old $new) -}}
+{{- end -}}
+{{- end -}}
 {{- $upstreams := dict -}}
 {{- $services := dict -}}
 {{- $suffixes := dict -}}
@@ -86,8 +100,8 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $upstream, $settings := .Values.upstreams -}}
-{{- $path := include "registry-cache.pathIn" (dict "mapping" "upstreams" "key" $upstream) -}}
+{{- range $upstream, $settings := .Values.upstreamSettings -}}
+{{- $path := include "registry-cache.pathIn" (dict "mapping" "upstreamSettings" "key" $upstream) -}}
 {{- if not (hasKey $upstreams $upstream) -}}
 {{- $nearest := include "registry-cache.nearest" (dict "name" $upstream "known" (keys $upstreams | sortAlpha)) -}}
 {{- $problems = append $problems (printf "%s: is no upstream of caches; %s" $path $nearest) -}}
@@ -100,16 +114,14 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $name, $image := .Values.images -}}
+{{- range $name, $image := pick .Values.images "distribution" "nginx" "python" -}}
 {{- if not (or $image.tag $image.digest) -}}
 {{- $problems = append $problems (printf "images.%s.tag: is empty, and there is no digest; write one of the two" $name) -}}
 {{- end -}}
 {{- end -}}
-{{- /* those of the values file are there whatever is cached */ -}}
-{{- $tested := list "docker.io" "ghcr.io" "quay.io" "registry.k8s.io" -}}
-{{- range $upstream, $_ := .Values.test.images -}}
-{{- if not (or (hasKey $upstreams $upstream) (has $upstream $tested)) -}}
-{{- $path := include "registry-cache.pathIn" (dict "mapping" "test.images" "key" $upstream) -}}
+{{- range $upstream, $_ := .Values.helmTest.images -}}
+{{- if not (hasKey $upstreams $upstream) -}}
+{{- $path := include "registry-cache.pathIn" (dict "mapping" "helmTest.images" "key" $upstream) -}}
 {{- $nearest := include "registry-cache.nearest" (dict "name" $upstream "known" (keys $upstreams | sortAlpha)) -}}
 {{- $problems = append $problems (printf "%s: is no upstream of caches; %s" $path $nearest) -}}
 {{- end -}}
@@ -175,8 +187,8 @@ is the cluster's default. Scope: the root context.
 {{- end -}}
 
 {{- /*
-registry-cache.pathIn: the path of a key in a mapping, as a person writes it: upstreams["docker.io"].
-  {{ include "registry-cache.pathIn" (dict "mapping" "upstreams" "key" $upstream) }}
+registry-cache.pathIn: the path of a key in a mapping, as a person writes it: upstreamSettings["docker.io"].
+  {{ include "registry-cache.pathIn" (dict "mapping" "upstreamSettings" "key" $upstream) }}
 */}}
 {{- define "registry-cache.pathIn" -}}
 {{- if regexMatch "^[A-Za-z0-9_-]{1,60}$" .key -}}

@@ -19,7 +19,7 @@ CONFIGURE_CONTAINERD = (*COMMAND[:-1], "node_program.configure_containerd")
 
 def shipped_settings() -> dict[str, Any]:
     """What the chart's values say of the program."""
-    settings: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())["node"]
+    settings: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())["nodeProgram"]
     return settings
 
 

@@ -40,7 +40,7 @@ FAULT_PORT = 5080
 # The chart's own settings, but no growing patience: the same cache has one fault after the other.
 VALUES = {
     "caches": [{"upstream": UPSTREAM, "volume": {"size": "1Gi"}}],
-    "node": {"probe": {"patience": "0s"}},
+    "nodeProgram": {"probe": {"maxBackoff": "0s"}},
 }
 HEALTHY = "status 200, 2 of 2 bytes"
 CONTENT = "/v2/library/content/manifests/1"

@@ -29,7 +29,7 @@ KUBERNETES = "registry.k8s.io/metrics/agent:1.0"
 PRIVATE = "registry.example.com/team/shop:1.0"
 LATER = "docker.io/library/web:1.1"
 LAST = "docker.io/library/web:1.2"
-# What `helm test` pulls by default (values: test.images).
+# What `helm test` pulls by default (chart/files/helm-test-images.yaml).
 TESTED = ("docker.io/library/busybox:latest", "registry.k8s.io/pause:3.10")
 
 

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
             for upstream, volume in volumes.items()
         ]
         # The same cache comes and goes again and again: nodes are to use it as soon as it answers.
-        values = {"caches": caches, "node": {"probe": {"interval": "2s", "patience": "0s"}}}
+        values = {"caches": caches, "nodeProgram": {"probe": {"interval": "2s", "maxBackoff": "0s"}}}
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "values.yaml"
             path.write_text(json.dumps(values))

@@ -263,12 +263,12 @@ class Proxy(Model):
 
     httpProxy: URL | None = Field(
         None,
-        description="Proxy for http upstreams; its credentials come from upstreams.<upstream>.proxySecretName.",
+        description="Proxy for http upstreams; its credentials come from upstreamSettings.<upstream>.proxySecretName.",
         examples=["http://proxy:3128"],
     )
     httpsProxy: URL | None = Field(
         None,
-        description="Proxy for https upstreams; its credentials come from upstreams.<upstream>.proxySecretName.",
+        description="Proxy for https upstreams; its credentials come from upstreamSettings.<upstream>.proxySecretName.",
         examples=["http://proxy:3128"],
     )
 
@@ -337,7 +337,7 @@ class Image(Model):
     pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="Pull policy.")
 
 
-class RegistryImage(Image):
+class DistributionImage(Image):
     """The image of distribution."""
 
     repository: str = Field("library/registry", description="Repository in the registry.")
@@ -361,8 +361,8 @@ class PythonImage(Image):
 class Images(Model):
     """The images of all pods, all of them stock ones."""
 
-    registry: RegistryImage = Field(
-        default_factory=RegistryImage, description="Image of distribution, in the pods of the caches."
+    distribution: DistributionImage = Field(
+        default_factory=DistributionImage, description="Image of distribution, in the pods of the caches."
     )
     nginx: NginxImage = Field(default_factory=NginxImage, description="Image of nginx, in the pods of the caches.")
     python: PythonImage = Field(
@@ -382,7 +382,7 @@ class CacheResources(Model):
         {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}},
         description="Resources of the program that fetches from the upstream and makes room on the volume.",
     )
-    registry: Resources = Field(
+    distribution: Resources = Field(
         {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}},
         description="Resources of distribution.",
     )
@@ -411,25 +411,31 @@ class UpstreamSettings(Model):
     )
 
 
-class CachePods(Model):
-    """The pods of all caches."""
+class VolumeClaims(Model):
+    """The claims of all caches' volumes."""
 
-    tagWindow: Duration = Field(
-        "5s",
-        description="How long the upstream's answer about a tag counts before it is asked again, as a Go duration; 0s "
-        "asks at each pull.",
-    )
-    highWaterMark: Percent = Field(
-        85,
-        description="Above so many percent of the volume the least recently used content goes, so that there is room "
-        "ahead of need.",
-    )
-    volumeRetention: Literal["Delete", "Retain"] = Field(
+    retentionPolicy: Literal["Delete", "Retain"] = Field(
         "Delete",
         description="What becomes of a cache's volume when the chart is uninstalled, and when the cache is taken out "
         "of `caches`: all content can be fetched again, and a volume that nobody wants costs money. Retain must be in "
         "force before that.",
     )
+
+
+class CachePods(Model):
+    """The pods of all caches."""
+
+    tagCheckInterval: Duration = Field(
+        "5s",
+        description="How long the upstream's answer about a tag counts before it is asked again, as a Go duration; 0s "
+        "asks at each pull.",
+    )
+    highWaterMarkPercent: Percent = Field(
+        85,
+        description="Above so many percent of the volume the least recently used content goes, so that there is room "
+        "ahead of need.",
+    )
+    volumeClaims: VolumeClaims = Field(default_factory=VolumeClaims, description="The claims of the caches' volumes.")
     noProxy: list[NoProxy] = Field(
         [
             "localhost",
@@ -465,7 +471,7 @@ class Probe(Model):
     failureThreshold: int = Field(
         2, ge=1, description="After so many failures in a row the node leaves the cache; one success brings it back."
     )
-    patience: Duration = Field(
+    maxBackoff: Duration = Field(
         "5m",
         description="How long a cache that comes and goes must answer at most before it is used again, as a Go "
         "duration: nothing the first time in ten minutes, then 15s, 30s and so on; 0s asks for none.",
@@ -488,12 +494,14 @@ class ConfigureContainerd(Model):
         "does and is restarted: once, checked by containerd itself, undone where it does not come back. Takes a "
         "privileged container that runs before the program; the line stays after an uninstall.",
     )
-    containerd: Command = Field("containerd", description="containerd's program on the node.")
-    restart: Commands = Field(["systemctl", "restart", "containerd"], description="What restarts it, on the node.")
-    answers: Commands = Field(["ctr", "version"], description="What ends well once it answers, on the node.")
+    containerdBinary: Command = Field("containerd", description="containerd's program on the node.")
+    restartCommand: Commands = Field(
+        ["systemctl", "restart", "containerd"], description="What restarts it, on the node."
+    )
+    readyCommand: Commands = Field(["ctr", "version"], description="What ends well once it answers, on the node.")
 
 
-class Node(Model):
+class NodeProgram(Model):
     """The program that points containerd on each node to the caches."""
 
     enabled: bool = Field(True, description="Whether nodes are configured at all.")
@@ -582,7 +590,7 @@ class PodMonitor(Model):
     interval: PrometheusDuration = Field("30s", description="Time between two scrapes, as Prometheus has it.")
 
 
-class Rules(Model):
+class PrometheusRule(Model):
     """The PrometheusRule."""
 
     enabled: bool = Field(
@@ -594,9 +602,10 @@ class Rules(Model):
     labels: Labels = Field(
         {}, description="Labels by which a Prometheus finds it.", examples=[{"release": "kube-prometheus-stack"}]
     )
-    runbook: str = Field(
-        "docs/runbook.md",
-        description="Where those who are alerted find the runbook, docs/runbook.md: what `runbook_url` begins with.",
+    runbookUrl: str = Field(
+        "https://github.com/registry-cache/registry-cache/blob/main/docs/runbook.md",
+        description="The address of the runbook, with which the annotation `runbook_url` of each alert begins. Empty "
+        "leaves the annotation out.",
         examples=["https://wiki.example.com/registry-caches"],
     )
 
@@ -610,21 +619,41 @@ class Monitoring(Model):
     podMonitor: PodMonitor = Field(
         default_factory=PodMonitor, description="How the Prometheus operator scrapes the pods; off by default."
     )
-    rules: Rules = Field(default_factory=Rules, description="Recording rules and alerts; off by default.")
+    prometheusRule: PrometheusRule = Field(
+        default_factory=PrometheusRule, description="Recording rules and alerts; off by default."
+    )
 
 
-class Test(Model):
+class HelmTest(Model):
     """What `helm test` does."""
 
     images: Strings = Field(
-        {
-            "docker.io": "library/busybox:latest",
-            "ghcr.io": "fluxcd/source-controller:v1.4.1",
-            "quay.io": "prometheus/busybox:latest",
-            "registry.k8s.io": "pause:3.10",
-        },
-        description="An image for each upstream that is pulled through its cache; others are only asked for an answer.",
+        {},
+        description="A public image for each upstream that the chart knows none of (files/helm-test-images.yaml). "
+        "`helm test` pulls it through the cache; without one it only checks that the cache answers.",
+        examples=[{"registry.example.com": "team/app:1.0"}],
     )
+
+
+# Values that an earlier version of the chart had under another name. The schema lets them through, so that the command
+# and the chart can answer with the new name.
+RENAMED_VALUES = {
+    "cache": "cachePods",
+    "cache.tagWindow": "cachePods.tagCheckInterval",
+    "cache.highWaterMark": "cachePods.highWaterMarkPercent",
+    "cache.volumeRetention": "cachePods.volumeClaims.retentionPolicy",
+    "cache.resources.registry": "cachePods.resources.distribution",
+    "upstreams": "upstreamSettings",
+    "node": "nodeProgram",
+    "node.probe.patience": "nodeProgram.probe.maxBackoff",
+    "node.configureContainerd.containerd": "nodeProgram.configureContainerd.containerdBinary",
+    "node.configureContainerd.restart": "nodeProgram.configureContainerd.restartCommand",
+    "node.configureContainerd.answers": "nodeProgram.configureContainerd.readyCommand",
+    "images.registry": "images.distribution",
+    "test": "helmTest",
+    "monitoring.rules": "monitoring.prometheusRule",
+    "monitoring.rules.runbook": "monitoring.prometheusRule.runbookUrl",
+}
 
 
 class Values(Model):
@@ -646,14 +675,14 @@ class Values(Model):
         {}, description="Labels of all objects, pods excepted.", examples=[{"team": "platform"}]
     )
     images: Images = Field(default_factory=Images, description="The images of all pods, all of them stock ones.")
-    upstreams: dict[str, UpstreamSettings] = Field(
+    upstreamSettings: dict[str, UpstreamSettings] = Field(
         {},
         description="What the chart adds for one cache to what a RegistryConfig can say, by the cache's upstream.",
         examples=[{"registry.example.com": {"caConfigMapName": "registry-ca"}}],
     )
-    cache: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")
-    node: Node = Field(
-        default_factory=Node, description="The program that points containerd on each node to the caches."
+    cachePods: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")
+    nodeProgram: NodeProgram = Field(
+        default_factory=NodeProgram, description="The program that points containerd on each node to the caches."
     )
     monitoring: Monitoring = Field(default_factory=Monitoring, description="What is there to watch the caches with.")
-    test: Test = Field(default_factory=Test, description="What helm test does.")
+    helmTest: HelmTest = Field(default_factory=HelmTest, description="What helm test does.")

@@ -19,9 +19,9 @@ Data = Literal["kept", "none", "left behind", "lost"]
 SIZE, STORAGE_CLASS = "volume.size", "volume.storageClassName"
 TIME_TO_LIVE, SUFFIX = "garbageCollection.ttl", "serviceNameSuffix"
 HIGH_AVAILABILITY = "highAvailability.enabled"
-RETENTION, HIGH_WATER_MARK = "cache.volumeRetention", "cache.highWaterMark"
-OF_CACHES = ("cache.", "images.registry.", "images.nginx.", "images.python.", "imagePullSecrets")
-OF_NODES = ("node.", "images.python.", "imagePullSecrets")
+RETENTION, HIGH_WATER_MARK = "cachePods.volumeClaims.retentionPolicy", "cachePods.highWaterMarkPercent"
+OF_CACHES = ("cachePods.", "images.distribution.", "images.nginx.", "images.python.", "imagePullSecrets")
+OF_NODES = ("nodeProgram.", "images.python.", "imagePullSecrets")
 # What no pod has, or what a running cache reads again.
 WITHOUT_RESTART = (SIZE, TIME_TO_LIVE, SUFFIX, RETENTION, HIGH_WATER_MARK)
 
@@ -84,7 +84,7 @@ def plan(old: dict[str, Any], new: dict[str, Any], release: str = names.RELEASE)
     before, after = complete(old), complete(new)
     full = [_fullname(release, values) for values in (before, after)]
     shared = _differences(before, after, *OF_CACHES)
-    keeps = before["cache"]["volumeRetention"] == "Retain"
+    keeps = before["cachePods"]["volumeClaims"]["retentionPolicy"] == "Retain"
     was, will = _fields_by_upstream(before), _fields_by_upstream(after)
     changes = [
         change
@@ -151,7 +151,7 @@ def _consequences(differences: dict[str, Difference], *, restart: bool, two: boo
     if TIME_TO_LIVE in differences:
         words.append("the running cache takes the ttl over, also for what is there: since its last use")
     if HIGH_WATER_MARK in differences:
-        words.append("the running cache takes cache.highWaterMark over")
+        words.append("the running cache takes cachePods.highWaterMarkPercent over")
     if SUFFIX in differences:
         words.append("the Service gets a new name and address; nodes pull from the upstream until they know it")
     if high := differences.get(HIGH_AVAILABILITY):
@@ -174,7 +174,7 @@ def _removed(upstream: str, *, keeps: bool) -> Change:
 def _nodes(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> list[Change]:
     """The program on the nodes: it knows where each cache is, and its own settings."""
     words: tuple[str, ...]
-    enabled = [values["node"]["enabled"] for values in (before, after)]
+    enabled = [values["nodeProgram"]["enabled"] for values in (before, after)]
     if enabled == [False, False]:
         return []
     own = _differences(before, after, *OF_NODES)
@@ -185,7 +185,7 @@ def _nodes(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> li
         words = ("each node is as it was without the caches, and pulls from the upstreams",)
         return [Change("nodes", None, "removed", restart=False, data="none", differences=own, words=words)]
     known = [_known_to_nodes(values, name) for values, name in zip((before, after), full, strict=True)]
-    restarting = [one for one in own if not one.path.startswith("node.updateStrategy")]
+    restarting = [one for one in own if not one.path.startswith("nodeProgram.updateStrategy")]
     restart = bool(restarting) or known[0] != known[1] or full[0] != full[1]
     if not own and not restart:
         return []
@@ -200,9 +200,9 @@ def _rest(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> lis
     changes = []
     parts: tuple[tuple[Literal["dashboard", "monitoring", "labels", "test"], tuple[str, ...]], ...] = (
         ("dashboard", ("monitoring.dashboard.",)),
-        ("monitoring", ("monitoring.podMonitor.", "monitoring.rules.")),
+        ("monitoring", ("monitoring.podMonitor.", "monitoring.prometheusRule.")),
         ("labels", ("commonLabels",)),
-        ("test", ("test.",)),
+        ("test", ("helmTest.",)),
     )
     for part, prefixes in parts:
         found = _differences(before, after, *prefixes)
@@ -214,7 +214,7 @@ def _rest(before: dict[str, Any], after: dict[str, Any], full: list[str]) -> lis
 
 
 def _fields_by_upstream(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {cache["upstream"]: _fields(cache, values["upstreams"]) for cache in values["caches"]}
+    return {cache["upstream"]: _fields(cache, values["upstreamSettings"]) for cache in values["caches"]}
 
 
 def _fields(cache: dict[str, Any], upstreams: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _fields(cache: dict[str, Any], upstreams: dict[str, Any]) -> dict[str, Any]:
         "proxy.httpsProxy": proxy.get("httpsProxy"),
         HIGH_AVAILABILITY: names.replicas(cache) > 1,
         SUFFIX: cache.get("serviceNameSuffix"),
-        **{f"upstreams.{name}": more.get(name) for name in UpstreamSettings.model_fields},
+        **{f"upstreamSettings.{name}": more.get(name) for name in UpstreamSettings.model_fields},
     }
 
 

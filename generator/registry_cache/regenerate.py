@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from registry_cache.build import render
 from registry_cache.checksums import checksums_text
 from registry_cache.dashboard import dashboard_text
+from registry_cache.model import RENAMED_VALUES
 from registry_cache.rules import rules_text
-from registry_cache.schema import schema_text, values_schema
-from registry_cache.values_file import IGNORED, values_text
+from registry_cache.schema import model_schema, schema_text, values_schema
+from registry_cache.values_file import dump, values_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VALUES_HEADER = """Made by `make generate` from generator/registry_cache/model.py; change it there.
 Your own file needs only `caches`: a RegistryConfig document is one."""
 
+RENAMED_HEADER = "# Made by `make generate`: values that had another name, which the chart refuses with the new one.\n"
+
 
 def generated() -> dict[str, str]:
     """What is made from the model: content by path in the repository."""
@@ -30,6 +33,7 @@ def generated() -> dict[str, str]:
         "chart/values.schema.json": schema_text(values_schema()),
         "chart/values.yaml": values_text(VALUES_HEADER),
         "chart/README.md": render("chart-reference.md.j2", rows=list(reference_rows())),
+        "chart/files/renamed-values.yaml": RENAMED_HEADER + dump(RENAMED_VALUES),
         "chart/files/value-paths.txt": "".join(f"{path}\n" for path in paths_with_defaults()),
         "chart/files/checksums.yaml": checksums_text(REPOSITORY / "chart" / "files"),
         "chart/files/monitoring/registry-caches.json": dashboard_text(),
@@ -39,7 +43,7 @@ def generated() -> dict[str, str]:
 
 def reference_rows() -> Iterator[tuple[str, str, str]]:
     """Path, default and description of every value."""
-    for path, part in every_value(values_schema()):
+    for path, part in every_value(model_schema()):
         if "properties" not in part:
             shown = f"`{json.dumps(part['default'], ensure_ascii=False)}`" if "default" in part else ""
             yield path, shown, part["description"]
@@ -50,7 +54,7 @@ def paths_with_defaults() -> list[str]:
 
     That is all but what is in the list of caches and other lists, and in the mapping of upstreams.
     """
-    paths = [path for path, _ in every_value(values_schema())]
+    paths = [path for path, _ in every_value(model_schema())]
     return [path for path in paths if not path.startswith("caches") and not re.search(r"[\[<]", path)]
 
 
@@ -58,8 +62,6 @@ def every_value(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str,
     """Path and schema of every value, mappings included and before what is in them."""
     for name, part in schema["properties"].items():
         path = f"{prefix}{name}"
-        if path in IGNORED:
-            continue
         yield path, part
         if "properties" in part:
             yield from every_value(part, f"{path}.")

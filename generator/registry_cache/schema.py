@@ -7,7 +7,7 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from registry_cache.model import Values
+from registry_cache.model import RENAMED_VALUES, Values
 from registry_cache.versions import OLD
 
 if TYPE_CHECKING:
@@ -17,9 +17,15 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
 @cache
+def model_schema() -> dict[str, Any]:
+    """Return the schema of the values that the chart reads."""
+    return _schema(Values)
+
+
+@cache
 def values_schema() -> dict[str, Any]:
-    """The schema of a values file, and so of a RegistryConfig."""
-    schema = _schema(Values)
+    """Return the schema of a values file: the model's values, Helm's own, and those that have a new name."""
+    schema = copy.deepcopy(model_schema())
     schema["properties"]["global"] = {
         "type": "object",
         "description": "Not used; Helm sets it where this chart is a dependency.",
@@ -30,7 +36,24 @@ def values_schema() -> dict[str, Any]:
         "description": "Not used; the condition under which a parent chart takes this one.",
         "examples": [True],
     }
+    for old, new in RENAMED_VALUES.items():
+        _let_through(schema, old.split("."), new)
     return schema
+
+
+def _let_through(schema: dict[str, Any], path: list[str], new: str) -> None:
+    """Add a value that has a new name, unless a part of its path is there already and takes anything."""
+    name, *rest = path
+    part = schema["properties"].get(name)
+    if part is None:
+        schema["properties"][name] = {
+            "description": f"Renamed to {new}; the chart refuses the old name.",
+            # An editor with yaml-language-server underlines it and does not offer it.
+            "deprecationMessage": f"renamed to {new}",
+            "doNotSuggest": True,
+        }
+    elif rest and "properties" in part:
+        _let_through(part, rest, new)
 
 
 @cache

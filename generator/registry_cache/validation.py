@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry_cache import names, quantities, shoot
 from registry_cache.document import shown
-from registry_cache.model import KEY, Images, Quantity
-from registry_cache.schema import schema_of, values_schema
+from registry_cache.model import KEY, RENAMED_VALUES, Images, Quantity
+from registry_cache.schema import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +93,13 @@ def _config_problems(document: Document) -> set[Problem]:
     api_version = document.content.get("apiVersion") if isinstance(document.content, dict) else None
     validator = _validator(api_version if isinstance(api_version, str) else None)
     values = document.content
-    found = [*_combinations(values), *_single_caches(values), *_upstream_settings(values), *_images(values)]
+    found = [
+        *_renamed(values),
+        *_combinations(values),
+        *_single_caches(values),
+        *_upstream_settings(values),
+        *_images(values),
+    ]
     for error in validator.iter_errors(_without_what_null_takes_away(document.content, validator.schema)):
         found += _explain(error)
     return {_problem(document, path, text) for path, text in found}
@@ -208,6 +214,15 @@ def _unknown(name: str, known: list[str]) -> str:
     )
 
 
+def _renamed(values: Any) -> Found:  # noqa: ANN401 - any document
+    """Yield the values that have a new name."""
+    for old, new in RENAMED_VALUES.items():
+        *holder, name = old.split(".")
+        part = _at(values, *holder)
+        if isinstance(part, dict) and name in part:
+            yield tuple(old.split(".")), f"this value has a new name; write {new}"
+
+
 def _combinations(values: Any) -> Found:  # noqa: ANN401 - any document
     """What the schema cannot see, in the words of the chart (templates/_validate.tpl), and Gardener's own rule."""
     full = names.fullname(
@@ -319,25 +334,24 @@ def _images(values: Any) -> Found:  # noqa: ANN401 - any document
         if _at(image, "tag") == "" and not _at(image, "digest"):
             yield ("images", name, "tag"), "is empty, and there is no digest; write one of the two"
     known = sorted(_first_of_each(values))
-    images = _at(values, "test", "images")
-    defaults = values_schema()["properties"]["test"]["properties"]["images"]["default"]
+    images = _at(values, "helmTest", "images")
     for upstream in images if isinstance(images, dict) else ():
-        if upstream not in known and upstream not in defaults:
-            yield ("test", "images", upstream), f"is no upstream of caches; {_nearest(upstream, known)}"
+        if upstream not in known:
+            yield ("helmTest", "images", upstream), f"is no upstream of caches; {_nearest(upstream, known)}"
 
 
 def _upstream_settings(values: Any) -> Found:  # noqa: ANN401 - any document
     """What is wrong with what the chart adds for one cache, beyond what the schema sees."""
     caches = _first_of_each(values)
     known = sorted(caches)
-    settings = _at(values, "upstreams")
+    settings = _at(values, "upstreamSettings")
     for upstream, setting in settings.items() if isinstance(settings, dict) else ():
         if upstream not in known:
-            yield ("upstreams", upstream), f"is no upstream of caches; {_nearest(str(upstream), known)}"
+            yield ("upstreamSettings", upstream), f"is no upstream of caches; {_nearest(str(upstream), known)}"
             continue
         if _at(setting, "caConfigMapName") and _at(setting, "caSecretName"):
             said = "caConfigMapName is there already; write one of the two"
-            yield ("upstreams", upstream, "caSecretName"), said
+            yield ("upstreamSettings", upstream, "caSecretName"), said
         index = caches[upstream]
         entry = _entries(values)[index]
         if _at(setting, "proxySecretName") and not (
@@ -345,7 +359,7 @@ def _upstream_settings(values: Any) -> Found:  # noqa: ANN401 - any document
         ):
             proxy = "httpsProxy" if _is_asked_by_https(entry) else "httpProxy"
             said = f"the cache of {shown(upstream)[1:-1]} has no proxy; write caches[{index}].proxy.{proxy}"
-            yield ("upstreams", upstream, "proxySecretName"), f"{said}, or leave this out"
+            yield ("upstreamSettings", upstream, "proxySecretName"), f"{said}, or leave this out"
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from registry_cache.schema import values_schema
+from registry_cache.schema import model_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WIDTH = 118
-IGNORED = ("global", "enabled")  # at the top, Helm's own
 CACHES_EXAMPLE = """# caches:
 #   - upstream: docker.io
 #     volume:
@@ -32,9 +31,7 @@ _BARE = re.compile(
 def values_text(header: str, values: dict[str, Any] | None = None) -> str:
     """The chart's values with a comment for each; `values` are merged into the defaults as Helm merges them."""
     lines = [f"# {line}" for line in header.splitlines()]
-    for name, schema in values_schema()["properties"].items():
-        if name in IGNORED:
-            continue
+    for name, schema in model_schema()["properties"].items():
         lines += ["", *_entry(name, schema, (values or {}).get(name, schema.get("default")), 0)]
         if name == "caches" and values is None:
             lines += CACHES_EXAMPLE.splitlines()
@@ -44,11 +41,11 @@ def values_text(header: str, values: dict[str, Any] | None = None) -> str:
 def complete(values: dict[str, Any], schema: dict[str, Any] | None = None) -> dict[str, Any]:
     """The values of a valid values file with the defaults in it, merged as Helm merges them."""
     made = {}
-    for name, part in (schema or values_schema())["properties"].items():
+    for name, part in (schema or model_schema())["properties"].items():
         value = values.get(name, part.get("default"))
         if "properties" in part:
             made[name] = complete(value or {}, part)
-        elif schema or name not in IGNORED:
+        else:
             made[name] = _merged(part["default"], value) if "default" in part else value
     return made
 

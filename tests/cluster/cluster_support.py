@@ -50,7 +50,7 @@ def installed(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]
     release.secret("registry-example-com", upstream.USERNAME, upstream.PASSWORD)
     try:
         try:
-            release.install("--set", "node.probe.interval=2s", *arguments)
+            release.install("--set", "nodeProgram.probe.interval=2s", *arguments)
         except RuntimeError as error:
             error.add_note(describe(cluster))
             raise

@@ -23,7 +23,7 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path = tmp_path_factory.mktemp("any") / "values.yaml"
     caches = [{"upstream": name, "volume": {"size": "1Gi"}} for name in ("docker.io", "europe-docker.pkg.dev")]
     images = {"docker.io": "", "europe-docker.pkg.dev": ""}
-    path.write_text(json.dumps({"caches": caches, "test": {"images": images}}))
+    path.write_text(json.dumps({"caches": caches, "helmTest": {"images": images}}))
     with installed(cluster, "anywhere", "--values", str(path)) as made:
         yield made
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 # Which container of which cache hangs.
-HUNG = {"ghcr.io": "front", "quay.io": "gate", "registry.k8s.io": "registry"}
+HUNG = {"ghcr.io": "front", "quay.io": "gate", "registry.k8s.io": "distribution"}
 REPLICAS = 2
 # Seconds: ten times what the kubelet takes to restart what hangs, and a node that is lost to be known as that.
 RESTART = 300.0
 KNOWN = 500.0
 # What a pull may take while nobody knows yet that a replica is lost: ten times what it does. containerd gives up each
-# connection after node.dialTimeout, the other replica after sources.PEER_CONNECT_TIMEOUT.
+# connection after nodeProgram.dialTimeout, the other replica after sources.PEER_CONNECT_TIMEOUT.
 UNKNOWN = 25.0
 
 
@@ -50,7 +50,7 @@ def test_namespace_that_enforces_restricted_takes_the_caches(cluster: Cluster, t
     node, folder = cluster.nodes[0], f"{REGISTRY_DIRECTORY}/docker.io"
     try:
         document = values(tmp_path / "v.yaml", "docker.io")
-        release.install("--values", document, "--set", "node.enabled=false")
+        release.install("--values", document, "--set", "nodeProgram.enabled=false")
         address = f"http://{release.service_address('docker.io')}:5000"
         hosts = f'[host."{address}"]\n  capabilities = ["pull", "resolve"]\n'
         node.run("mkdir", folder)
@@ -60,7 +60,7 @@ def test_namespace_that_enforces_restricted_takes_the_caches(cluster: Cluster, t
         assert pull_at_first(cluster, reference, node).served_by == "upstream through the cache"
 
         name = f"{release.object_name('docker.io')}-0"
-        for container in ("front", "gate", "registry"):
+        for container in ("front", "gate", "distribution"):
             shell = ["exec", name, f"--container={container}", "--", "sh", "-c"]
             assert "none" in release.kubectl(*shell, "ls /var/run/secrets /run/secrets 2> /dev/null || echo none")
             assert "Read-only" in release.kubectl(*shell, "(echo > /new) 2>&1 || true")
@@ -75,7 +75,7 @@ def release(native: NativeCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("pod") / "values.yaml"
     twice = {"upstream": UPSTREAM, "volume": {"size": "1Gi"}, "highAvailability": {"enabled": True}}
     once = [{"upstream": name, "volume": {"size": "1Gi"}} for name in HUNG]
-    path.write_text(json.dumps({"caches": [twice, *once], "node": {"probe": {"patience": "0s"}}}))
+    path.write_text(json.dumps({"caches": [twice, *once], "nodeProgram": {"probe": {"maxBackoff": "0s"}}}))
     with installed(native, "pods", "--values", str(path)) as made:
         yield made
 

@@ -47,7 +47,7 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
             {"upstream": WITHOUT_SECRET, "volume": {"size": "1Gi"}, "secretReferenceName": "absent"},
         ],
         # Each pull asks what its tag means.
-        "cache": {"tagWindow": "0s"},
+        "cachePods": {"tagCheckInterval": "0s"},
     }
     path = tmp_path_factory.mktemp("upstream") / "values.yaml"
     path.write_text(json.dumps(values))

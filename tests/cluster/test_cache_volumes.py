@@ -126,7 +126,7 @@ def test_changed_time_to_live_removes_what_is_unused_by_then_and_nothing_else(
     path.write_text(json.dumps(_values(volume, ttl=f"{TTL:.0f}s")))
     with _used(release, *hot):
         begun = time.monotonic()
-        release.upgrade("--values", str(path), "--set", "node.probe.interval=2s")
+        release.upgrade("--values", str(path), "--set", "nodeProgram.probe.interval=2s")
         wait_for("the unused image to go", lambda: not _holds(folder, unused[1]), REFRESH, interval=0.5)
         print(f"gone {time.monotonic() - begun:.0f} s after the upgrade")
 
@@ -138,7 +138,7 @@ def test_changed_time_to_live_removes_what_is_unused_by_then_and_nothing_else(
 def _values(volume: SmallVolume, ttl: str) -> dict[str, object]:
     small = {"upstream": SMALL, "volume": {"size": f"{SIZE >> 20}Mi", "storageClassName": volume.name}}
     kept = {"upstream": KEPT, "volume": {"size": "1Gi"}, "garbageCollection": {"ttl": ttl}}
-    return {"caches": [small, kept], "cache": {"tagWindow": "0s"}}
+    return {"caches": [small, kept], "cachePods": {"tagCheckInterval": "0s"}}
 
 
 def _cached(native: NativeCluster, release: Release, name: str) -> tuple[str, Image]:

@@ -89,7 +89,7 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         {"upstream": PRIVATE, "volume": {"size": "1Gi"}, "secretReferenceName": "registry-example-com"},
     ]
     path = tmp_path_factory.mktemp("monitoring") / "values.yaml"
-    path.write_text(json.dumps({"caches": caches, "cache": {"tagWindow": "0s"}}))
+    path.write_text(json.dumps({"caches": caches, "cachePods": {"tagCheckInterval": "0s"}}))
     with installed(cluster, "watched", "--values", str(path)) as made:
         yield made
 

@@ -125,7 +125,7 @@ def test_new_version_of_the_program_rolls_over_node_by_node(cluster: Cluster, re
     """Ten percent of two nodes is one: while one is without its file, the other has it."""
     missing = 0
     document = json.loads((tmp_path / "v.yaml").read_text())
-    document["node"] = {"dialTimeout": "600ms"}
+    document["nodeProgram"] = {"dialTimeout": "600ms"}
     path = tmp_path / "changed.yaml"
     path.write_text(json.dumps(document))
     command = ["upgrade", release.name, str(CHART), "--namespace", release.namespace]

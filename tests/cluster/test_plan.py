@@ -34,14 +34,14 @@ HUB, QUAY, GITHUB = (
 )
 FIRST: dict[str, Any] = {
     "caches": [HUB, QUAY],
-    "node": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}},
+    "nodeProgram": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}},
 }
 SHORTER = {**HUB, "garbageCollection": {"ttl": "1h"}}
 RENAMED = {**SHORTER, "serviceNameSuffix": "hub"}
 GROWN = {**RENAMED, "volume": {"size": "2Gi", "storageClassName": "planned"}}
 TWO = {**GROWN, "highAvailability": {"enabled": True}}
-KEPT = {"volumeRetention": "Retain"}
-NODE = {**FIRST["node"], "dialTimeout": "600ms"}
+KEPT = {"volumeClaims": {"retentionPolicy": "Retain"}}
+NODE = {**FIRST["nodeProgram"], "dialTimeout": "600ms"}
 # Each an upgrade from the one before it that is not refused.
 UPGRADES: dict[str, dict[str, Any]] = {
     "another ttl": {**FIRST, "caches": [SHORTER, QUAY]},
@@ -54,11 +54,15 @@ UPGRADES: dict[str, dict[str, Any]] = {
     "two replicas": {**FIRST, "caches": [GITHUB, TWO]},
     "one replica": {**FIRST, "caches": [GITHUB, GROWN]},
     "labels": {**FIRST, "caches": [GITHUB, GROWN], "commonLabels": {"team": "platform"}},
-    "nodes alone": {"caches": [GITHUB, GROWN], "node": NODE},
-    "all caches": {"caches": [GITHUB, GROWN], "node": NODE, "cache": {"podAnnotations": {"x": "y"}}},
-    "volumes that stay": {"caches": [GITHUB, GROWN], "node": NODE, "cache": {"podAnnotations": {"x": "y"}, **KEPT}},
-    "a cache less": {"caches": [GROWN], "node": NODE, "cache": {"podAnnotations": {"x": "y"}, **KEPT}},
-    "other names": {"caches": [GROWN], "node": NODE, "fullnameOverride": "other"},
+    "nodes alone": {"caches": [GITHUB, GROWN], "nodeProgram": NODE},
+    "all caches": {"caches": [GITHUB, GROWN], "nodeProgram": NODE, "cachePods": {"podAnnotations": {"x": "y"}}},
+    "volumes that stay": {
+        "caches": [GITHUB, GROWN],
+        "nodeProgram": NODE,
+        "cachePods": {"podAnnotations": {"x": "y"}, **KEPT},
+    },
+    "a cache less": {"caches": [GROWN], "nodeProgram": NODE, "cachePods": {"podAnnotations": {"x": "y"}, **KEPT}},
+    "other names": {"caches": [GROWN], "nodeProgram": NODE, "fullnameOverride": "other"},
 }
 
 
@@ -139,7 +143,7 @@ def test_upgrades_do_what_was_planned(cluster: Cluster, tmp_path: Path) -> None:
     storage_class = json.dumps(EXPANDABLE)
     interface.kubectl(cluster.kubeconfig, "apply", "--filename", "-", text=storage_class)
     # The default, since the upgrades say nothing of it.
-    with installed(cluster, RELEASE, "--values", str(path), "--set", "node.probe.interval=8s") as release:
+    with installed(cluster, RELEASE, "--values", str(path), "--set", "nodeProgram.probe.interval=8s") as release:
         old, before = FIRST, state(release)
         for title, new in UPGRADES.items():
             made = plan(old, new, RELEASE)

@@ -79,7 +79,7 @@ def test_credentials_are_in_the_secret_alone(cluster: Cluster, release: Release)
         "the pod": json.dumps(release.pod("registry.example.com")),
         "the log": release.kubectl("logs", f"{name}-0", "--all-containers"),
     }
-    for container in ("front", "gate", "registry"):
+    for container in ("front", "gate", "distribution"):
         shell = ["exec", f"{name}-0", f"--container={container}", "--", "sh", "-c"]
         places[f"the process list of {container}"] = release.kubectl(*shell, "cat /proc/[0-9]*/cmdline")
         places[f"the environment of {container}"] = release.kubectl(*shell, "cat /proc/1/environ")

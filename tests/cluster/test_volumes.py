@@ -200,7 +200,7 @@ def test_what_no_volume_can_become_is_refused_before_anything_is_changed(
 def test_volume_goes_with_its_cache_or_stays(cluster: Cluster, tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     docker, github, quay = (cache(upstream, size="1Gi") for upstream in ("docker.io", "ghcr.io", "quay.io"))
-    retain = {"cache": {"volumeRetention": "Retain"}}
+    retain = {"cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}}
     with installed(cluster, "retained", *written(path, docker, github, quay)) as release:
         reference, _ = new_image(cluster, "ghcr.io/tests/retained:1")
         pull(cluster, reference, cluster.nodes[0])

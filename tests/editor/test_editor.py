@@ -127,7 +127,7 @@ def test_good_document_has_nothing_underlined(editor: Editor, path: str) -> None
             id="no-duration",
         ),
         pytest.param("  - volume: {size: 5Gi}\n", 3, 'Missing property "upstream"', id="missing-upstream"),
-        pytest.param("node:\n  enabled: 1\n", 4, 'Expected "boolean"', id="wrong-type-beside-the-caches"),
+        pytest.param("nodeProgram:\n  enabled: 1\n", 4, 'Expected "boolean"', id="wrong-type-beside-the-caches"),
     ],
 )
 def test_bad_line_and_no_other_is_underlined(editor: Editor, text: str, line: int, said: str) -> None:
@@ -140,7 +140,7 @@ def test_fields_and_their_values_are_offered(editor: Editor) -> None:
     fields = editor.offers(f"{MODELINE}caches:\n  - {CURSOR}")
     assert set(fields) - {"object"} == set(Cache.model_fields), "and an entry as a whole"
     assert "upstream" not in editor.offers(f"{MODELINE}caches:\n  - upstream: docker.io\n    {CURSOR}"), "it is there"
-    assert editor.offers(f"{MODELINE}node:\n  probe:\n    {CURSOR}") == list(Probe.model_fields)
+    assert editor.offers(f"{MODELINE}nodeProgram:\n  probe:\n    {CURSOR}") == list(Probe.model_fields)
     policies = editor.offers(f"{MODELINE}images:\n  nginx:\n    pullPolicy: {CURSOR}")
     assert policies == ["Always", "IfNotPresent", "Never"]
 

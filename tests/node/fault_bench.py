@@ -32,7 +32,7 @@ UPSTREAM_PORT = 5000
 # Long after what anything here takes: only what hangs gets so far. Seconds.
 PULL_TIMEOUT = 400.0
 OWNER = "space/name"
-VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())["node"]
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())["nodeProgram"]
 RELEASES: dict[str, Callable[[], Path]] = {
     "1.6": tools.containerd_1,
     "1.7": tools.containerd_1_7,

@@ -110,7 +110,9 @@ def test_replica_without_its_gate_says_nothing_of_what_the_upstream_has(bench: B
         {name: bench.push(name) for name in (f"{kind}-{number}" for number in range(6))} for kind in ("a", "b")
     )
     cache = {"upstream": UPSTREAM, "highAvailability": {"enabled": True}}
-    pods = [bench.new_pod(cache, values={"cache": {"tagWindow": "0s"}}, ordinal=ordinal) for ordinal in range(2)]
+    pods = [
+        bench.new_pod(cache, values={"cachePods": {"tagCheckInterval": "0s"}}, ordinal=ordinal) for ordinal in range(2)
+    ]
     try:
         for pod in pods:
             pod.hosts += "".join(each.host_line for each in pods)

@@ -166,7 +166,7 @@ def test_proxy_with_credentials_and_no_proxy(bench: Bench) -> None:
     other = bench.push("proxied-2", site=TOKENS)
     url = f"http://{own_network.ADDRESS}:{PROXY_PORT}"
     cache = cache_of(TOKENS, proxy={"httpsProxy": url})
-    values: dict[str, Any] = {"upstreams": {TOKENS: {"proxySecretName": "proxy-login"}}}
+    values: dict[str, Any] = {"upstreamSettings": {TOKENS: {"proxySecretName": "proxy-login"}}}
     proxy = Proxy(PROXY_LOGIN)
     with proxy.running(), bench.pod(cache, values=values, secrets={"proxy-login": PROXY_LOGIN}, hosts="") as pod:
         pull(pod, "proxied", image)
@@ -179,7 +179,7 @@ def test_proxy_with_credentials_and_no_proxy(bench: Bench) -> None:
         pull(pod, "proxied-2", other)
         assert_nowhere(pod, PROXY_LOGIN["password"], "new-password")
         print(*pod.log("gate").splitlines(), sep="\n")
-    values["cache"] = {"noProxy": [".example.com", "auth.example.org", "cdn.example.org"]}
+    values["cachePods"] = {"noProxy": [".example.com", "auth.example.org", "cdn.example.org"]}
     with bench.pod(cache, values=values, secrets={"proxy-login": PROXY_LOGIN}) as pod:
         pull(pod, "proxied", image)
 
@@ -188,7 +188,7 @@ def test_proxy_with_credentials_and_no_proxy(bench: Bench) -> None:
 def test_certificates_of_a_private_authority_are_taken_from_a_bundle(bench: Bench, kind: str) -> None:
     """As they are by then: one that holds no certificate any more is said, and costs no cached image."""
     image = bench.push(f"bundle-{kind}".lower())
-    values = {"upstreams": {UPSTREAM: {kind: "bundle"}}}
+    values = {"upstreamSettings": {UPSTREAM: {kind: "bundle"}}}
     bundle = {"ca.crt": pki.authority_file().read_text()}
     given: dict[str, Any] = {"secrets": {"bundle": bundle}} if kind == "caSecretName" else {}
     pod = bench.new_pod({"upstream": UPSTREAM}, values=values, **given)
@@ -234,10 +234,12 @@ def test_authority_that_is_not_there_is_named_and_what_is_cached_is_served(
     image = bench.push(repository)
     bundle = {"ca.crt": pki.authority_file().read_text()}
     name = {"caSecretName": "Secret", "caConfigMapName": "ConfigMap"}[kind]
-    missing = f'the {name} bundle (upstreams["{UPSTREAM}"].{kind}) is not there or has no key ca.crt'
+    missing = f'the {name} bundle (upstreamSettings["{UPSTREAM}"].{kind}) is not there or has no key ca.crt'
     with bench.pod({"upstream": UPSTREAM}, volume=tmp_path) as pod:
         pull(pod, repository, image)
-    with bench.pod({"upstream": UPSTREAM}, values={"upstreams": {UPSTREAM: {kind: "bundle"}}}, volume=tmp_path) as pod:
+    with bench.pod(
+        {"upstream": UPSTREAM}, values={"upstreamSettings": {UPSTREAM: {kind: "bundle"}}}, volume=tmp_path
+    ) as pod:
         assert pod.log("gate").splitlines().count(missing) == 1
         pull(pod, repository, image)
         assert ask(pod, manifest_path("not-cached")).refused

@@ -97,16 +97,16 @@ def test_pushes_are_refused(pod: CachePod, image: oci.Image) -> None:
 
 @pytest.mark.parametrize("trouble", ["kill", "hang"])
 def test_pod_is_not_ready_while_distribution_is_away(pod: CachePod, image: oci.Image, trouble: str) -> None:
-    getattr(pod, trouble)("registry")
+    getattr(pod, trouble)("distribution")
     wait_for("the pod to be unready", lambda: ask(pod, "/v2/").status == 503, HANG)
     assert not pod.is_ready()
     for digest, content in image.blobs.items():
         assert is_right(ask(pod, blob_path("known", digest)), content)
     if trouble == "kill":
         assert ask(pod, manifest_path("known")).refused
-        pod.start_container("registry")
+        pod.start_container("distribution")
     else:
-        pod.resume("registry")
+        pod.resume("distribution")
     pod.wait_until_ready()
     pull(pod, "known", image)
 

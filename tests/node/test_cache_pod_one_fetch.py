@@ -127,7 +127,7 @@ def test_bodies_without_a_length_are_fetched_once_for_all(bench: Bench, pod: Cac
     assert sent_bytes(requests) <= 1.02 * image.size
 
 
-@pytest.mark.parametrize("containers", [("gate",), ("front", "gate", "registry")], ids=["gate", "pod"])
+@pytest.mark.parametrize("containers", [("gate",), ("front", "gate", "distribution")], ids=["gate", "pod"])
 def test_restart_in_the_middle_costs_one_more_fetch_at_most(
     bench: Bench, pod: CachePod, containers: tuple[str, ...]
 ) -> None:

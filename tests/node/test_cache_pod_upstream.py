@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("faults_end")
 
-AT_EACH_PULL = {"cache": {"tagWindow": "0s"}}
+AT_EACH_PULL = {"cachePods": {"tagCheckInterval": "0s"}}
 LYING_PORT = 5050
 
 
@@ -107,7 +107,7 @@ def test_one_token_and_one_head_for_many_pulls(bench: Bench) -> None:
     site = "lscr.example.com"
     image = bench.push("counted", site=site)
     cache = {"upstream": site, "remoteURL": f"https://{site}"}
-    with bench.pod(cache, values={"cache": {"tagWindow": "3s"}}) as pod:
+    with bench.pod(cache, values={"cachePods": {"tagCheckInterval": "3s"}}) as pod:
         mark = bench.upstream.mark()
         pull(pod, "counted", image)
         time.sleep(3)  # the window
@@ -124,7 +124,7 @@ def test_one_token_and_one_head_for_many_pulls(bench: Bench) -> None:
 
 def test_tag_is_followed_when_it_moves_and_forgotten_when_it_goes(bench: Bench) -> None:
     old = bench.push("moving")
-    with bench.pod(values={"cache": {"tagWindow": "2s"}}) as pod:
+    with bench.pod(values={"cachePods": {"tagCheckInterval": "2s"}}) as pod:
         pull(pod, "moving", old)
         new = bench.push("moving", layers=2)
         assert is_right(ask(pod, manifest_path("moving")), old.manifest)

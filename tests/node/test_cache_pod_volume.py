@@ -241,7 +241,7 @@ def test_limits_apply_to_what_is_there_as_they_change(bench: Bench) -> None:
         stored = pod.metrics()["registry_cache_stored_bytes"]
         begun = time.monotonic()
         # All but about the first layer of what was used first.
-        set_room(pod, capacity=int(stored), highWaterMark=90)
+        set_room(pod, capacity=int(stored), highWaterMarkPercent=90)
         wait_for("the volume to be used less", lambda: _evicted(pod) > 0, HANG)
         print(f"a smaller size applied after {time.monotonic() - begun:.1f} s")
         mark = bench.upstream.mark()
@@ -257,7 +257,7 @@ def test_limits_apply_to_what_is_there_as_they_change(bench: Bench) -> None:
 
         user = threading.Thread(target=use)
         user.start()
-        set_room(pod, capacity=int(stored), highWaterMark=90, ttl="2s")
+        set_room(pod, capacity=int(stored), highWaterMarkPercent=90, ttl="2s")
         kept = {*images["hot"].blobs, images["hot"].digest}
         gone = {*images["cold"].blobs, images["cold"].digest} - kept
         wait_for("the cold image to go", lambda: not any(data_file(pod, each).exists() for each in gone), HANG)

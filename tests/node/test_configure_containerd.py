@@ -1,4 +1,4 @@
-"""node.configureContainerd with a real containerd: it reads the folder afterwards, or all is as it was."""
+"""nodeProgram.configureContainerd with a real containerd: it reads the folder afterwards, or all is as it was."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Machine:
             configure={
                 "onHost": [],
                 "containerd": str(tools.go_binary("containerd", "containerd")),
-                "restart": [str(self.folder / "restart")],
-                "answers": [*self.client, "version"],
+                "restartCommand": [str(self.folder / "restart")],
+                "readyCommand": [*self.client, "version"],
                 **commands,
             },
         )

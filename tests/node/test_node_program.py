@@ -132,7 +132,7 @@ class Machine:
             state=self.state(owner),
             containerd=self.containerd_configuration(),
             owner=owner,
-            probe=probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2, "patience": "0s"},
+            probe=probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2, "maxBackoff": "0s"},
             metricsPort=metrics_port,
             caches=[
                 {"upstream": upstream, "server": self.upstream.url, "service": "127.0.0.1", "port": self.cache.port}
@@ -253,7 +253,7 @@ def test_with_the_settings_that_the_chart_ships_it_is_left_and_used_again_in_the
 ) -> None:
     """The cache is silent, which takes longest to notice: each bad probe costs its timeout."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    machine.start_program(machine.configure(probe=values["node"]["probe"]))
+    machine.start_program(machine.configure(probe=values["nodeProgram"]["probe"]))
     machine.wait_until_used(used=True)
     for away, what in ((True, "withdrawn"), (False, "used again")):
         machine.cache.signal(signal.SIGSTOP if away else signal.SIGCONT)
@@ -365,7 +365,7 @@ def test_told_to_end_it_leaves_the_folder_as_it_was(machine: Machine) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_end_while_probes_hang_it_ends_at_once(machine: Machine, number: signal.Signals) -> None:
-    long = {"interval": "100ms", "timeout": "1m", "failureThreshold": 2, "patience": "0s"}
+    long = {"interval": "100ms", "timeout": "1m", "failureThreshold": 2, "maxBackoff": "0s"}
     with _running(machine.configure(probe=long)) as program:
         machine.wait_until_used(used=True)
         machine.cache.signal(signal.SIGSTOP)
@@ -435,7 +435,7 @@ def test_what_a_killed_release_left_is_taken_over_by_one_of_another_name(machine
 
 
 def test_cache_that_comes_and_goes_is_kept_out_with_growing_patience(machine: Machine) -> None:
-    probe = {"interval": "100ms", "timeout": "500ms", "failureThreshold": 1, "patience": "5m"}
+    probe = {"interval": "100ms", "timeout": "500ms", "failureThreshold": 1, "maxBackoff": "5m"}
     machine.start_program(machine.configure(probe=probe))
     for _ in range(2):
         machine.wait_until_used(used=True)
@@ -512,7 +512,7 @@ def test_state_tells_when_every_cache_is_used(machine: Machine) -> None:
 
 def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
     path = machine.configure(
-        probe={"interval": "5 seconds", "timeout": "1s", "failureThreshold": 1, "patience": "0s"}, owner="x"
+        probe={"interval": "5 seconds", "timeout": "1s", "failureThreshold": 1, "maxBackoff": "0s"}, owner="x"
     )
     done = subprocess.run(
         [*map(str, COMMAND), "--config", str(path)], capture_output=True, text=True, check=False, timeout=PATIENCE

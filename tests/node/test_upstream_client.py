@@ -1036,7 +1036,7 @@ def test_tls_where_there_is_none_is_refused(tls: Tls) -> None:
 
 def test_file_of_authorities_may_change_and_be_bad(tls: Tls, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
-    bundle = 'the ConfigMap bundle (upstreams["localhost"].caConfigMapName)'
+    bundle = 'the ConfigMap bundle (upstreamSettings["localhost"].caConfigMapName)'
     asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=file, ca_source=bundle))
     missing = f"{bundle} is not there or has no key ca.crt"
     assert asked.logged == [missing]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import Phase, given, settings
 from made_documents import VALUES
-from registry_cache import model
 from registry_cache.document import parse
+from registry_cache.model import RENAMED_VALUES
 from registry_cache.validation import problems
 from rendering import RenderingFailed, render_text
 
@@ -126,22 +126,22 @@ COMBINATIONS = [
         pytest.param(
             {"dokcer.io": {"caSecretName": "x"}, "quay": {}, "k8s.gcr.io": {}, "a": {}},
             [
-                "upstreams.a: is no upstream of caches; there is a.b:5000, docker.io, quay.io, registry.k8s.io",
-                "upstreams.quay: is no upstream of caches; did you mean quay.io?",
-                'upstreams["dokcer.io"]: is no upstream of caches; did you mean docker.io?',
-                'upstreams["k8s.gcr.io"]: is no upstream of caches; did you mean registry.k8s.io?',
+                "upstreamSettings.a: is no upstream of caches; there is a.b:5000, docker.io, quay.io, registry.k8s.io",
+                "upstreamSettings.quay: is no upstream of caches; did you mean quay.io?",
+                'upstreamSettings["dokcer.io"]: is no upstream of caches; did you mean docker.io?',
+                'upstreamSettings["k8s.gcr.io"]: is no upstream of caches; did you mean registry.k8s.io?',
             ],
             id="no-upstream",
         ),
         pytest.param(
             {"a.b:5000": {"caSecretName": "x", "caConfigMapName": "y"}},
-            ['upstreams["a.b:5000"].caSecretName: caConfigMapName is there already; write one of the two'],
+            ['upstreamSettings["a.b:5000"].caSecretName: caConfigMapName is there already; write one of the two'],
             id="two-authorities",
         ),
         pytest.param(
             {"quay.io": {"proxySecretName": "x"}, "registry.k8s.io": {"proxySecretName": "x"}},
             [
-                f'upstreams["{upstream}"].proxySecretName: the cache of {upstream} has no proxy; write '
+                f'upstreamSettings["{upstream}"].proxySecretName: the cache of {upstream} has no proxy; write '
                 f"caches[{index}].proxy.{proxy}, or leave this out"
                 for index, upstream, proxy in ((0, "quay.io", "httpsProxy"), (2, "registry.k8s.io", "httpProxy"))
             ],
@@ -159,7 +159,7 @@ def test_settings_of_an_upstream_are_checked_in_the_same_words(
         "a.b:5000": {"proxy": {"httpsProxy": "http://p:3128"}},
     }
     caches = [{"upstream": upstream, **more.get(upstream, {})} for upstream in upstreams]
-    document = {"caches": caches, "upstreams": settings}
+    document = {"caches": caches, "upstreamSettings": settings}
     assert said_by_command(document) == said
     assert sorted(said_by_chart(write(document))) == said
 
@@ -173,19 +173,20 @@ def test_settings_of_an_upstream_are_checked_in_the_same_words(
             id="no-tag",
         ),
         pytest.param(
-            {"test": {"images": {"docker.iO": "x", "a.b": "x", "ghcr.io": "x", "docker.io": None}}},
+            {"helmTest": {"images": {"docker.iO": "x", "a.b": "x", "ghcr.io": "x", "docker.io": "x"}}},
             [
-                'test.images["a.b"]: is no upstream of caches; there is docker.io',
-                'test.images["docker.iO"]: is no upstream of caches; did you mean docker.io?',
+                'helmTest.images["a.b"]: is no upstream of caches; there is docker.io',
+                'helmTest.images["docker.iO"]: is no upstream of caches; did you mean docker.io?',
+                'helmTest.images["ghcr.io"]: is no upstream of caches; did you mean docker.io?',
             ],
             id="test-of-no-upstream",
         ),
         pytest.param(
-            {"test": {"images": {"quay": "x"}}},
-            ["test.images.quay: is no upstream of caches; there is docker.io"],
+            {"helmTest": {"images": {"quay": "x"}}},
+            ["helmTest.images.quay: is no upstream of caches; there is docker.io"],
             id="test-of-no-upstream-that-is-near",
         ),
-        pytest.param({"test": {"images": dict.fromkeys(model.Test().images, "x")}}, [], id="tests-of-the-values-file"),
+        pytest.param({"helmTest": {"images": {"docker.io": "x"}}}, [], id="test-of-an-upstream"),
     ],
 )
 def test_images_are_checked_in_the_same_words(more: dict[str, Any], said: list[str], write: Write) -> None:
@@ -197,13 +198,13 @@ def test_images_are_checked_in_the_same_words(more: dict[str, Any], said: list[s
 @pytest.mark.parametrize(
     "more",
     [
-        {"cache": {"resources": {"gate": {"limits": {"memory": "1GB"}}}}},
-        {"cache": {"resources": {"gate": {"foo": {}}}}},
-        {"node": {"resources": {"limits": {"cpu": None}}}},
-        {"node": {"tolerations": [{"operator": "In"}]}},
-        {"cache": {"affinity": {"antiAffinity": {}}}},
-        {"cache": {"noProxy": ["http://foo"]}},
-        {"cache": {"noProxy": ["10.0.0.0/99"]}},
+        {"cachePods": {"resources": {"gate": {"limits": {"memory": "1GB"}}}}},
+        {"cachePods": {"resources": {"gate": {"foo": {}}}}},
+        {"nodeProgram": {"resources": {"limits": {"cpu": None}}}},
+        {"nodeProgram": {"tolerations": [{"operator": "In"}]}},
+        {"cachePods": {"affinity": {"antiAffinity": {}}}},
+        {"cachePods": {"noProxy": ["http://foo"]}},
+        {"cachePods": {"noProxy": ["10.0.0.0/99"]}},
         {"commonLabels": {"a b": "c"}},
         {"commonLabels": {"a": "b c"}},
     ],
@@ -256,7 +257,15 @@ def test_combination_is_refused_in_the_same_words(caches: list[Any], said: list[
 
 
 @pytest.mark.parametrize(
-    "path", ["cache", "images", "images.python.tag", "node.probe.interval", "monitoring.dashboard", "upstreams"]
+    "path",
+    [
+        "cachePods",
+        "images",
+        "images.python.tag",
+        "nodeProgram.probe.interval",
+        "monitoring.dashboard",
+        "upstreamSettings",
+    ],
 )
 def test_default_that_null_takes_away_is_missed(path: str, write: Write) -> None:
     document: Any = None
@@ -266,6 +275,18 @@ def test_default_that_null_takes_away_is_missed(path: str, write: Write) -> None
     said = [f"{path}: null is no value; leave the key out"]
     assert said_by_command(document) == said
     assert said_by_chart(write(document)) == said
+
+
+def test_old_names_of_values_are_answered_with_the_new_ones_in_the_same_words(write: Write) -> None:
+    document: dict[str, Any] = {"caches": [{"upstream": "docker.io"}]}
+    for path in sorted(RENAMED_VALUES, key=len):
+        *holders, name = path.split(".")
+        part = document
+        for holder in holders:
+            part = part.setdefault(holder, {})
+        part[name] = {}
+    expected = {f"{old}: this value has a new name; write {new}" for old, new in RENAMED_VALUES.items()}
+    assert set(said_by_command(document)) == set(said_by_chart(write(document))) == expected
 
 
 def test_made_documents_are_taken_or_refused_alike(write: Write) -> None:

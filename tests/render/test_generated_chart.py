@@ -207,7 +207,9 @@ def test_chart_is_a_dependency_of_another(tmp_path: Path) -> None:
     helm("dependency", "update", parent)
     values = tmp_path / "parent.yaml"
     values.write_text(
-        json.dumps({"global": {"x": 1}, "my-caches": {"enabled": True, "node": {"enabled": False}, "test": {}}})
+        json.dumps(
+            {"global": {"x": 1}, "my-caches": {"enabled": True, "nodeProgram": {"enabled": False}, "helmTest": {}}}
+        )
     )
     objects = render(values, "--set", "my-caches.caches[1].volume.size=50Gi", chart=parent)
     assert sizes(objects) == ["20Gi", "50Gi", "10Gi"]

@@ -25,7 +25,7 @@ def monitored(folder: Path, **more: Any) -> list[Object]:
     path = folder / "values.yaml"
     on = {"enabled": True}
     document = {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}], **more}
-    path.write_text(json.dumps({**document, "monitoring": {"podMonitor": on, "rules": on}}))
+    path.write_text(json.dumps({**document, "monitoring": {"podMonitor": on, "prometheusRule": on}}))
     render.cache_clear()
     return render(path)
 
@@ -86,7 +86,7 @@ def address(pod: str, endpoint: Object) -> str:
 
 
 def test_nodes_are_scraped_at_their_port_in_either_family(tmp_path: Path) -> None:
-    objects = monitored(tmp_path, node={"metrics": {"port": 1234}})
+    objects = monitored(tmp_path, nodeProgram={"metrics": {"port": 1234}})
     (monitor,) = [one for one in by_kind(objects, "PodMonitor") if one["metadata"]["name"].endswith("-node")]
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert address("10.1.2.3", endpoint) == "10.1.2.3:1234"
@@ -95,17 +95,28 @@ def test_nodes_are_scraped_at_their_port_in_either_family(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("node", [{"enabled": False}, {"metrics": {"enabled": False}}])
 def test_nodes_without_metrics_are_not_scraped(tmp_path: Path, node: dict[str, Any]) -> None:
-    names = [one["metadata"]["name"] for one in by_kind(monitored(tmp_path, node=node), "PodMonitor")]
+    names = [one["metadata"]["name"] for one in by_kind(monitored(tmp_path, nodeProgram=node), "PodMonitor")]
     assert names == ["x-registry-cache-cache"]
 
 
 def test_rules_are_those_of_the_file_and_lead_to_the_runbook_that_is_named(tmp_path: Path) -> None:
     (of_default,) = by_kind(monitored(tmp_path), "PrometheusRule")
     file = (CHART / "files" / "monitoring" / "registry-caches.rules.yaml").read_text()
-    assert of_default["spec"] == rules() == yaml.safe_load(file)
+    assert rules() == yaml.safe_load(file)
+    home = "https://github.com/registry-cache/registry-cache/blob/main/docs/runbook.md"
+    assert of_default["spec"] == yaml.safe_load(file.replace("docs/runbook.md", home))
     (of_everything,) = by_kind(render(EVERYTHING), "PrometheusRule")
     links = re.findall(r'"runbook_url": "([^"]*)"', json.dumps(of_everything))
     assert links == [f"https://wiki.example.com/registry-caches#{one['alert'].lower()}" for one in named(rules())]
+
+
+def test_alerts_have_no_link_where_there_is_no_runbook(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    rule = {"enabled": True, "runbookUrl": ""}
+    path.write_text(json.dumps({"caches": [{"upstream": "docker.io"}], "monitoring": {"prometheusRule": rule}}))
+    (found,) = by_kind(render(path), "PrometheusRule")
+    assert [one["alert"] for one in named(found["spec"])] == [one["alert"] for one in named(rules())]
+    assert not any("runbook_url" in one["annotations"] for one in named(found["spec"]))
 
 
 def named(document: Object) -> list[Object]:

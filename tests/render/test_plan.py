@@ -54,21 +54,20 @@ VALUES = st.fixed_dictionaries(
         "commonLabels": st.just({"team": "platform"}),
         "imagePullSecrets": st.just([{"name": "login"}]),
         "images": some(nginx=st.just({"tag": "1.28.1-alpine"}), python=st.just({"tag": "3.14-alpine"})),
-        "cache": some(
-            tagWindow=st.just("0s"),
-            highWaterMark=st.just(50),
-            volumeRetention=st.just("Retain"),
+        "cachePods": some(
+            tagCheckInterval=st.just("0s"),
+            highWaterMarkPercent=st.just(50),
+            volumeClaims=st.just({"retentionPolicy": "Retain"}),
             noProxy=st.just([".example.org"]),
             resources=st.just({"gate": {"limits": {"memory": "1Gi"}}}),
             podAnnotations=st.just({"x": "y"}),
         ),
-        "node": some(
+        "nodeProgram": some(
             enabled=st.booleans(),
             dialTimeout=st.just("1s"),
             updateStrategy=st.just({"type": "OnDelete"}),
         ),
         "monitoring": some(dashboard=st.just({"enabled": False}), podMonitor=st.just({"enabled": True})),
-        "test": st.just({"images": {"ghcr.io": "c"}}),
     },
 )
 
@@ -79,21 +78,20 @@ SETTINGS: list[dict[str, Any]] = [
     {"fullnameOverride": "other"},
     {"commonLabels": {"team": "platform"}},
     {"imagePullSecrets": [{"name": "login"}]},
-    {"images": {"registry": {"tag": "3.1.2"}}},
+    {"images": {"distribution": {"tag": "3.1.2"}}},
     {"images": {"nginx": {"tag": "1.28.1-alpine"}}},
     {"images": {"python": {"tag": "3.14-alpine"}}},
-    {"cache": {"tagWindow": "0s"}},
-    {"cache": {"highWaterMark": 50}},
-    {"cache": {"volumeRetention": "Retain"}},
-    {"cache": {"noProxy": []}},
-    {"cache": {"resources": {"gate": {"limits": {"memory": "1Gi"}}}}},
-    {"node": {"enabled": False}},
-    {"node": {"dialTimeout": "1s"}},
-    {"node": {"updateStrategy": {"type": "OnDelete"}}},
+    {"cachePods": {"tagCheckInterval": "0s"}},
+    {"cachePods": {"highWaterMarkPercent": 50}},
+    {"cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
+    {"cachePods": {"noProxy": []}},
+    {"cachePods": {"resources": {"gate": {"limits": {"memory": "1Gi"}}}}},
+    {"nodeProgram": {"enabled": False}},
+    {"nodeProgram": {"dialTimeout": "1s"}},
+    {"nodeProgram": {"updateStrategy": {"type": "OnDelete"}}},
     {"monitoring": {"dashboard": {"enabled": False}}},
     {"monitoring": {"podMonitor": {"enabled": True}}},
-    {"monitoring": {"rules": {"enabled": True}}},
-    {"test": {"images": {"ghcr.io": "c"}}},
+    {"monitoring": {"prometheusRule": {"enabled": True}}},
 ]
 FIELDS: list[tuple[str, Any]] = [
     ("remoteURL", "https://mirror.example.com"),
@@ -123,13 +121,15 @@ def pairs(draw: Callable[[Strategy], Any]) -> tuple[dict[str, Any], dict[str, An
     if draw(st.integers(0, 4)) == 0:
         return old, draw(VALUES)
     new = json.loads(json.dumps(old))
-    kind = draw(st.integers(0, 4))
-    if kind < 2:
+    kind = draw(st.integers(0, 5))
+    if kind == 5:
+        new["helmTest"] = {"images": {new["caches"][0]["upstream"]: "c"}}
+    elif kind < 2:
         new |= draw(st.sampled_from(SETTINGS))
     elif kind == 2:
         cache = draw(st.sampled_from(new["caches"]))
         known = [one for one in UPSTREAM_SETTINGS if "proxy" in cache or "proxySecretName" not in one]
-        new["upstreams"] = {cache["upstream"]: draw(st.sampled_from(known))}
+        new["upstreamSettings"] = {cache["upstream"]: draw(st.sampled_from(known))}
     else:
         index = draw(st.integers(0, len(new["caches"]) - 1))
         key, value = draw(st.sampled_from(FIELDS))
@@ -238,9 +238,9 @@ def test_plan_is_what_differs_between_the_renderings(tmp_path: Path) -> None:
     @settings(max_examples=160, derandomize=True, phases=[Phase.explicit, Phase.generate])
     @given(pairs())
     @example((ONE, {"caches": [{"upstream": "docker.io", "serviceNameSuffix": "suffix"}]}))
-    @example((ONE, {**ONE, "node": {"enabled": False}}))
-    @example(({**ONE, "node": {"enabled": False}}, ONE))
-    @example((ONE, {**ONE, "node": {"updateStrategy": {"type": "OnDelete"}}}))
+    @example((ONE, {**ONE, "nodeProgram": {"enabled": False}}))
+    @example(({**ONE, "nodeProgram": {"enabled": False}}, ONE))
+    @example((ONE, {**ONE, "nodeProgram": {"updateStrategy": {"type": "OnDelete"}}}))
     def check(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
         old, new = (rendered(values) for values in pair)
         made = plan(*pair)

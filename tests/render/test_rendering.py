@@ -143,7 +143,10 @@ def test_volume_is_kept_where_that_is_asked_for_alone(tmp_path: Path) -> None:
         "argocd.argoproj.io/sync-options": "Delete=false,Prune=false",
     }
     for retention, expected in (("Delete", None), ("Retain", kept)):
-        document = {"caches": [{"upstream": "docker.io"}], "cache": {"volumeRetention": retention}}
+        document = {
+            "caches": [{"upstream": "docker.io"}],
+            "cachePods": {"volumeClaims": {"retentionPolicy": retention}},
+        }
         (claim,) = by_kind(render(written(tmp_path, document)), "PersistentVolumeClaim")
         assert claim["metadata"].get("annotations") == expected
 
@@ -231,7 +234,7 @@ def test_configuration_of_the_caches() -> None:
     three = configurations(THREE)
     assert three["docker.io"]["remoteURL"] == "https://registry-1.docker.io"
     assert three["registry.k8s.io"]["remoteURL"] == "https://registry.k8s.io"
-    assert {one["tagWindow"] for one in three.values()} == {"5s"}
+    assert {one["tagCheckInterval"] for one in three.values()} == {"5s"}
     (private,) = configurations(PRIVATE).values()
     assert private["remoteURL"] == "http://registry.example.com:5000"
     assert private["httpProxy"] == private["httpsProxy"] == "http://proxy.example.com:3128"
@@ -274,7 +277,7 @@ def test_authority_and_credentials_of_a_proxy_are_mounted_for_their_cache_alone(
     settings = {"configMap": {"caConfigMapName": "authority"}, "secret": {"caSecretName": "authority"}}[kind]
     document = {
         "caches": [{"upstream": "docker.io"}, {"upstream": "a.b:5000", "proxy": {"httpsProxy": "http://proxy:1"}}],
-        "upstreams": {"a.b:5000": {**settings, "proxySecretName": "login"}},
+        "upstreamSettings": {"a.b:5000": {**settings, "proxySecretName": "login"}},
     }
     objects = render(written(tmp_path, document))
     plain, own = sorted(by_kind(objects, "StatefulSet"), key=lambda one: "a-b" in one["metadata"]["name"])
@@ -483,8 +486,8 @@ def test_labels_and_annotations_of_the_user_come_once(tmp_path: Path) -> None:
     document = {
         "caches": [{"upstream": "docker.io"}],
         "commonLabels": {"app": "mine", "app.kubernetes.io/name": "mine", "grafana_dashboard": "0", "team": "platform"},
-        "cache": {"podAnnotations": {"prometheus.io/scrape": "false", "checksum/config": "mine"}},
-        "node": {"podAnnotations": {"checksum/config": "mine"}},
+        "cachePods": {"podAnnotations": {"prometheus.io/scrape": "false", "checksum/config": "mine"}},
+        "nodeProgram": {"podAnnotations": {"checksum/config": "mine"}},
     }
     objects = render(written(tmp_path, document))
     for found in objects:
@@ -504,8 +507,8 @@ def test_labels_and_annotations_of_the_user_come_once(tmp_path: Path) -> None:
 def test_request_or_limit_goes_where_it_is_null(tmp_path: Path) -> None:
     document = {
         "caches": [{"upstream": "docker.io"}],
-        "cache": {"resources": {"gate": {"limits": {"memory": None}}, "front": {"limits": None}}},
-        "node": {"resources": {"requests": {"cpu": None}}},
+        "cachePods": {"resources": {"gate": {"limits": {"memory": None}}, "front": {"limits": None}}},
+        "nodeProgram": {"resources": {"requests": {"cpu": None}}},
     }
     objects = render(written(tmp_path, document))
     (cache,), (node,) = by_kind(objects, "StatefulSet"), by_kind(objects, "DaemonSet")
@@ -519,9 +522,9 @@ def test_scenario_with_everything_has_every_value_at_another_than_its_default() 
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(_unset(schema, yaml.safe_load(EVERYTHING.read_text()))) == {
         *("global", "enabled", "apiVersion", "kind"),
-        *("node.enabled", "node.metrics.enabled", "monitoring.dashboard.enabled"),
+        *("nodeProgram.enabled", "nodeProgram.metrics.enabled", "monitoring.dashboard.enabled"),
         "caches.http.tls",
-        "upstreams.docker.io.caSecretName",  # since caConfigMapName is there
+        "upstreamSettings.docker.io.caSecretName",  # since caConfigMapName is there
     }
 
 
@@ -650,7 +653,7 @@ def _unset(schema: Any, values: Any, path: str = "") -> list[str]:
         elif isinstance(each := part.get("additionalProperties"), dict) and "properties" in each:
             for key, settings in values[name].items():
                 found += _unset(each, settings, f"{path}{name}.{key}.")
-        elif values.get(name) == part.get("default"):
+        elif "deprecationMessage" not in part and values.get(name) == part.get("default"):
             found.append(path + name)
     return found
 
@@ -666,7 +669,7 @@ def _leaves(value: Any) -> list[str]:
 @pytest.mark.parametrize("preset", sorted(yaml.safe_load((CHART / "files" / "presets.yaml").read_text())))
 def test_preset_says_where_containerds_files_are(preset: str, tmp_path: Path) -> None:
     places = yaml.safe_load((CHART / "files" / "presets.yaml").read_text())[preset]
-    objects = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}], "node": {"preset": preset}}))
+    objects = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}], "nodeProgram": {"preset": preset}}))
     node = node_configuration(objects)["containerd"]
     assert (node["registryDirectory"], node["configuration"]) == (
         places["registryDirectory"],
@@ -687,7 +690,7 @@ def test_preset_says_where_containerds_files_are(preset: str, tmp_path: Path) ->
 def test_presets_are_those_of_the_contract_and_are_explained() -> None:
     presets = yaml.safe_load((CHART / "files" / "presets.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
-    assert schema["properties"]["node"]["properties"]["preset"]["enum"] == list(presets)
+    assert schema["properties"]["nodeProgram"]["properties"]["preset"]["enum"] == list(presets)
     explained = (REPOSITORY / "docs" / "containerd.md").read_text()
     for places in presets.values():
         assert f"`{places['registryDirectory']}`" in explained
@@ -695,7 +698,9 @@ def test_presets_are_those_of_the_contract_and_are_explained() -> None:
 
 def test_metrics_of_the_nodes_are_announced_where_they_are(tmp_path: Path) -> None:
     for metrics, port in (({}, 9253), ({"port": 1234}, 1234), ({"enabled": False}, 0)):
-        objects = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}], "node": {"metrics": metrics}}))
+        objects = render(
+            written(tmp_path, {"caches": [{"upstream": "docker.io"}], "nodeProgram": {"metrics": metrics}})
+        )
         assert node_configuration(objects)["metricsPort"] == port
         (daemon_set,) = by_kind(objects, "DaemonSet")
         annotations = daemon_set["spec"]["template"]["metadata"]["annotations"]
@@ -704,7 +709,7 @@ def test_metrics_of_the_nodes_are_announced_where_they_are(tmp_path: Path) -> No
 
 def test_container_that_changes_containerd_is_there_where_it_is_asked_for_alone(tmp_path: Path) -> None:
     for enabled in (False, True):
-        document = {"caches": [{"upstream": "docker.io"}], "node": {"configureContainerd": {"enabled": enabled}}}
+        document = {"caches": [{"upstream": "docker.io"}], "nodeProgram": {"configureContainerd": {"enabled": enabled}}}
         objects = render(written(tmp_path, document))
         (daemon_set,) = by_kind(objects, "DaemonSet")
         pod = daemon_set["spec"]["template"]["spec"]
@@ -712,4 +717,4 @@ def test_container_that_changes_containerd_is_there_where_it_is_asked_for_alone(
         assert ("configure" in node_configuration(objects)) is enabled
     (container,) = pod["initContainers"]
     assert container["securityContext"]["privileged"] is True
-    assert node_configuration(objects)["configure"]["restart"] == ["systemctl", "restart", "containerd"]
+    assert node_configuration(objects)["configure"]["restartCommand"] == ["systemctl", "restart", "containerd"]

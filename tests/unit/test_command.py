@@ -57,8 +57,8 @@ def test_document_of_the_readme_is_good(tmp_path: Path) -> None:
         pytest.param(b"caches: [" + b"1," * 15_000 + b"]", "caches[14999]: 1 is not a mapping", id="many-problems"),
         pytest.param(b"caches: [{volume: {size: " + b"1" * 900_000 + b"x}}]", "caches[0].volume.size", id="digits"),
         pytest.param(b"caches: [{upstream: " + b"a." * 450_000 + b"!}]", "has 900001 characters", id="labels"),
-        pytest.param(b"node: {dialTimeout: " + b"0h" * 450_000 + b"}", "node.dialTimeout", id="duration"),
-        pytest.param(b"node: {registryDirectory: '" + b"/a." * 300_000 + b":'}", "registryDirectory", id="path"),
+        pytest.param(b"nodeProgram: {dialTimeout: " + b"0h" * 450_000 + b"}", "nodeProgram.dialTimeout", id="duration"),
+        pytest.param(b"nodeProgram: {registryDirectory: '" + b"/a." * 300_000 + b":'}", "registryDirectory", id="path"),
         pytest.param(
             b"a: &a [x,x,x,x,x,x,x,x,x,x]\n"
             + b"".join(

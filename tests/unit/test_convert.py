@@ -105,8 +105,8 @@ def test_field_becomes_what_it_means(old: dict[str, Any], new: dict[str, Any]) -
         ),
         pytest.param(
             config("v1alpha1"),
-            {**config("v1alpha1"), "node": {}},
-            "node: is not known here; there is apiVersion, kind, caches",
+            {**config("v1alpha1"), "nodeProgram": {}},
+            "nodeProgram: is not known here; there is apiVersion, kind, caches",
             id="settings-beside-v1alpha1",
         ),
         pytest.param(
@@ -263,7 +263,7 @@ def test_converting_again_changes_nothing(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_settings_beside_the_caches_stay() -> None:
-    document = {**config("v1alpha3"), "node": {"dialTimeout": "1s"}}
+    document = {**config("v1alpha3"), "nodeProgram": {"dialTimeout": "1s"}}
     assert converted(document) == document
 
 

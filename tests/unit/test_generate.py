@@ -53,7 +53,7 @@ def test_chart_has_the_configuration_as_its_defaults(tmp_path: Path) -> None:
     values = yaml.safe_load((tmp_path / "my-caches" / "values.yaml").read_text())
     assert loaded(tmp_path / "my-caches" / "Chart.yaml")["name"] == "my-caches"
     assert values["caches"] == yaml.safe_load(EXAMPLE.read_text())["caches"]
-    assert values["node"]["enabled"] is True
+    assert values["nodeProgram"]["enabled"] is True
     readme = (tmp_path / "my-caches" / "README.md").read_text()
     assert "| registry.k8s.io | https://registry.k8s.io | 5Gi | the cluster's default | 720h | none |" in readme
     assert cli.main(["validate", str(tmp_path / "my-caches" / "values.yaml")]) == 0
@@ -66,26 +66,26 @@ def test_values_are_merged_as_helm_merges_them(tmp_path: Path) -> None:
         """
 caches: [{upstream: docker.io}]
 images:
-  registry: {tag: 3.1.1-alpine}
-upstreams: {docker.io: {caSecretName: authority}}
-cache:
-  resources: {registry: {limits: {memory: 1Gi}, requests: {memory: 2Gi}}}
+  distribution: {tag: 3.1.1-alpine}
+upstreamSettings: {docker.io: {caSecretName: authority}}
+cachePods:
+  resources: {distribution: {limits: {memory: 1Gi}, requests: {memory: 2Gi}}}
   nodeSelector: {kubernetes.io/os: null, pool: system}
-node: {tolerations: []}
+nodeProgram: {tolerations: []}
 monitoring: {dashboard: {labels: {team: platform}}}
 """,
     )
     assert generate(document, tmp_path / "out") == 0
     values = yaml.safe_load((tmp_path / "out" / "values.yaml").read_text())
-    assert values["images"]["registry"]["repository"] == "library/registry"
-    assert values["images"]["registry"]["tag"] == "3.1.1-alpine"
-    assert values["upstreams"] == {"docker.io": {"caSecretName": "authority"}}
-    resources = values["cache"]["resources"]
-    assert resources["registry"] == {"requests": {"cpu": "10m", "memory": "2Gi"}, "limits": {"memory": "1Gi"}}
+    assert values["images"]["distribution"]["repository"] == "library/registry"
+    assert values["images"]["distribution"]["tag"] == "3.1.1-alpine"
+    assert values["upstreamSettings"] == {"docker.io": {"caSecretName": "authority"}}
+    resources = values["cachePods"]["resources"]
+    assert resources["distribution"] == {"requests": {"cpu": "10m", "memory": "2Gi"}, "limits": {"memory": "1Gi"}}
     gate = {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}}
     assert resources["gate"] == gate
-    assert values["cache"]["nodeSelector"] == {"pool": "system"}
-    assert values["node"]["tolerations"] == []
+    assert values["cachePods"]["nodeSelector"] == {"pool": "system"}
+    assert values["nodeProgram"]["tolerations"] == []
     assert values["monitoring"]["dashboard"]["labels"] == {
         "grafana_dashboard": "1",
         "dashboard.monitoring.gardener.cloud/shoot": "true",

@@ -51,8 +51,10 @@ def one(**fields: object) -> dict[str, Any]:
         ),
         pytest.param(
             one(),
-            {**one(), "cache": {"highWaterMark": 50}},
-            "docker.io: changed\n  cache.highWaterMark 85 -> 50\n  the running cache takes cache.highWaterMark over",
+            {**one(), "cachePods": {"highWaterMarkPercent": 50}},
+            "docker.io: changed\n"
+            "  cachePods.highWaterMarkPercent 85 -> 50\n"
+            "  the running cache takes cachePods.highWaterMarkPercent over",
             id="high-water-mark",
         ),
         pytest.param(
@@ -113,11 +115,11 @@ def one(**fields: object) -> dict[str, Any]:
             id="one-replica-less",
         ),
         pytest.param(
-            {**one(highAvailability={"enabled": True}), "cache": {"volumeRetention": "Retain"}},
+            {**one(highAvailability={"enabled": True}), "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
             one(),
             "docker.io: changed, restarts\n"
             "  highAvailability.enabled true -> false\n"
-            "  cache.volumeRetention Retain -> Delete\n"
+            "  cachePods.volumeClaims.retentionPolicy Retain -> Delete\n"
             "  nodes pull from the upstream while it restarts; what is cached stays\n"
             "  the volume of the second replica stays until its claim is deleted\n"
             "  from then on its volume goes when the cache is taken out, and with an uninstall",
@@ -125,25 +127,25 @@ def one(**fields: object) -> dict[str, Any]:
         ),
         pytest.param(
             one(highAvailability={"enabled": True}),
-            {**one(highAvailability={"enabled": True}), "cache": {"tagWindow": "0s"}},
+            {**one(highAvailability={"enabled": True}), "cachePods": {"tagCheckInterval": "0s"}},
             "docker.io: changed, restarts\n"
-            "  cache.tagWindow 5s -> 0s\n"
+            "  cachePods.tagCheckInterval 5s -> 0s\n"
             "  one replica restarts after the other; what is cached stays",
             id="two-replicas",
         ),
         pytest.param(
             one(),
-            {**one(), "cache": {"volumeRetention": "Retain"}},
+            {**one(), "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
             "docker.io: changed\n"
-            "  cache.volumeRetention Delete -> Retain\n"
+            "  cachePods.volumeClaims.retentionPolicy Delete -> Retain\n"
             "  from then on its volume stays when the cache is taken out, and with an uninstall",
             id="volume-retention",
         ),
         pytest.param(
             {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}]},
-            {**one(), "cache": {"volumeRetention": "Retain"}},
+            {**one(), "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
             "docker.io: changed\n"
-            "  cache.volumeRetention Delete -> Retain\n"
+            "  cachePods.volumeClaims.retentionPolicy Delete -> Retain\n"
             "  from then on its volume stays when the cache is taken out, and with an uninstall\n"
             "quay.io: removed\n"
             "  nodes pull from the upstream\n"
@@ -156,10 +158,10 @@ def one(**fields: object) -> dict[str, Any]:
             {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}]},
             {
                 "caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}],
-                "upstreams": {"quay.io": {"caSecretName": "authority"}},
+                "upstreamSettings": {"quay.io": {"caSecretName": "authority"}},
             },
             "quay.io: changed, restarts\n"
-            "  upstreams.caSecretName unset -> authority\n"
+            "  upstreamSettings.caSecretName unset -> authority\n"
             "  nodes pull from the upstream while it restarts; what is cached stays",
             id="settings-of-one-upstream",
         ),
@@ -184,10 +186,10 @@ def one(**fields: object) -> dict[str, Any]:
         ),
         pytest.param(
             one(),
-            {**one(), "cache": {"nodeSelector": {"kubernetes.io/os": None, "pool": "x"}}},
+            {**one(), "cachePods": {"nodeSelector": {"kubernetes.io/os": None, "pool": "x"}}},
             "docker.io: changed, restarts\n"
-            "  cache.nodeSelector.kubernetes.io/os linux -> unset\n"
-            "  cache.nodeSelector.pool unset -> x\n"
+            "  cachePods.nodeSelector.kubernetes.io/os linux -> unset\n"
+            "  cachePods.nodeSelector.pool unset -> x\n"
             "  nodes pull from the upstream while it restarts; what is cached stays",
             id="default-taken-away",
         ),
@@ -219,7 +221,10 @@ def test_name_of_the_release_decides_whether_an_override_renames() -> None:
 def test_claim_of_a_long_upstream_is_found_by_its_label() -> None:
     """Which is cut; tests/render compares it with the chart's."""
     upstream = ".".join(["a" * 30] * 3) + ":5000"
-    old = {"caches": [*one()["caches"], {"upstream": upstream}], "cache": {"volumeRetention": "Retain"}}
+    old = {
+        "caches": [*one()["caches"], {"upstream": upstream}],
+        "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}},
+    }
     text = plan(old, one()).text()
     assert f"{upstream}: removed" in text
     assert f"--selector upstream-host={'a' * 30}.{'a' * 23}-" in text

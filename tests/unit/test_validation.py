@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from made_documents import VALUES
 from pydantic import ValidationError
 from registry_cache.document import parse
-from registry_cache.model import Toleration, Values
-from registry_cache.schema import values_schema
+from registry_cache.model import RENAMED_VALUES, Toleration, Values
+from registry_cache.schema import model_schema, values_schema
 from registry_cache.validation import problems
 
 if TYPE_CHECKING:
@@ -258,90 +258,90 @@ def nested(path: str, value: object) -> dict[str, Any]:
             id="suffix-as-the-name-of-the-service-of-replicas",
         ),
         pytest.param(
-            {**one(), "upstreams": {"docker.io": {"caSecretName": "x"}}},
-            {**one(), "upstreams": {"dokcer.io": {"caSecretName": "x"}}},
-            'upstreams["dokcer.io"]: is no upstream of caches; did you mean docker.io?',
+            {**one(), "upstreamSettings": {"docker.io": {"caSecretName": "x"}}},
+            {**one(), "upstreamSettings": {"dokcer.io": {"caSecretName": "x"}}},
+            'upstreamSettings["dokcer.io"]: is no upstream of caches; did you mean docker.io?',
             id="settings-of-no-upstream",
         ),
         pytest.param(
-            {**one(), "upstreams": {}},
-            {**one(), "upstreams": {"a": {}}},
-            "upstreams.a: is no upstream of caches; there is docker.io",
+            {**one(), "upstreamSettings": {}},
+            {**one(), "upstreamSettings": {"a": {}}},
+            "upstreamSettings.a: is no upstream of caches; there is docker.io",
             id="settings-of-no-upstream-that-is-near",
         ),
         pytest.param(
-            {**one(), "upstreams": {"docker.io": {"caSecretName": "x"}}},
-            {**one(), "upstreams": {"docker.io": {"caSecretName": "x", "caConfigMapName": "y"}}},
-            'upstreams["docker.io"].caSecretName: caConfigMapName is there already; write one of the two',
+            {**one(), "upstreamSettings": {"docker.io": {"caSecretName": "x"}}},
+            {**one(), "upstreamSettings": {"docker.io": {"caSecretName": "x", "caConfigMapName": "y"}}},
+            'upstreamSettings["docker.io"].caSecretName: caConfigMapName is there already; write one of the two',
             id="two-authorities",
         ),
         pytest.param(
-            {**one(**PROXIED), "upstreams": {"docker.io": {"proxySecretName": "a-b"}}},
-            {**one(**PROXIED), "upstreams": {"docker.io": {"proxySecretName": "A"}}},
-            'upstreams["docker.io"].proxySecretName: "A" is not the name of a Kubernetes object; write "a"',
+            {**one(**PROXIED), "upstreamSettings": {"docker.io": {"proxySecretName": "a-b"}}},
+            {**one(**PROXIED), "upstreamSettings": {"docker.io": {"proxySecretName": "A"}}},
+            'upstreamSettings["docker.io"].proxySecretName: "A" is not the name of a Kubernetes object; write "a"',
             id="name-of-a-secret",
         ),
         pytest.param(
-            {**one(**PROXIED), "upstreams": {"docker.io": {"proxySecretName": "x"}}},
-            {**one(proxy={}), "upstreams": {"docker.io": {"proxySecretName": "x"}}},
-            'upstreams["docker.io"].proxySecretName: the cache of docker.io has no proxy; write '
+            {**one(**PROXIED), "upstreamSettings": {"docker.io": {"proxySecretName": "x"}}},
+            {**one(proxy={}), "upstreamSettings": {"docker.io": {"proxySecretName": "x"}}},
+            'upstreamSettings["docker.io"].proxySecretName: the cache of docker.io has no proxy; write '
             "caches[0].proxy.httpsProxy, or leave this out",
             id="login-for-no-proxy",
         ),
         pytest.param(
-            {**one(), "test": {"images": {"docker.io": "x", "ghcr.io": "y"}}},
-            {**one(), "test": {"images": {"docker.iO": "x"}}},
-            'test.images["docker.iO"]: is no upstream of caches; did you mean docker.io?',
+            {**one(), "helmTest": {"images": {"docker.io": "x"}}},
+            {**one(), "helmTest": {"images": {"docker.iO": "x"}}},
+            'helmTest.images["docker.iO"]: is no upstream of caches; did you mean docker.io?',
             id="test-of-no-upstream",
         ),
         pytest.param(
-            {**one(), "upstreams": {"docker.io": {}}},
-            {**one(), "upstreams": {"docker.io": {"caConfigMap": "x"}}},
-            'upstreams["docker.io"].caConfigMap: is not known here; did you mean caConfigMapName?',
+            {**one(), "upstreamSettings": {"docker.io": {}}},
+            {**one(), "upstreamSettings": {"docker.io": {"caConfigMap": "x"}}},
+            'upstreamSettings["docker.io"].caConfigMap: is not known here; did you mean caConfigMapName?',
             id="setting-that-is-not-known",
         ),
         pytest.param(
-            {**one(), "upstreams": {"docker.io": {}}},
-            {**one(), "upstreams": {"docker.io": None}},
-            'upstreams["docker.io"]: null is no value; leave the key out',
+            {**one(), "upstreamSettings": {"docker.io": {}}},
+            {**one(), "upstreamSettings": {"docker.io": None}},
+            'upstreamSettings["docker.io"]: null is no value; leave the key out',
             id="no-settings",
         ),
         pytest.param(
-            {**one(), "cache": {"tagWindow": "0s"}},
-            {**one(), "cache": {"tagWindow": "-1s"}},
-            'cache.tagWindow: "-1s" is not a duration',
+            {**one(), "cachePods": {"tagCheckInterval": "0s"}},
+            {**one(), "cachePods": {"tagCheckInterval": "-1s"}},
+            'cachePods.tagCheckInterval: "-1s" is not a duration',
             id="tag-window",
         ),
         pytest.param(
-            {**one(), "cache": {"highWaterMark": 100}},
-            {**one(), "cache": {"highWaterMark": 101}},
-            "cache.highWaterMark: 101 is not a percentage from 1 to 100; write for example 85",
+            {**one(), "cachePods": {"highWaterMarkPercent": 100}},
+            {**one(), "cachePods": {"highWaterMarkPercent": 101}},
+            "cachePods.highWaterMarkPercent: 101 is not a percentage from 1 to 100; write for example 85",
             id="high-water-mark",
         ),
         pytest.param(
-            {**one(), "cache": {"highWaterMark": 1}},
-            {**one(), "cache": {"highWaterMark": 0}},
-            "cache.highWaterMark: 0 is not a percentage from 1 to 100",
+            {**one(), "cachePods": {"highWaterMarkPercent": 1}},
+            {**one(), "cachePods": {"highWaterMarkPercent": 0}},
+            "cachePods.highWaterMarkPercent: 0 is not a percentage from 1 to 100",
             id="no-water",
         ),
         pytest.param(
-            {**one(), "cache": {"volumeRetention": "Retain"}},
-            {**one(), "cache": {"volumeRetention": "Keep"}},
-            'cache.volumeRetention: "Keep" is not known here; write "Delete" or "Retain"',
+            {**one(), "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
+            {**one(), "cachePods": {"volumeClaims": {"retentionPolicy": "Keep"}}},
+            'cachePods.volumeClaims.retentionPolicy: "Keep" is not known here; write "Delete" or "Retain"',
             id="volume-retention",
         ),
         pytest.param(
-            {**one(), "cache": {"noProxy": []}},
-            {**one(), "cache": {"noProxy": [""]}},
-            'cache.noProxy[0]: "" is not a host, a domain, an address or a network',
+            {**one(), "cachePods": {"noProxy": []}},
+            {**one(), "cachePods": {"noProxy": [""]}},
+            'cachePods.noProxy[0]: "" is not a host, a domain, an address or a network',
             id="no-proxy",
         ),
         *(
             pytest.param(
-                {**one(), "cache": {"noProxy": [good]}},
-                {**one(), "cache": {"noProxy": [bad]}},
-                f'cache.noProxy[0]: "{bad}" is not a host, a domain, an address or a network, with a port where it is '
-                f"no network, or *; write {instead}",
+                {**one(), "cachePods": {"noProxy": [good]}},
+                {**one(), "cachePods": {"noProxy": [bad]}},
+                f'cachePods.noProxy[0]: "{bad}" is not a host, a domain, an address or a network, with a port where it '
+                f"is no network, or *; write {instead}",
                 id=f"no-proxy-{bad}",
             )
             for good, bad, instead in (
@@ -356,14 +356,19 @@ def nested(path: str, value: object) -> dict[str, Any]:
             )
         ),
         pytest.param(
-            {**one(), "cache": {"resources": {"gate": {}}}},
-            {**one(), "cache": {"resources": {"requests": {}}}},
-            "cache.resources.requests: is not known here; there is front, gate, registry",
+            {**one(), "cachePods": {"resources": {"gate": {}}}},
+            {**one(), "cachePods": {"resources": {"requests": {}}}},
+            "cachePods.resources.requests: is not known here; there is front, gate, distribution",
             id="resources-of-a-container",
         ),
         *(
             pytest.param({**one(), **nested(path, good)}, {**one(), **nested(path, bad)}, said, id=f"{path}-{bad}")
-            for path in ("cache.resources.front", "cache.resources.gate", "cache.resources.registry", "node.resources")
+            for path in (
+                "cachePods.resources.front",
+                "cachePods.resources.gate",
+                "cachePods.resources.distribution",
+                "nodeProgram.resources",
+            )
             for good, bad, said in (
                 (
                     {"limits": {"memory": "1G"}},
@@ -387,7 +392,7 @@ def nested(path: str, value: object) -> dict[str, Any]:
         ),
         *(
             pytest.param({**one(), **nested(path, good)}, {**one(), **nested(path, bad)}, said, id=f"{path}-{bad}")
-            for path in ("cache.tolerations", "node.tolerations")
+            for path in ("cachePods.tolerations", "nodeProgram.tolerations")
             for good, bad, said in (
                 ([{"key": "a.b/c", "value": "x"}], [{"keys": "a"}], f"{path}[0].keys: is not known here; did you mean"),
                 (
@@ -406,13 +411,13 @@ def nested(path: str, value: object) -> dict[str, Any]:
             for path in (
                 *(
                     "commonLabels",
-                    "cache.nodeSelector",
-                    "node.nodeSelector",
-                    "cache.podAnnotations",
-                    "node.podAnnotations",
+                    "cachePods.nodeSelector",
+                    "nodeProgram.nodeSelector",
+                    "cachePods.podAnnotations",
+                    "nodeProgram.podAnnotations",
                 ),
                 *("monitoring.dashboard.labels", "monitoring.dashboard.annotations"),
-                *("monitoring.podMonitor.labels", "monitoring.rules.labels"),
+                *("monitoring.podMonitor.labels", "monitoring.prometheusRule.labels"),
             )
             for bad, said in (("a b", f'{path}["a b"]: is not a key that Kubernetes takes'),)
         ),
@@ -423,15 +428,15 @@ def nested(path: str, value: object) -> dict[str, Any]:
             id="label-long",
         ),
         pytest.param(
-            {**one(), "cache": {"podAnnotations": {"a": "any text {}"}}},
+            {**one(), "cachePods": {"podAnnotations": {"a": "any text {}"}}},
             {**one(), "commonLabels": {"a": "any text {}"}},
             'commonLabels.a: "any text {}" is not a label\'s value',
             id="label-any-text",
         ),
         pytest.param(
-            {**one(), "cache": {"affinity": {"podAntiAffinity": {}}}},
-            {**one(), "cache": {"affinity": {"antiAffinity": {}}}},
-            "cache.affinity.antiAffinity: is not known here; did you mean podAntiAffinity?",
+            {**one(), "cachePods": {"affinity": {"podAntiAffinity": {}}}},
+            {**one(), "cachePods": {"affinity": {"antiAffinity": {}}}},
+            "cachePods.affinity.antiAffinity: is not known here; did you mean podAntiAffinity?",
             id="affinity",
         ),
         pytest.param(
@@ -460,80 +465,81 @@ def nested(path: str, value: object) -> dict[str, Any]:
             id="fullname",
         ),
         pytest.param(
-            {**one(), "node": {"probe": {"failureThreshold": 1}}},
-            {**one(), "node": {"probe": {"failureThreshold": 0}}},
-            "node.probe.failureThreshold: 0 is not",
+            {**one(), "nodeProgram": {"probe": {"failureThreshold": 1}}},
+            {**one(), "nodeProgram": {"probe": {"failureThreshold": 0}}},
+            "nodeProgram.probe.failureThreshold: 0 is not",
             id="threshold",
         ),
         pytest.param(
-            {**one(), "node": {"probe": {"interval": "0.5s"}}},
-            {**one(), "node": {"probe": {"interval": "0.0s"}}},
-            'node.probe.interval: "0.0s" is not a duration of hours, minutes and seconds, more than zero',
+            {**one(), "nodeProgram": {"probe": {"interval": "0.5s"}}},
+            {**one(), "nodeProgram": {"probe": {"interval": "0.0s"}}},
+            'nodeProgram.probe.interval: "0.0s" is not a duration of hours, minutes and seconds, more than zero',
             id="interval",
         ),
         pytest.param(
-            {**one(), "node": {"dialTimeout": "0h1ms"}},
-            {**one(), "node": {"dialTimeout": "0"}},
-            'node.dialTimeout: "0" is not',
+            {**one(), "nodeProgram": {"dialTimeout": "0h1ms"}},
+            {**one(), "nodeProgram": {"dialTimeout": "0"}},
+            'nodeProgram.dialTimeout: "0" is not',
             id="dial-timeout",
         ),
         pytest.param(
-            {**one(), "node": {"registryDirectory": "/.k/y..d/"}},
-            {**one(), "node": {"registryDirectory": "/etc/../x"}},
-            "node.registryDirectory: ",
+            {**one(), "nodeProgram": {"registryDirectory": "/.k/y..d/"}},
+            {**one(), "nodeProgram": {"registryDirectory": "/etc/../x"}},
+            "nodeProgram.registryDirectory: ",
             id="directory-up",
         ),
         pytest.param(
-            {**one(), "node": {"registryDirectory": "/x"}},
-            {**one(), "node": {"registryDirectory": "/"}},
-            "node.registryDirectory: ",
+            {**one(), "nodeProgram": {"registryDirectory": "/x"}},
+            {**one(), "nodeProgram": {"registryDirectory": "/"}},
+            "nodeProgram.registryDirectory: ",
             id="directory-root",
         ),
         pytest.param(
-            {**one(), "node": {"registryDirectory": "/etc/x"}},
-            {**one(), "node": {"registryDirectory": "etc/x"}},
-            "node.registryDirectory: ",
+            {**one(), "nodeProgram": {"registryDirectory": "/etc/x"}},
+            {**one(), "nodeProgram": {"registryDirectory": "etc/x"}},
+            "nodeProgram.registryDirectory: ",
             id="directory",
         ),
         pytest.param(
-            {**one(), "node": {"registryDirectory": "", "containerdConfig": "/etc/x.toml"}},
-            {**one(), "node": {"containerdConfig": "/x.toml"}},
-            'node.containerdConfig: "/x.toml" is not an absolute path of a file in a folder, or nothing',
+            {**one(), "nodeProgram": {"registryDirectory": "", "containerdConfig": "/etc/x.toml"}},
+            {**one(), "nodeProgram": {"containerdConfig": "/x.toml"}},
+            'nodeProgram.containerdConfig: "/x.toml" is not an absolute path of a file in a folder, or nothing',
             id="containerds-configuration",
         ),
         pytest.param(
-            {**one(), "node": {"containerdVersion": "v2.2.1~rc"}},
-            {**one(), "node": {"containerdVersion": "2"}},
-            'node.containerdVersion: "2" is not a version, or nothing; write for example "2.2.1"',
+            {**one(), "nodeProgram": {"containerdVersion": "v2.2.1~rc"}},
+            {**one(), "nodeProgram": {"containerdVersion": "2"}},
+            'nodeProgram.containerdVersion: "2" is not a version, or nothing; write for example "2.2.1"',
             id="containerds-version",
         ),
         pytest.param(
-            {**one(), "node": {"preset": "k0s"}},
-            {**one(), "node": {"preset": "K0s"}},
-            'node.preset: "K0s" is not known here; write "kubeadm" or "kind" or "k3s" or "rke2" or',
+            {**one(), "nodeProgram": {"preset": "k0s"}},
+            {**one(), "nodeProgram": {"preset": "K0s"}},
+            'nodeProgram.preset: "K0s" is not known here; write "kubeadm" or "kind" or "k3s" or "rke2" or',
             id="preset",
         ),
         pytest.param(
-            {**one(), "node": {"configureContainerd": {"restart": ["x"]}}},
-            {**one(), "node": {"configureContainerd": {"restart": []}}},
-            'node.configureContainerd.restart: [] is empty; write for example ["systemctl", "restart", "containerd"]',
+            {**one(), "nodeProgram": {"configureContainerd": {"restartCommand": ["x"]}}},
+            {**one(), "nodeProgram": {"configureContainerd": {"restartCommand": []}}},
+            "nodeProgram.configureContainerd.restartCommand: [] is empty; write for example "
+            '["systemctl", "restart", "containerd"]',
             id="commands",
         ),
         pytest.param(
-            {**one(), "node": {"metrics": {"port": 65535}}},
-            {**one(), "node": {"metrics": {"port": 0}}},
-            "node.metrics.port: 0 is not a port from 1 to 65535",
+            {**one(), "nodeProgram": {"metrics": {"port": 65535}}},
+            {**one(), "nodeProgram": {"metrics": {"port": 0}}},
+            "nodeProgram.metrics.port: 0 is not a port from 1 to 65535",
             id="metrics-port",
         ),
         pytest.param(
-            {**one(), "node": {"probe": {"patience": "0s"}}},
-            {**one(), "node": {"probe": {"patience": "-1s"}}},
-            "node.probe.patience: ",
-            id="patience",
+            {**one(), "nodeProgram": {"probe": {"maxBackoff": "0s"}}},
+            {**one(), "nodeProgram": {"probe": {"maxBackoff": "-1s"}}},
+            "nodeProgram.probe.maxBackoff: ",
+            id="maxBackoff",
         ),
         pytest.param(
-            {**one(), "images": {"registry": {"pullPolicy": "Never"}}},
-            {**one(), "images": {"registry": {"pullPolicy": "never"}}},
+            {**one(), "images": {"distribution": {"pullPolicy": "Never"}}},
+            {**one(), "images": {"distribution": {"pullPolicy": "never"}}},
             'write "Always" or "IfNotPresent" or "Never"',
             id="pull-policy",
         ),
@@ -544,15 +550,15 @@ def nested(path: str, value: object) -> dict[str, Any]:
             id="tag-a-number",
         ),
         pytest.param(
-            {**one(), "cache": {"nodeSelector": {"kubernetes.io/os": None}}},
-            {**one(), "cache": {"nodeSelector": {"pool/x": None}}},
-            'cache.nodeSelector["pool/x"]: null is no value; leave the key out',
+            {**one(), "cachePods": {"nodeSelector": {"kubernetes.io/os": None}}},
+            {**one(), "cachePods": {"nodeSelector": {"pool/x": None}}},
+            'cachePods.nodeSelector["pool/x"]: null is no value; leave the key out',
             id="null-takes-a-default-away",
         ),
         pytest.param(
-            {**one(), "cache": {"resources": {"gate": {"limits": {"memory": None}}, "front": {"requests": None}}}},
-            {**one(), "cache": {"resources": {"gate": {"limits": {"cpu": None}}}}},
-            "cache.resources.gate.limits.cpu: null is no value; leave the key out",
+            {**one(), "cachePods": {"resources": {"gate": {"limits": {"memory": None}}, "front": {"requests": None}}}},
+            {**one(), "cachePods": {"resources": {"gate": {"limits": {"cpu": None}}}}},
+            "cachePods.resources.gate.limits.cpu: null is no value; leave the key out",
             id="null-takes-a-limit-away",
         ),
         pytest.param(
@@ -566,6 +572,22 @@ def nested(path: str, value: object) -> dict[str, Any]:
 def test_rule(good: object, bad: object, message: str) -> None:
     assert told(good) == []
     assert any(message in problem for problem in told(bad)), told(bad)
+
+
+def present(path: str) -> dict[str, Any]:
+    """A document in which a value stands at a path of a valid one."""
+    return {**one(), **nested(path, {})}
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_VALUES.items())
+def test_old_name_of_a_value_is_answered_with_the_new_one(old: str, new: str) -> None:
+    assert f"{old}: this value has a new name; write {new}" in told(present(old))
+
+
+def test_new_names_are_those_of_values() -> None:
+    paths = {path for path, _ in leaves(model_schema())}
+    assert set(RENAMED_VALUES.values()) <= paths
+    assert not paths & set(RENAMED_VALUES)
 
 
 def test_every_problem_is_told_with_its_line() -> None:
@@ -630,21 +652,25 @@ def test_schema_is_closed_and_says_its_draft() -> None:
 
 
 def test_what_has_no_default_is_left_out_or_must_be_written() -> None:
-    without = {path for path, part in leaves(values_schema()) if "properties" not in part and "default" not in part}
+    without = {path for path, part in leaves(model_schema()) if "properties" not in part and "default" not in part}
     assert without == {
         "caches",
         "caches[].upstream",
         *(f"caches[].{name}" for name in ("remoteURL", "secretReferenceName", "serviceNameSuffix")),
         *(f"caches[].{name}" for name in ("volume.storageClassName", "proxy.httpProxy", "proxy.httpsProxy")),
-        *(f"{holder}.tolerations[].{name}" for holder in ("cache", "node") for name in Toleration.model_fields),
-        *(f"upstreams.<>.{name}" for name in ("caConfigMapName", "caSecretName", "proxySecretName")),
-        "global",
-        "enabled",
+        *(
+            f"{holder}.tolerations[].{name}"
+            for holder in ("cachePods", "nodeProgram")
+            for name in Toleration.model_fields
+        ),
+        *(f"upstreamSettings.<>.{name}" for name in ("caConfigMapName", "caSecretName", "proxySecretName")),
     }
 
 
 @pytest.mark.parametrize(
-    ("path", "part"), [*leaves(values_schema())], ids=lambda value: value if isinstance(value, str) else ""
+    ("path", "part"),
+    [(path, part) for path, part in leaves(values_schema()) if "deprecationMessage" not in part],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_value_is_described_and_shown(path: str, part: dict[str, Any]) -> None:
     assert part["description"].endswith((".", '"'))

@@ -246,7 +246,7 @@ def test_room_that_cannot_be_read_holds_up_housekeeping_and_does_not_end_it(
     wait_for("a line in the log", lambda: said, PATIENCE, 0.01)
     assert store.find(name) is not None
     (tmp_path / "new.json").write_text(
-        json.dumps({"capacity": 64 << 20, "highWaterMark": 85, "ttl": "10ms", "version": "1"})
+        json.dumps({"capacity": 64 << 20, "highWaterMarkPercent": 85, "ttl": "10ms", "version": "1"})
     )
     (tmp_path / "new.json").rename(room)
     wait_for("the blob to go", lambda: store.find(name) is None, PATIENCE, 0.01)

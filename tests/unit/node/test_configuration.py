@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {
     "registryDirectory": "/host/registry",
     "stateDirectory": "/run/registry-cache",
     "dialTimeout": "500ms",
-    "probe": {"interval": "1m0.5s", "timeout": "+2s", "failureThreshold": 2, "patience": "0s"},
+    "probe": {"interval": "1m0.5s", "timeout": "+2s", "failureThreshold": 2, "maxBackoff": "0s"},
     "metricsPort": 0,
     "containerd": {
         "configuration": "/etc/containerd/config.toml",
@@ -60,7 +60,7 @@ def test_durations_of_go_are_taken(tmp_path: Path, text: str) -> None:
         ("probe.timeout", 2, "probe.timeout: is 2, not a text"),
         ("probe.failureThreshold", 0, "probe.failureThreshold: is 0, not a number from 1"),
         ("probe.failureThreshold", True, "probe.failureThreshold: is True, not a number from 1"),
-        ("probe.patience", "-1s", "probe.patience: is '-1s', not a duration"),
+        ("probe.maxBackoff", "-1s", "probe.maxBackoff: is '-1s', not a duration"),
         ("metricsPort", 65536, "metricsPort: is 65536, not a port, or 0 for none"),
         ("containerd", "x", "containerd: is 'x', not an object"),
         ("containerd.configuration", "", "containerd.configuration: is '', not a text"),
@@ -91,7 +91,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         read(tmp_path, {})
     assert [line.split(": ")[1] for line in str(refused.value).splitlines()] == [
         *["probe", "containerd", "caches", "owner", "registryDirectory", "stateDirectory", "dialTimeout"],
-        *["probe.interval", "probe.timeout", "probe.failureThreshold", "probe.patience", "metricsPort"],
+        *["probe.interval", "probe.timeout", "probe.failureThreshold", "probe.maxBackoff", "metricsPort"],
         *["containerd.configuration", "containerd.registryDirectory", "containerd.version", "containerd.mounts"],
     ]
 

@@ -51,7 +51,7 @@ def read(folder: Path) -> Configuration:
             credentials_source=content["credentialsSource"],
             ca_source=content["caSource"],
         ),
-        tag_window=_seconds(content["tagWindow"]),
+        tag_window=_seconds(content["tagCheckInterval"]),
         replicas=tuple(content["replicas"]),
     )
 
@@ -63,7 +63,9 @@ def read_room(folder: Path) -> Room:
         OSError, ValueError, KeyError: as read.
     """
     content = json.loads((folder / "room.json").read_text(encoding="utf-8"))
-    return Room(content["capacity"], content["highWaterMark"] / 100, _seconds(content["ttl"]), content["version"])
+    return Room(
+        content["capacity"], content["highWaterMarkPercent"] / 100, _seconds(content["ttl"]), content["version"]
+    )
 
 
 def _seconds(text: str) -> float:

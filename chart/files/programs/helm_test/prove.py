@@ -70,7 +70,7 @@ def prove(cache: dict[str, Any], pause_seconds: float = 1) -> str:
         message = f"the cache does not answer as it should: {problem}"
         raise Unproved(message) from problem
     if not image:
-        return "the cache answers; no image is known to pull through it (values: test.images)"
+        return "the cache answers; no image is known to pull through it (values: helmTest.images)"
     try:
         name, digest = smallest_blob_through(cache, pause_seconds)
         url = f"{address}/v2/{name}/blobs/{digest}"

@@ -117,7 +117,7 @@ def read(path: Path) -> Configuration:
         interval=take(probe, "probe.", "interval", _seconds),
         timeout=take(probe, "probe.", "timeout", _seconds),
         failure_threshold=take(probe, "probe.", "failureThreshold", _count),
-        patience=take(probe, "probe.", "patience", _seconds_or_none),
+        patience=take(probe, "probe.", "maxBackoff", _seconds_or_none),
         metrics_port=take(content, "", "metricsPort", _port_or_none),
         containerd=Containerd(
             configuration=take(containerd, "containerd.", "configuration", _text),
@@ -129,9 +129,9 @@ def read(path: Path) -> Configuration:
         if configure is None
         else Configure(
             on_host=take(configure, "configure.", "onHost", _texts),
-            containerd=take(configure, "configure.", "containerd", _text),
-            restart=take(configure, "configure.", "restart", _texts),
-            answers=take(configure, "configure.", "answers", _texts),
+            containerd=take(configure, "configure.", "containerdBinary", _text),
+            restart=take(configure, "configure.", "restartCommand", _texts),
+            answers=take(configure, "configure.", "readyCommand", _texts),
         ),
         caches=tuple(
             Cache(

@@ -1,4 +1,4 @@
-"""Makes containerd read the registry folder, once, where somebody asked for it (node.configureContainerd).
+"""Makes containerd read the registry folder, once, where somebody asked for it (nodeProgram.configureContainerd).
 
 It writes one line into containerd's configuration and restarts containerd. Both are undone where containerd does not
 take the new file or does not come back. The file as it was stays beside it. What takes more than a line, such as
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from node_program.configuration import Configuration, Configure
 
-MARK = "# registry-cache: node.configureContainerd wrote this line"
+MARK = "# registry-cache: nodeProgram.configureContainerd wrote this line"
 BEFORE = ".before-registry-cache"
 NEW = ".registry-cache-new"
 # Seconds until containerd has to answer again, and for one command.
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     """Do it where it is needed, and return the exit code: 1 only where containerd may not be as it was."""
     settings = configuration.from_arguments(arguments, __doc__)
     if settings.configure is None:
-        print("node.configureContainerd is not asked for", file=sys.stderr)
+        print("nodeProgram.configureContainerd is not asked for", file=sys.stderr)
         return 2
     try:
         log(configure(settings, settings.configure))
