@@ -1,28 +1,44 @@
-# Every target sets up what it needs by itself; `make help` lists them.
+# Each target sets up what it needs; `make help` lists the targets.
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
-RUN := PYTHONPATH=ci:generator $(VENV)/bin/python
+
+# Python and pip must install into the virtual environment and nowhere else, whatever the user has set for them. Only
+# the variables that say where packages come from are kept.
+PIP_SOURCES := PIP_CACHE_DIR PIP_CERT PIP_CLIENT_CERT PIP_CONFIG_FILE PIP_DEFAULT_TIMEOUT PIP_EXTRA_INDEX_URL \
+  PIP_FIND_LINKS PIP_INDEX_URL PIP_KEYRING_PROVIDER PIP_NO_INDEX PIP_PROXY PIP_RETRIES PIP_TIMEOUT PIP_TRUSTED_HOST
+unexport $(filter-out $(PIP_SOURCES),$(filter PIP_% PYTHON%,$(.VARIABLES)))
+# For what a pip.conf may say.
+export PIP_USER := 0
+export PIP_REQUIRE_VIRTUALENV := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Files are UTF-8 in every locale.
+export PYTHONUTF8 := 1
+RUN := umask 022 && PYTHONPATH=ci:generator $(VENV)/bin/python
 
 .PHONY: help
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: demo
-demo: setup ## Bring up a cluster, install the caches, pull through them, take one away: about 1 min once everything is built
+demo: setup ## Start a cluster, install the caches, pull through them, take one away: about 1 min once all is built
 	@$(RUN) -m experiments.run_demo
 
 .PHONY: demo-down
-demo-down: setup ## Take the demo's cluster away
+demo-down: setup ## Remove the demo's cluster
 	@ci/test-cluster down --name demo
 
-# Of the whole run alone: side by side as tests/conftest.py says, and a part of the tests covers a part of the code.
-WHOLE := --numprocesses=4 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
+.PHONY: test-fast
+test-fast: setup ## Run the tests that need no cluster and no containerd: about 2 min
+	@$(RUN) -m pytest --numprocesses=2 tests/unit tests/render tests/editor
+
+# For complete runs only: tests/conftest.py distributes the tests, and a part of them covers a part of the code.
+COMPLETE := --numprocesses=4 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 .PHONY: test
-test: setup ## Run all tests, the cluster ones included (PYTEST_ARGS="tests/unit" for a part)
+test: setup ## Run all tests, those on a cluster included (PYTEST_ARGS="tests/unit" for a part)
 	@$(if $(PYTEST_ARGS),,$(RUN) -m cluster.prepare)
-	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
+	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(COMPLETE))
 
 .PHONY: bench
 bench: setup ## Measure commands, programs, and the cache pod beside distribution alone: about 15 min
@@ -52,6 +68,6 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml
 	@echo "Setting up Python packages in $(VENV), once: about 1 min" >&2
-	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@umask 022 && $(PYTHON) -m venv $(VENV)
+	@umask 022 && $(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	@touch $@

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from machine import tools
+from machine import environment, tools
 from xdist.scheduler import LoadScopeScheduling
 
 # The time that an example takes says nothing on a machine that does other things besides.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+environment.clean_process()
 
 # The cluster rung takes longest; these files have a second cluster, and take about as long as the others.
 SECOND_CLUSTER = {

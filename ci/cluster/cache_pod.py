@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from machine import own_network, tools
+from machine import environment, own_network, tools
 from machine.paths import CHART
 from machine.processes import Place, wait_for
 
@@ -375,11 +375,11 @@ class CachePod:
         if context["readOnlyRootFilesystem"]:
             # `cd` once more: what is mounted over this folder is another one.
             lines += [f"cd {root}", f"mount -o remount,bind,ro {root}"]
-        environment = [*configuration["Env"], f"HOSTNAME={self.name}", *self._environment(container)]
+        variables = [*configuration["Env"], f"HOSTNAME={self.name}", *self._environment(container)]
         # The three are what chroot itself needs; with another user than root they go.
         privileges = [_program("setpriv"), "--bounding-set=-all,+sys_chroot,+setuid,+setgid", "--no-new-privs"]
         user = [f"--userspec={context['runAsUser']}:{context['runAsGroup']}", f"--groups={context['fsGroup']}"]
-        command = [_program("env"), "-i", *environment, *privileges, _program("chroot"), *user, str(root)]
+        command = [_program("env"), "-i", *variables, *privileges, _program("chroot"), *user, str(root)]
         command += _command(container, configuration)
         return "\n".join([*lines, f"exec {shlex.join(command)}\n"])
 
@@ -518,7 +518,9 @@ def render(values: Object, path: Path) -> list[Object]:
     """
     path.write_text(yaml.safe_dump(values))
     command = [tools.helm(), "template", "x", CHART, "--namespace", NAMESPACE, "--values", path]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*map(str, command)], env=environment.for_programs(), capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
     return [one for one in yaml.safe_load_all(done.stdout) if one]
@@ -533,7 +535,7 @@ def _command(container: Object, configuration: Object) -> list[str]:
 
 
 def _program(name: str) -> str:
-    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    path = shutil.which(name, path=environment.search_path())
     assert path is not None, f"{name} is not installed"
     return path
 

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machine.gobuild import BuildFailed
-from machine.tools import ToolMissing
+from machine import SetupFailed, environment
 
 from cluster import kind
 from cluster.existing import ExistingCluster
@@ -42,13 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default="demo", help="keeps several clusters apart (default: demo)")
     parser.add_argument("--kubeconfig", type=Path, help="use the cluster that this file leads to")
     options = parser.parse_args(arguments)
+    environment.clean_process()
     cluster = choose(options.name, options.kubeconfig)
     try:
         if options.action == "up":
             cluster.up()
         elif options.action == "down":
             cluster.down()
-    except (BuildFailed, CannotRun, RuntimeError, TimeoutError, ToolMissing) as error:
+    except (CannotRun, RuntimeError, SetupFailed, TimeoutError) as error:
         print(f"ci/test-cluster: {error}", file=sys.stderr)
         return 1
     print(cluster.status())

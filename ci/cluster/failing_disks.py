@@ -79,7 +79,7 @@ def failing_disk(cluster: Cluster, node: Node, name: str, size: int) -> Iterator
             file.truncate(size)
         # Each block once, so that there is no second copy to read from.
         command = ["mkfs.btrfs", "--quiet", "--metadata", "single", "--data", "single", str(volume.device_file)]
-        subprocess.run(command, check=True, capture_output=True, env=tools.environment())
+        subprocess.run(command, check=True, capture_output=True, env=tools.program_environment())
         node.run("mount", "-o", "loop", f"{volume.device}/file", volume.path)
         try:
             with offered(cluster, volume):

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from machine import tools
+from machine import locks, tools
 from machine.paths import REPOSITORY, cache_folder
 from upstreams import oci, pki
 
@@ -30,6 +32,7 @@ REGISTRY = f"docker.io/library/registry:{tools.pinned()['go']['distribution']['v
 PYTHON = "docker.io/library/python:3.13-alpine"
 NGINX = "docker.io/library/nginx:1.28.0-alpine"
 
+UNUSED_SECONDS = 24 * 3600.0
 CA_PATH = "etc/ssl/certs/ca-certificates.crt"
 APPLETS = (
     "sh",
@@ -65,10 +68,10 @@ def archives(references: tuple[str, ...] = ()) -> dict[str, Path]:
 
 
 def unpacked(reference: str) -> tuple[Path, dict[str, Any]]:
-    """The folder with the content of an image, and the `config` of its configuration (OCI image-spec, config.md)."""
+    """Return the folder with the content of an image, and its `config` (OCI image-spec, config.md)."""
     archive = archives((reference,))[reference]
     root = archive.with_suffix(".root")
-    with tarfile.open(archive) as layout:
+    with locks.exclusive(root, reference), tarfile.open(archive) as layout:
 
         def blob(name: str) -> bytes:
             file = layout.extractfile(f"blobs/{name.replace(':', '/')}")
@@ -79,8 +82,7 @@ def unpacked(reference: str) -> tuple[Path, dict[str, Any]]:
         assert index is not None
         manifest = json.loads(blob(json.load(index)["manifests"][0]["digest"]))
         if not root.exists():
-            for older in root.parent.glob(f"{_file_name(reference)}-*.root"):
-                shutil.rmtree(older)
+            _remove_unused(reference)
             with tempfile.TemporaryDirectory(dir=root.parent) as work:
                 made = Path(work) / "root"
                 made.mkdir()
@@ -106,13 +108,21 @@ def busybox_layer(label: str = "") -> bytes:
 
 def _archive(reference: str, make: Callable[[], oci.Image]) -> Path:
     key = hashlib.sha256((pki.authority_file().read_text() + _recipe()).encode()).hexdigest()[:12]
-    name = _file_name(reference)
-    path = cache_folder() / "images" / f"{name}-{key}.tar"
-    if not path.exists():
-        for older in path.parent.glob(f"{name}-*.tar"):
-            older.unlink()
-        make().write_archive(path, reference)
+    path = cache_folder() / "images" / f"{_file_name(reference)}-{key}.tar"
+    with locks.exclusive(path, reference):
+        if not path.exists():
+            _remove_unused(reference)
+            make().write_archive(path, reference)
+        os.utime(path)
     return path
+
+
+def _remove_unused(reference: str) -> None:
+    """Remove older versions of an image that no other run, with another version of this repository, has used lately."""
+    for archive in (cache_folder() / "images").glob(f"{_file_name(reference)}-*.tar"):
+        if time.time() - archive.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(archive.with_suffix(".root"), ignore_errors=True)
+            archive.unlink()
 
 
 def _file_name(reference: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from typing import TYPE_CHECKING, Any, Protocol
 
-from machine import tools
+from machine import environment, tools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,17 +56,16 @@ class Cluster(Protocol):
 
 
 def client_environment(kubeconfig: Path) -> dict[str, str]:
-    """The environment in which helm and kubectl speak to the cluster."""
-    own = kubeconfig.parent / "client"  # helm and kubectl keep caches, which go with the cluster
-    return {
-        **os.environ,
-        "HELM_CACHE_HOME": str(own / "helm-cache"),
-        "HELM_CONFIG_HOME": str(own / "helm-config"),
-        "HELM_DATA_HOME": str(own / "helm-data"),
-        "KUBECACHEDIR": str(own / "kubectl"),
-        "KUBECONFIG": str(kubeconfig),
-        "PATH": os.pathsep.join([str(tools.helm().parent), os.environ.get("PATH", "")]),
-    }
+    """Return the environment of helm and kubectl, whose caches are removed with the cluster."""
+    own = kubeconfig.parent / "client"
+    return environment.for_programs(
+        tools.helm().parent,
+        HELM_CACHE_HOME=str(own / "helm-cache"),
+        HELM_CONFIG_HOME=str(own / "helm-config"),
+        HELM_DATA_HOME=str(own / "helm-data"),
+        KUBECACHEDIR=str(own / "kubectl"),
+        KUBECONFIG=str(kubeconfig),
+    )
 
 
 def kubectl(kubeconfig: Path, *arguments: str, text: str | None = None) -> str:

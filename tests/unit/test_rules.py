@@ -257,7 +257,7 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
 @pytest.fixture(scope="module")
 def promtool() -> Path:
     tools.ensure_registry()
-    return tools.debian_root() / "usr" / "bin" / "promtool"
+    return tools.debian_program("promtool")
 
 
 def promtool_says(promtool: Path, folder: Path, *tests: dict[str, Any]) -> str:
