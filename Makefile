@@ -14,7 +14,7 @@ export PIP_REQUIRE_VIRTUALENV := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Files are UTF-8 in every locale.
 export PYTHONUTF8 := 1
-RUN := umask 022 && PYTHONPATH=ci:generator $(VENV)/bin/python
+RUN := umask 022 && PYTHONPATH=ci:generator:chart/files/programs $(VENV)/bin/python
 
 .PHONY: help
 help: ## List the targets
@@ -49,9 +49,8 @@ soak: setup ## Pull at random while upstreams fail and caches are killed (SOAK_A
 	@$(RUN) -m experiments.run_soak $(SOAK_ARGS)
 
 .PHONY: faults
-faults: setup ## Measure what each fault of a cache costs a pull, for docs/faults.md and docs/faults-bare.md: about 30 min
+faults: setup ## Measure what each fault of a cache costs a pull, and write docs/faults.md and docs/faults-bare.md: about 30 min
 	@$(RUN) -m experiments.run_faults
-	@FAULTS_PAGE=docs/faults-bare.md $(RUN) -m pytest tests/node/test_faults.py
 
 .PHONY: lint
 lint: setup ## Check style and types

@@ -2,57 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from machine import environment, tools
-from xdist.scheduler import LoadScopeScheduling
 
-# The time that an example takes says nothing on a machine that does other things besides.
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# How long an example takes means nothing on a machine that has other work.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
 environment.clean_process()
 
-# The cluster rung takes longest; these files have a second cluster, and take about as long as the others.
-SECOND_CLUSTER = {
-    "test_any_cluster.py",
-    "test_cache_pod.py",
-    "test_cache_upstream.py",
-    "test_cache_volumes.py",
-    "test_discover.py",
-    "test_failing_disk.py",
-    "test_monitoring.py",
-    "test_nodes.py",
-    "test_pulls.py",
-    "test_two_replicas.py",
-}
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests that one worker of pytest-xdist runs one after the other.
+
+    A rung that shares a network or a cluster is one group, and each file of the others. About half of the files of the
+    cluster rung, by their duration, name a second group themselves: those have a second cluster.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item.path, item.config.rootpath)))
 
 
-class SideBySide(LoadScopeScheduling):
-    """What workers run side by side: parts of which each is one worker's, one test after the other."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        """The part that a test belongs to (pytest-xdist, scheduler/loadscope.py).
-
-        A rung that has a place of its own, a network or a cluster, stays together; of the others each file does.
-        """
-        file = PurePath(nodeid.partition("::")[0])
-        rung = file.parts[1]
-        if rung == "cluster":
-            return "second cluster" if file.name in SECOND_CLUSTER else "cluster"
-        return "node" if rung == "node" else str(file)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
-    """Have workers run these parts, in this order: the cluster rung takes longest."""
-    config.option.loadscopereorder = False
-    return SideBySide(config, log)
+def _group(file: Path, root: Path) -> str:
+    rung = file.relative_to(root).parts[1]
+    return rung if rung in {"cluster", "node"} else file.stem
 
 
 @pytest.fixture(scope="session", autouse=True)
 def client_programs() -> None:
-    """Have helm and kubectl before any test asks for them."""
+    """Get helm and kubectl before any test needs them."""
     tools.ensure_client()

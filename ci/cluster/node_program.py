@@ -1,4 +1,4 @@
-"""The node program without Kubernetes: its configuration, as the chart would write it for paths of this machine."""
+"""The node program without Kubernetes: its commands, and its configuration for paths of this machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from machine.paths import CHART, PROGRAMS
 if TYPE_CHECKING:
     from pathlib import Path
 
-# As the DaemonSet runs it.
 COMMAND = ("env", f"PYTHONPATH={PROGRAMS}", sys.executable, "-B", "-u", "-m", "node_program")
+# As the DaemonSet runs it: as root without any capability.
+UNPRIVILEGED_COMMAND = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", *COMMAND)
 CONFIGURE_CONTAINERD = (*COMMAND[:-1], "node_program.configure_containerd")
 
 
 def shipped_settings() -> dict[str, Any]:
-    """What the chart's values say of the program."""
+    """Return the chart's default values for the program."""
     settings: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())["nodeProgram"]
     return settings
 
@@ -26,9 +27,10 @@ def shipped_settings() -> dict[str, Any]:
 def write_configuration(
     path: Path, *, certs: Path, state: Path, containerd: Path, caches: list[dict[str, Any]], **changes: object
 ) -> Path:
-    """Write the file and return its path.
+    """Write the configuration and return its path.
 
-    `certs` is the registry folder, `containerd` its configuration; `changes` replace what else the chart ships.
+    `certs` is the registry directory, and `containerd` the path of containerd's configuration. `changes` replace other
+    settings.
     """
     settings = shipped_settings()
     folder = str(containerd.parent)

@@ -12,14 +12,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from machine.processes import wait_for
-from upstreams import oci, upstream
+from upstreams import oci, sites
 
 from cluster import images, interface
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from upstreams.upstream import Request
+    from upstreams.access_log import Request
 
     from cluster.interface import Cluster, Node
 
@@ -94,7 +94,7 @@ def pull_secret(cluster: Cluster, name: str) -> None:
     interface.kubectl(
         cluster.kubeconfig,
         *["create", "secret", "docker-registry", name, "--docker-server=registry.example.com"],
-        *[f"--docker-username={upstream.USERNAME}", f"--docker-password={upstream.PASSWORD}"],
+        *[f"--docker-username={sites.USERNAME}", f"--docker-password={sites.PASSWORD}"],
     )
 
 

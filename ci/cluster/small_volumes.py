@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import interface
-from cluster.native import NativeNode
+from cluster.native_node import NativeNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

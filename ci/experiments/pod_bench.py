@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster import images
-from cluster.cache_pod import CachePod, Tmpfs
+from cluster.cache_pod import CachePod
 from machine import own_network, tools
 from machine.cgroups import Cgroup
 from machine.processes import Place
@@ -18,6 +18,8 @@ from upstreams.upstream import Upstream
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from cluster.pod_volumes import Tmpfs
 
 UPSTREAM = "docker.io"
 

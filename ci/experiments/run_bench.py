@@ -6,7 +6,6 @@ docs/benchmarks.md holds what came out.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -21,6 +20,7 @@ from machine import environment, tools
 from machine.cgroups import Cgroup
 from machine.paths import CHART, REPOSITORY
 from machine.processes import Place, wait_for
+from upstreams.distribution import Distribution
 
 from experiments.bench_caches import bench_caches
 
@@ -85,16 +85,8 @@ def bench_node_program() -> None:
         metricsPort=PORT + 1,
         caches=[{"upstream": f"r{number}.example.com", **cache} for number in range(10)],
     )
-    registry = {
-        "version": 0.1,
-        "log": {"accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": f"{folder}/registry"}},
-        "http": {"addr": f"127.0.0.1:{PORT}"},
-    }
-    (folder / "registry.json").write_text(json.dumps(registry))
     try:
-        program = tools.go_binary("distribution", "registry")
-        place.start("registry", [program, "serve", folder / "registry.json"], {"OTEL_TRACES_EXPORTER": "none"})
+        Distribution(place, "registry", PORT).start()
         process = place.start("node", [*COMMAND, "--config", folder / "node.json"])
         wait_for("the program to use its caches", (folder / "state" / "ready").exists, 60)
         before, begun = cpu_seconds(process), time.monotonic()

@@ -13,7 +13,7 @@ from cluster.pulls import RUN, Pull, pull, pull_secret
 from cluster.release import Release
 from machine import environment, tools
 from machine.paths import REPOSITORY
-from upstreams import oci, upstream
+from upstreams import oci, sites
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,7 +101,7 @@ def install(cluster: Cluster) -> Release:
     command = [sys.executable, "-m", "registry_cache", "generate", str(EXAMPLE), "--output", str(GENERATED)]
     subprocess.run(command, check=True)
     made = release(cluster)
-    made.secret("registry-example-com", upstream.USERNAME, upstream.PASSWORD)
+    made.secret("registry-example-com", sites.USERNAME, sites.PASSWORD)
     # The kubelet needs them too: without its cache, a private image is pulled with the pod's own pull secret.
     pull_secret(cluster, PULL_SECRET)
     made.install(chart=GENERATED)

@@ -1,4 +1,4 @@
-"""The server under the small programs that stand beside the upstream registries."""
+"""The HTTP server of the small programs beside the upstream registries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from socketserver import ThreadingTCPServer
 
 
 class PlainServer(ThreadingTCPServer):
-    """A thread for each connection; not http.server's own, which first asks DNS for its name: here that takes 10 s."""
+    """A server with a thread for each connection.
+
+    http.server has one too, but that asks the DNS for its own name at its start, which may take 10 s.
+    """
 
     allow_reuse_address = True
     daemon_threads = True

@@ -1,7 +1,7 @@
-"""Gives out bearer tokens as the large registries do: `python -m upstreams.token_server ADDRESS PORT FOLDER`.
+"""Issues bearer tokens as the large registries do: `python -m upstreams.token_server ADDRESS PORT FOLDER`.
 
-FOLDER has the settings and the key that `prepare` wrote. The protocol and the claims are distribution's
-(docs/content/spec/auth/token.md and jwt.md). Everybody may pull, but what is below private/ only with the credentials.
+The protocol and the claims are those of distribution (docs/content/spec/auth/token.md and jwt.md). Everybody may pull,
+but repositories below private/ only with the credentials.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import json
 import secrets
 import sys
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,113 +24,146 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from upstreams.plain_server import PlainServer
 
-ISSUER = "test cluster"
+if TYPE_CHECKING:
+    import threading
+
+ISSUER = "test bed"
 PRIVATE = "private/"
-# How long a token is good where nginx says nothing else: what Docker Hub says. Seconds.
-LIFETIME = 300
+# The lifetime of Docker Hub's tokens, which nginx may replace by this header.
+LIFETIME_SECONDS = 300
 LIFETIME_HEADER = "X-Token-Seconds"
-# So long after its end distribution still takes a token (registry/auth/token/token.go: Leeway). Seconds.
-LEEWAY = 60
-KEY_ID = "test-cluster"
+# distribution accepts a token for this long after its end (registry/auth/token/token.go: Leeway).
+LEEWAY_SECONDS = 60
+# How long a silent server holds a request.
+SILENCE_SECONDS = 60.0
+KEY_ID = "test-bed"
 COORDINATE_BYTES = 32
 
 
-def prepare(folder: Path, service: str, credentials: str) -> Path:
-    """Write the key and the settings into `folder`; the file that makes distribution trust the key is returned.
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
 
-    `credentials` is `user:password`.
+
+@dataclass
+class TokenServer:
+    """Signs tokens for `service`, and grants everything to who has the `login`, which is `user:password`.
+
+    `announced_seconds` and `accepted_seconds` are how long a token is good, by the response and for distribution.
+    With `status` all requests are refused, and with `silent` they wait until it is set. `requests` are the scopes and
+    the Authorization headers of all requests. `url` is for the caller to remember where it listens.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    (folder / "settings.json").write_text(json.dumps({"service": service, "credentials": credentials}))
-    point = key.public_key().public_numbers()
-    coordinates = {name: _base64(getattr(point, name).to_bytes(COORDINATE_BYTES, "big")) for name in ("x", "y")}
-    trusted = folder / "jwks.json"
-    public = {"kty": "EC", "crv": "P-256", "kid": KEY_ID, "alg": "ES256", "use": "sig", **coordinates}
-    trusted.write_text(json.dumps({"keys": [public]}))
-    return trusted
 
+    service: str
+    login: str
+    key: ec.EllipticCurvePrivateKey = field(default_factory=_new_key)
+    announced_seconds: int = LIFETIME_SECONDS
+    accepted_seconds: int | None = None
+    status: int = 0
+    silent: threading.Event | None = None
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
 
-class Tokens:
-    """Signs what `prepare` has settled."""
-
-    def __init__(self, folder: Path) -> None:
-        """Read the key and the settings."""
+    @classmethod
+    def load(cls, folder: Path) -> TokenServer:
+        """Read what `save` has written."""
         key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
-        self._key = key
-        settings = json.loads((folder / "settings.json").read_text())
-        self.service: str = settings["service"]
-        self.credentials: bytes = settings["credentials"].encode()
+        return cls(**json.loads((folder / "settings.json").read_text()), key=key)
 
-    def token(self, access: list[dict[str, Any]], seconds: int = LIFETIME) -> str:
-        """A token that distribution takes for so many seconds from now, and not longer."""
+    def save(self, folder: Path) -> Path:
+        """Write the key and the settings into a folder, and return the file by which distribution trusts the key."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        (folder / "key.pem").write_bytes(self.key.private_bytes(encoding, form, serialization.NoEncryption()))
+        (folder / "settings.json").write_text(json.dumps({"service": self.service, "login": self.login}))
+        point = self.key.public_key().public_numbers()
+        coordinates = {name: _base64(getattr(point, name).to_bytes(COORDINATE_BYTES, "big")) for name in ("x", "y")}
+        public = {"kty": "EC", "crv": "P-256", "kid": KEY_ID, "alg": "ES256", "use": "sig", **coordinates}
+        trusted = folder / "jwks.json"
+        trusted.write_text(json.dumps({"keys": [public]}))
+        return trusted
+
+    def token(self, scopes: str, *, known: bool, seconds: int | None = None) -> str:
+        """Return a token for these scopes that distribution accepts for the given time."""
+        if seconds is None:
+            seconds = LIFETIME_SECONDS if self.accepted_seconds is None else self.accepted_seconds
         now = int(time.time())
         claims = {
             "iss": ISSUER,
             "sub": "",
             "aud": self.service,
-            "exp": now + seconds - LEEWAY,
-            "nbf": now,
+            "exp": now + seconds - LEEWAY_SECONDS,
+            "nbf": now - LEEWAY_SECONDS,
             "iat": now,
             "jti": secrets.token_hex(),
-            "access": access,
+            "access": _access(scopes, known=known),
         }
-        signed = ".".join(
-            _base64(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ES256", "kid": KEY_ID}, claims)
-        )
-        # RFC 7518, 3.4: both numbers one after the other, where the library writes ASN.1.
-        numbers = utils.decode_dss_signature(self._key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+        header = {"typ": "JWT", "alg": "ES256", "kid": KEY_ID}
+        signed = ".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
+        # RFC 7518, 3.4: both numbers one after the other, while the library writes ASN.1.
+        numbers = utils.decode_dss_signature(self.key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
         return f"{signed}.{_base64(b''.join(number.to_bytes(COORDINATE_BYTES, 'big') for number in numbers))}"
 
+    def listen(self, address: str, port: int) -> PlainServer:
+        """Return a server that listens at an address."""
 
-class Handler(BaseHTTPRequestHandler):
+        class Handler(_Handler):
+            tokens = self
+
+        return PlainServer((address, port), Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
     """Answers one request for a token."""
 
     protocol_version = "HTTP/1.1"
-    tokens: ClassVar[Tokens]
+    tokens: TokenServer
 
     def do_GET(self) -> None:
-        authorization = self.headers.get("Authorization", "")
-        known = authorization == f"Basic {base64.b64encode(self.tokens.credentials).decode()}"
-        if authorization and not known:
-            self._send(HTTPStatus.UNAUTHORIZED, {"details": "incorrect username or password"})
-            return
+        tokens = self.tokens
         query = parse_qs(urlsplit(self.path).query)
-        if query.get("service") != [self.tokens.service]:
-            self._send(HTTPStatus.BAD_REQUEST, {"details": "another service's tokens"})
+        scopes = " ".join(query.get("scope", []))
+        authorization = self.headers["Authorization"]
+        tokens.requests.append((scopes, authorization))
+        if tokens.silent:
+            tokens.silent.wait(SILENCE_SECONDS)
+        known = authorization == f"Basic {base64.b64encode(tokens.login.encode()).decode()}"
+        if tokens.status or (authorization and not known):
+            details = {"details": "incorrect username or password"}
+            self._send(HTTPStatus(tokens.status or HTTPStatus.UNAUTHORIZED), details, ("Retry-After", "7"))
             return
-        seconds = int(self.headers.get(LIFETIME_HEADER, LIFETIME))
-        token = self.tokens.token(_access(query.get("scope", []), known=known), seconds)
+        if query.get("service") != [tokens.service]:
+            self._send(HTTPStatus.BAD_REQUEST, {"details": "the service is another one"})
+            return
+        lifetime = self.headers[LIFETIME_HEADER]
+        token = tokens.token(scopes, known=known, seconds=None if lifetime is None else int(lifetime))
+        seconds = tokens.announced_seconds if lifetime is None else int(lifetime)
         issued = datetime.now(UTC).isoformat(timespec="seconds")
-        # Both names, as the specification has it.
+        # The specification has both names.
         answer = {"token": token, "access_token": token, "expires_in": seconds, "issued_at": issued}
         self._send(HTTPStatus.OK, answer)
 
     def do_POST(self) -> None:
-        """Refuse OAuth 2 as registries do that do not have it; clients then ask by GET."""
+        """Refuse OAuth 2, as registries without it do; clients then use GET."""
         self.close_connection = True
-        self._send(HTTPStatus.METHOD_NOT_ALLOWED, {"details": "GET it"})
+        self._send(HTTPStatus.METHOD_NOT_ALLOWED, {"details": "use GET"})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-        """Nothing: nginx has the access log."""
+        """Log nothing, since nginx has the access log."""
 
-    def _send(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+    def _send(self, status: HTTPStatus, content: dict[str, Any], *headers: tuple[str, str]) -> None:
         body = json.dumps(content).encode()
         self.send_response_only(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers):
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
 
-def _access(scopes: list[str], *, known: bool) -> list[dict[str, Any]]:
-    """What is granted of what is asked for, `repository:<name>:pull,push`, several of them apart or in one."""
+def _access(scopes: str, *, known: bool) -> list[dict[str, Any]]:
+    """Return the rights that are granted for scopes, which are `repository:<name>:pull,push` with spaces between."""
     granted = []
-    for scope in " ".join(scopes).split():
+    for scope in scopes.split():
         kind, _, rest = scope.partition(":")
         name, _, actions = rest.rpartition(":")
         may_pull = kind == "repository" and "pull" in actions.split(",") and (known or not name.startswith(PRIVATE))
@@ -142,10 +176,9 @@ def _base64(content: bytes) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve until ended."""
+    """Serve until the process is ended."""
     address, port, folder = arguments
-    Handler.tokens = Tokens(Path(folder))
-    PlainServer((address, int(port)), Handler).serve_forever()
+    TokenServer.load(Path(folder)).listen(address, int(port)).serve_forever()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can be wrong with an upstream, and how nginx is told so."""
+"""What can be wrong with an upstream, and the nginx configuration for it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import http.client
 import json
 from dataclasses import dataclass
 
-from upstreams import spoiler, token_server
+from upstreams import fault_server, token_server
 
 # distribution, registry/api/errcode/register.go
 ERROR_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What is wrong with one name; any of these may come together, but with a status nothing else is answered.
+class UpstreamFault:
+    """What is wrong with one host of an upstream.
 
-    `bytes_per_second` is for each answer, `shared_bytes_per_second` for all of them together. `after_bytes` and what
-    stands below it are about the bodies of blobs.
+    Several faults may come together, but with `status` the host sends nothing else. `bytes_per_second` is for each
+    response, `shared_bytes_per_second` for all of them together. `after_bytes` and the fields below it concern the
+    bodies of blobs.
     """
 
     bytes_per_second: int | None = None
@@ -34,31 +35,37 @@ class Fault:
     corrupt: bool = False
 
     @property
-    def spoils(self) -> bool:
-        """Whether it is more than nginx itself can do."""
-        return self != Fault(
-            bytes_per_second=self.bytes_per_second,
-            status=self.status,
-            headers=self.headers,
-            expired=self.expired,
-            token_seconds=self.token_seconds,
-        )
+    def needs_fault_server(self) -> bool:
+        """Whether nginx alone cannot do it."""
+        return self._spoilt() != fault_server.Fault(kinds=("blobs",))
 
-    def directives(self, name: str, address: str, port: int, spoiler_port: int) -> str:
-        """The inside of nginx's location for it: what it answers, or whom it asks at `address`."""
+    def directives(self, name: str, address: str, port: int, fault_port: int) -> str:
+        """Return the content of nginx's location for the host, whose server listens at `address` and `port`."""
         limit = f"limit_rate {self.bytes_per_second}; " if self.bytes_per_second else ""
         if self.status:
             return limit + self._refusal(self.status)
         headers = {"Host": "$host", "X-Forwarded-Proto": "https"}
         if self.token_seconds is not None:
             headers[token_server.LIFETIME_HEADER] = str(self.token_seconds)
-        if not self.spoils:
+        if not self.needs_fault_server:
             return f"{limit}{_set_headers(headers)} proxy_pass http://{address}:{port};"
-        headers[spoiler.HEADER] = self._plan(name, port)
-        # Unbuffered, so that what has come goes on at once; 502 is what nginx says where the spoiler was ended.
+        headers[fault_server.HEADER] = f"{address}:{port} {name} {self._spoilt().to_json()}"
+        # Without buffers, each part is sent when it comes. 502 is nginx's answer where the fault server was ended.
         return (
             f"{limit}{_set_headers(headers)} proxy_buffering off; proxy_read_timeout 1d; error_page 502 = @nothing; "
-            f"proxy_pass http://{address}:{spoiler_port};"
+            f"proxy_pass http://{address}:{fault_port};"
+        )
+
+    def _spoilt(self) -> fault_server.Fault:
+        return fault_server.Fault(
+            kinds=() if self.silent else ("blobs",),
+            silent=self.silent,
+            after_bytes=self.after_bytes,
+            ending="silence" if self.stalls else "close",
+            bytes_per_second=self.shared_bytes_per_second,
+            ranges=self.ranges,
+            length=self.length,
+            corrupt=self.corrupt,
         )
 
     def _refusal(self, status: int) -> str:
@@ -68,20 +75,6 @@ class Fault:
         body = json.dumps({"errors": [{"code": code, "message": http.client.responses[status].lower()}]})
         headers = "".join(f"add_header {name} '{value}' always; " for name, value in self.headers)
         return f"{headers}default_type application/json; return {status} '{body}';"
-
-    def _plan(self, name: str, port: int) -> str:
-        plan = spoiler.Plan(
-            name=name,
-            port=port,
-            silent=self.silent,
-            bytes_per_second=self.shared_bytes_per_second,
-            after_bytes=self.after_bytes,
-            stalls=self.stalls,
-            ranges=self.ranges,
-            length=self.length,
-            corrupt=self.corrupt,
-        )
-        return json.dumps(vars(plan), separators=(",", ":"))
 
 
 def _set_headers(headers: dict[str, str]) -> str:

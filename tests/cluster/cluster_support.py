@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster import interface
-from cluster.native import REGISTRY_DIRECTORY
+from cluster.native_node import REGISTRY_DIRECTORY
 from cluster.pulls import Pod, Pull, new_image
 from cluster.release import Release
-from upstreams import oci, upstream
+from upstreams import oci, sites
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def installed(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]
     """
     release = Release(cluster, name=name, namespace=name)
     release.uninstall()
-    release.secret("registry-example-com", upstream.USERNAME, upstream.PASSWORD)
+    release.secret("registry-example-com", sites.USERNAME, sites.PASSWORD)
     try:
         try:
             release.install("--set", "nodeProgram.probe.interval=2s", *arguments)

@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster import ask, interface
-from cluster.native import REGISTRY_DIRECTORY, NativeCluster
+from cluster.native_node import REGISTRY_DIRECTORY
 from cluster.pulls import new_image
 from cluster.release import Release
 from cluster_support import cached_image, installed, pull_at_first, pull_at_once, unrest, values
-from experiments.faults import HEALTHY, UPSTREAM, Scene, node_lost, pod_processes, send
+from experiments.cluster_faults import UPSTREAM, Scene, node_lost, pod_processes, send
+from experiments.faults import HEALTHY
 from machine.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cluster.interface import Cluster, Node
-    from cluster.native import NativeNode
+    from cluster.native import NativeCluster
+    from cluster.native_node import NativeNode
     from upstreams.oci import Image
     from upstreams.upstream import Upstream
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
 # Which container of which cache hangs.
 HUNG = {"ghcr.io": "front", "quay.io": "gate", "registry.k8s.io": "distribution"}

@@ -13,9 +13,9 @@ import pytest
 from cluster import interface
 from cluster.pulls import Pod, PullFailed, new_image, pull
 from cluster_support import ask, by_digest, cached_image, installed, pull_at_first, pull_at_once
-from experiments.fault_table import UNDER_WAY
+from experiments.cluster_fault_costs import UNDER_WAY
 from machine.processes import wait_for
-from upstreams import upstream
+from upstreams import sites
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from upstreams.oci import Image
     from upstreams.upstream import Upstream
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
 PUBLIC = "docker.io"
 PRIVATE = "registry.example.com"
@@ -185,7 +185,7 @@ def test_changed_secret_takes_effect_by_itself_and_no_pull_fails_meanwhile(clust
     after, _ = new_image(cluster, f"{PRIVATE}/team/after:1")
     try:
         # distribution reads it again when its time changed (registry/auth/htpasswd/access.go).
-        htpasswd.write_bytes(upstream.USERNAME.encode() + b":" + bcrypt.hashpw(b"changed", bcrypt.gensalt(4)) + b"\n")
+        htpasswd.write_bytes(sites.USERNAME.encode() + b":" + bcrypt.hashpw(b"changed", bcrypt.gensalt(4)) + b"\n")
         password = {"stringData": {"password": "changed"}}
         release.kubectl("patch", "secret", SECRET, "--type=merge", f"--patch={json.dumps(password)}")
         begun = time.monotonic()
@@ -225,5 +225,5 @@ def _pull_secret(cluster: Cluster, name: str, password: str) -> None:
     interface.kubectl(
         cluster.kubeconfig,
         *["create", "secret", "docker-registry", name, f"--docker-server={PRIVATE}"],
-        *[f"--docker-username={upstream.USERNAME}", f"--docker-password={password}"],
+        *[f"--docker-username={sites.USERNAME}", f"--docker-password={password}"],
     )

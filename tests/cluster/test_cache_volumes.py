@@ -14,7 +14,7 @@ import pytest
 from cluster.pulls import new_image
 from cluster.small_volumes import SmallVolume, small_volume
 from cluster_support import by_digest, cached_image, installed, pull_at_first, pull_at_once, warm
-from experiments.faults import pod_processes
+from experiments.cluster_faults import pod_processes
 from machine.processes import wait_for
 from upstreams.oci import blob_file
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cluster.release import Release
     from upstreams.oci import Image
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
 SMALL = "docker.io"
 SIZE = 64 << 20

@@ -7,11 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster.native import REGISTRY_DIRECTORY
+from cluster.native_node import REGISTRY_DIRECTORY
 from cluster.pulls import new_image, pull
 from cluster.release import Release
 from cluster_support import containerd_files, installed, values
-from upstreams import upstream
+from upstreams import sites
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ def test_generated_chart_installs_and_serves(cluster: Cluster, tmp_path: Path) -
     document = values(tmp_path / "v.yaml", "docker.io")
     subprocess.run([sys.executable, "-m", "registry_cache", "generate", document, "--output", str(chart)], check=True)
     release = Release(cluster, name="my-caches", namespace="generated")
-    release.secret("unused", upstream.USERNAME, upstream.PASSWORD)
+    release.secret("unused", sites.USERNAME, sites.PASSWORD)
     try:
         release.install(chart=chart)
         reference, _ = new_image(cluster, "docker.io/library/generated:1")

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from cluster.interface import Cluster
     from cluster.release import Release
+    from upstreams.access_log import Request
     from upstreams.oci import Image
-    from upstreams.upstream import Request
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
 # One cache each for numbers that are to be exact, a volume that is too small, an upstream that fails, one replica of
 # two that is lost, credentials that are refused, and a cache that is lost.

@@ -11,10 +11,10 @@ import pytest
 from cluster import interface
 from cluster.pulls import Pod, PullFailed, new_image, pull
 from cluster_support import installed
-from experiments.fault_table import UNDER_WAY
+from experiments.cluster_fault_costs import UNDER_WAY
 from machine.paths import REPOSITORY
 from machine.processes import wait_for
-from upstreams import upstream
+from upstreams import sites
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cluster.release import Release
     from upstreams.upstream import Upstream
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_credentials_are_in_the_secret_alone(cluster: Cluster, release: Release)
         places[f"the process list of {container}"] = release.kubectl(*shell, "cat /proc/[0-9]*/cmdline")
         places[f"the environment of {container}"] = release.kubectl(*shell, "cat /proc/1/environ")
     for place, text in places.items():
-        for secret in (upstream.PASSWORD, upstream.USERNAME, json.dumps(upstream.PASSWORD)[1:-1]):
+        for secret in (sites.PASSWORD, sites.USERNAME, json.dumps(sites.PASSWORD)[1:-1]):
             assert secret not in text, f"{secret!r} is in {place}"
 
 

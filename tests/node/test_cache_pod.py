@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster.cache_pod import Tmpfs
+from cluster.pod_volumes import Tmpfs
+from experiments.cache_client import HANG_SECONDS, manifest_path, send_request
 from experiments.pod_bench import UPSTREAM
 from machine.processes import wait_for
-from node.cache_bench import HANG, ask, get, manifest_path, pull, sent
+from node.cache_pod_support import get, pull, sent_references
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,7 +36,7 @@ def test_cold_pull_gives_the_upstreams_bytes(bench: Bench, pod: CachePod) -> Non
     image = bench.push("cold")
     mark = bench.upstream.mark()
     pull(pod, "cold", image)
-    assert sent(bench.upstream.requests(mark)) == sorted(["1", *image.blobs])
+    assert sent_references(bench.upstream.requests(mark)) == sorted(["1", *image.blobs])
 
 
 def test_second_pull_asks_the_upstream_for_nothing(bench: Bench, pod: CachePod) -> None:
@@ -54,7 +55,7 @@ def test_many_clients_at_once_cost_the_upstream_one_pull(bench: Bench, pod: Cach
         for done in [pool.submit(pull, pod, "many", image) for _ in range(CLIENTS)]:
             done.result()
     requests = bench.upstream.requests(mark)
-    assert sent(requests) == sorted(["1", *image.blobs])
+    assert sent_references(requests) == sorted(["1", *image.blobs])
     assert sum(request.body_bytes for request in requests) == image.size
 
 
@@ -82,7 +83,7 @@ def test_cache_by_tokens_and_another_host_for_blobs(bench: Bench) -> None:
         requests = bench.upstream.requests(mark)
     assert {request.upstream for request in requests} == {site, "auth.example.org", "cdn.example.org"}
     content = [request for request in requests if request.upstream == "cdn.example.org"]
-    assert sent(content) == sorted(image.blobs)
+    assert sent_references(content) == sorted(image.blobs)
     assert {request.scheme for request in content} == {""}
 
 
@@ -101,7 +102,7 @@ def test_replicas_give_each_other_what_they_have(bench: Bench) -> None:
     finally:
         for pod in pods:
             pod.close()
-    assert sent(bench.upstream.requests(mark)) == sorted(image.blobs)
+    assert sent_references(bench.upstream.requests(mark)) == sorted(image.blobs)
 
 
 def test_replica_without_its_gate_says_nothing_of_what_the_upstream_has(bench: Bench) -> None:
@@ -121,7 +122,7 @@ def test_replica_without_its_gate_says_nothing_of_what_the_upstream_has(bench: B
             pull(pods[0], name, image)
         pods[1].start()
         # It was away until now, and is not asked for a while then.
-        wait_for("the replica to be asked", lambda: _is_asked(pods[0], known), HANG, 0.5)
+        wait_for("the replica to be asked", lambda: _is_asked(pods[0], known), HANG_SECONDS, 0.5)
         pods[1].kill("gate")
         for name, image in {**known, **new}.items():
             pull(pods[0], name, image)
@@ -132,7 +133,7 @@ def test_replica_without_its_gate_says_nothing_of_what_the_upstream_has(bench: B
 
 def _is_asked(pod: CachePod, names: Iterable[str]) -> bool:
     for name in names:
-        ask(pod, manifest_path(name))
+        send_request(pod, manifest_path(name))
     return "the other replica answers again" in pod.log("gate")
 
 

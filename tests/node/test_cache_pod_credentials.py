@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from experiments.cache_client import HANG_SECONDS, blob_path, manifest_path, send_request
 from experiments.pod_bench import UPSTREAM
 from machine import own_network
 from machine.processes import wait_for
-from node.cache_bench import HANG, ask, blob_path, is_right, manifest_path, pull
+from node.cache_pod_support import is_right, pull
 from upstreams import pki
 from upstreams.plain_server import PlainServer
-from upstreams.upstream import PASSWORD, USERNAME
+from upstreams.sites import PASSWORD, USERNAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,7 @@ def test_rotated_secret_takes_effect_without_a_restart(bench: Bench) -> None:
     with bench.pod(cache_of(PRIVATE), secrets={"login": RIGHT}) as pod:
         pull(pod, "private-0", images[0])
         pod.set_secret("login", WRONG)
-        got = ask(pod, manifest_path("private-1"))
+        got = send_request(pod, manifest_path("private-1"))
         assert (got.status, got.refused) == (403, True)
         pull(pod, "private-0", images[0])
         pod.set_secret("login", RIGHT)
@@ -73,7 +74,7 @@ def test_wrong_credentials_are_said_once_and_counted(bench: Bench) -> None:
     mark = bench.upstream.mark()
     with bench.pod(cache_of(PRIVATE), secrets={"login": WRONG}) as pod:
         for number in range(20):
-            assert ask(pod, manifest_path("wrong", f"{number}")).status == 403
+            assert send_request(pod, manifest_path("wrong", f"{number}")).status == 403
         said = [line for line in pod.log("gate").splitlines() if "credentials" in line]
         print(*said, sep="\n")
         assert len(said) == 1
@@ -101,13 +102,13 @@ def test_token_server_gives_more_to_who_has_credentials(bench: Bench) -> None:
     image = bench.push("secret", site=TOKENS)
     bench.upstream.push(f"{TOKENS}/private/secret:1", image)
     with bench.pod(cache_of(TOKENS)) as pod:
-        assert ask(pod, "/v2/private/secret/manifests/1").refused
+        assert send_request(pod, "/v2/private/secret/manifests/1").refused
         pod.set_secret("login", RIGHT)
-        got = ask(pod, "/v2/private/secret/manifests/1")
+        got = send_request(pod, "/v2/private/secret/manifests/1")
         assert got.status == 200
         assert is_right(got, image.manifest)
         for digest, content in image.blobs.items():
-            assert is_right(ask(pod, f"/v2/private/secret/blobs/{digest}"), content)
+            assert is_right(send_request(pod, f"/v2/private/secret/blobs/{digest}"), content)
         assert_nowhere(pod, PASSWORD)
 
 
@@ -172,10 +173,12 @@ def test_proxy_with_credentials_and_no_proxy(bench: Bench) -> None:
         pull(pod, "proxied", image)
         assert set(proxy.tunnels) == {f"{host}:443" for host in (TOKENS, "auth.example.org", "cdn.example.org")}
         proxy.login = {"username": "new", "password": "new-password"}
-        assert ask(pod, manifest_path("proxied-2")).refused
+        assert send_request(pod, manifest_path("proxied-2")).refused
         pull(pod, "proxied", image)
         pod.set_secret("proxy-login", proxy.login)
-        wait_for("the proxy to be asked", lambda: ask(pod, manifest_path("proxied-2")).status == 200, HANG)
+        wait_for(
+            "the proxy to be asked", lambda: send_request(pod, manifest_path("proxied-2")).status == 200, HANG_SECONDS
+        )
         pull(pod, "proxied-2", other)
         assert_nowhere(pod, PROXY_LOGIN["password"], "new-password")
         print(*pod.log("gate").splitlines(), sep="\n")
@@ -198,7 +201,7 @@ def test_certificates_of_a_private_authority_are_taken_from_a_bundle(bench: Benc
         pod.start()
         pull(pod, f"bundle-{kind}".lower(), image)
         (pod.set_secret if kind == "caSecretName" else pod.set_config_map)("bundle", {"ca.crt": "no certificate"})
-        got = ask(pod, manifest_path("other"))
+        got = send_request(pod, manifest_path("other"))
         print(got.status, got.body)
         assert got.refused
         pull(pod, f"bundle-{kind}".lower(), image)
@@ -212,7 +215,7 @@ def test_secret_that_is_not_there_holds_up_nothing(bench: Bench) -> None:
         begun = time.monotonic()
         pull(pod, "no-secret", image)
         for digest in image.blobs:
-            assert ask(pod, blob_path("no-secret", digest)).status == 200
+            assert send_request(pod, blob_path("no-secret", digest)).status == 200
         print(f"{time.monotonic() - begun:.1f} s")
         assert pod.log("gate").splitlines().count(f"the Secret nowhere {NO_KEYS}, asking without") == 1
 
@@ -221,7 +224,7 @@ def test_secret_with_other_keys_is_named_at_the_start_and_its_values_are_not(ben
     other = {"user": USERNAME, "token": PASSWORD}
     with bench.pod(cache_of(PRIVATE), secrets={"login": other}) as pod:
         assert pod.log("gate").splitlines().count(f"the Secret login {NO_KEYS}, asking without") == 1
-        assert ask(pod, manifest_path("any")).status == 403
+        assert send_request(pod, manifest_path("any")).status == 403
         assert_nowhere(pod, PASSWORD)
 
 
@@ -242,7 +245,9 @@ def test_authority_that_is_not_there_is_named_and_what_is_cached_is_served(
     ) as pod:
         assert pod.log("gate").splitlines().count(missing) == 1
         pull(pod, repository, image)
-        assert ask(pod, manifest_path("not-cached")).refused
+        assert send_request(pod, manifest_path("not-cached")).refused
         assert f"is away, what is cached is served: {missing}" in pod.log("gate")
         (pod.set_secret if kind == "caSecretName" else pod.set_config_map)("bundle", bundle)
-        wait_for("the upstream to answer", lambda: ask(pod, manifest_path("not-cached")).status == 404, HANG)
+        wait_for(
+            "the upstream to answer", lambda: send_request(pod, manifest_path("not-cached")).status == 404, HANG_SECONDS
+        )

@@ -12,20 +12,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+from experiments.cache_client import HANG_SECONDS, blob_path, connect, manifest_path, run_together, send_request
 from experiments.pod_bench import UPSTREAM
 from machine.processes import wait_for
-from node.cache_bench import (
-    FAST,
-    HANG,
-    ask,
-    assert_no_defect,
-    blob_path,
-    connect,
-    is_right,
-    manifest_path,
-    pull,
-    together,
-)
+from node.cache_pod_support import FAST_SECONDS, assert_no_defect, is_right, pull
 from upstreams import oci
 
 if TYPE_CHECKING:
@@ -51,7 +41,7 @@ def pod(bench: Bench, image: oci.Image) -> Iterator[CachePod]:
     with bench.pod() as running:
         seconds = time.monotonic() - begun
         print(f"ready {seconds:.1f} s after the start")
-        assert seconds < FAST
+        assert seconds < FAST_SECONDS
         pull(running, "known", image)
         yield running
         assert_no_defect(running)
@@ -63,13 +53,13 @@ def test_cached_images_come_without_gate_and_others_are_refused(bench: Bench, po
     try:
         pull(pod, "known", image)
         for digest, content in image.blobs.items():
-            got = ask(pod, blob_path("known", digest), Range="bytes=10-")
+            got = send_request(pod, blob_path("known", digest), Range="bytes=10-")
             assert (got.status, got.body) == (206, content[10:])
         for path in (manifest_path("unseen"), manifest_path("unseen", new.digest), *_blob_paths("unseen", new)):
-            got = ask(pod, path)
+            got = send_request(pod, path)
             assert got.refused
-            assert got.head_seconds < FAST
-        assert ask(pod, "/v2/library/known/blobs/uploads/", method="POST").status == 405
+            assert got.head_seconds < FAST_SECONDS
+        assert send_request(pod, "/v2/library/known/blobs/uploads/", method="POST").status == 405
     finally:
         pod.start_container("gate")
         pod.wait_until_ready()
@@ -89,8 +79,8 @@ def test_pushes_are_refused(pod: CachePod, image: oci.Image) -> None:
         ("DELETE", manifest_path("known", image.digest), None),
         ("DELETE", blob_path("known", next(iter(image.blobs))), None),
     ):
-        assert ask(pod, path, method, body).status == 405, path
-    got = ask(pod, manifest_path("known"), "PUT", bytes(10_000))
+        assert send_request(pod, path, method, body).status == 405, path
+    got = send_request(pod, manifest_path("known"), "PUT", bytes(10_000))
     assert got.status in {405, 413}
     pull(pod, "known", image)
 
@@ -98,12 +88,12 @@ def test_pushes_are_refused(pod: CachePod, image: oci.Image) -> None:
 @pytest.mark.parametrize("trouble", ["kill", "hang"])
 def test_pod_is_not_ready_while_distribution_is_away(pod: CachePod, image: oci.Image, trouble: str) -> None:
     getattr(pod, trouble)("distribution")
-    wait_for("the pod to be unready", lambda: ask(pod, "/v2/").status == 503, HANG)
+    wait_for("the pod to be unready", lambda: send_request(pod, "/v2/").status == 503, HANG_SECONDS)
     assert not pod.is_ready()
     for digest, content in image.blobs.items():
-        assert is_right(ask(pod, blob_path("known", digest)), content)
+        assert is_right(send_request(pod, blob_path("known", digest)), content)
     if trouble == "kill":
-        assert ask(pod, manifest_path("known")).refused
+        assert send_request(pod, manifest_path("known")).refused
         pod.start_container("distribution")
     else:
         pod.resume("distribution")
@@ -116,17 +106,17 @@ def test_heads_say_what_there_is(bench: Bench, pod: CachePod) -> None:
     content = dict(image.blobs)
     for known in (False, True):
         for digest, blob in content.items():
-            got = ask(pod, blob_path("heads", digest), method="HEAD")
+            got = send_request(pod, blob_path("heads", digest), method="HEAD")
             assert (got.status, got.headers["Content-Length"], got.body) == (200, str(len(blob)), b"")
             assert got.headers["Docker-Content-Digest"] == digest
         for reference in ("1", image.digest):
-            got = ask(pod, manifest_path("heads", reference), method="HEAD")
+            got = send_request(pod, manifest_path("heads", reference), method="HEAD")
             assert (got.status, got.headers["Content-Length"], got.body) == (200, str(len(image.manifest)), b"")
             assert got.headers["Docker-Content-Digest"] == image.digest
             assert got.headers["Content-Type"] == oci.MANIFEST
         if not known:
             pull(pod, "heads", image)
-    assert ask(pod, manifest_path("heads", "no-such-tag"), method="HEAD").status == 404
+    assert send_request(pod, manifest_path("heads", "no-such-tag"), method="HEAD").status == 404
 
 
 def test_parts_of_blobs_come_as_they_are_asked_for(pod: CachePod, image: oci.Image) -> None:
@@ -139,10 +129,10 @@ def test_parts_of_blobs_come_as_they_are_asked_for(pod: CachePod, image: oci.Ima
         ("bytes=-7", size - 7, size),
         (f"bytes=3-{size * 2}", 3, size),
     ):
-        got = ask(pod, blob_path("known", digest), Range=asked)
+        got = send_request(pod, blob_path("known", digest), Range=asked)
         assert (got.status, got.body) == (206, content[begin:end])
         assert got.headers["Content-Range"] == f"bytes {begin}-{end - 1}/{size}"
-    assert ask(pod, blob_path("known", digest), Range=f"bytes={size}-").status == 416
+    assert send_request(pod, blob_path("known", digest), Range=f"bytes={size}-").status == 416
 
 
 def test_what_is_cached_is_listed(bench: Bench, pod: CachePod) -> None:
@@ -152,7 +142,10 @@ def test_what_is_cached_is_listed(bench: Bench, pod: CachePod) -> None:
     connection.request("GET", "/v2/_catalog?n=1&last=library/list-a")
     assert json.loads(connection.getresponse().read()) == {"repositories": ["library/list-b"]}
     connection.close()
-    assert json.loads(ask(pod, "/v2/library/list-a/tags/list").body) == {"name": "library/list-a", "tags": ["1"]}
+    assert json.loads(send_request(pod, "/v2/library/list-a/tags/list").body) == {
+        "name": "library/list-a",
+        "tags": ["1"],
+    }
 
 
 def test_names_and_paths_that_are_none_are_refused(pod: CachePod) -> None:
@@ -161,7 +154,7 @@ def test_names_and_paths_that_are_none_are_refused(pod: CachePod) -> None:
         *("/v2/../../etc/passwd", "/blobs/sha256/00", "/registry/v2/", "/v2/library/known/manifests/%2e%2e"),
         *(f"/v2/{'a' * 300}/manifests/1", f"/v2/library/known/blobs/sha512:{'0' * 128}", "/v2/%00/manifests/1"),
     ):
-        got = ask(pod, path)
+        got = send_request(pod, path)
         assert got.status in {301, 400, 404, 405, 500} or got.refused, (path, got.status)
         assert b"root:" not in got.body
 
@@ -179,18 +172,18 @@ def test_what_is_being_sent_ends_before_the_pod_does(bench: Bench) -> None:
             connection.request("GET", blob_path("draining-slowly", large))
             response = connection.getresponse()
             pulls = [
-                (pool.submit(ask, pod, blob_path("draining", digest)), blob)
+                (pool.submit(send_request, pod, blob_path("draining", digest)), blob)
                 for digest, blob in image.blobs.items()
                 for _ in range(5)
             ]
-            wait_for("a fetch", lambda: list((pod.volume_folder / "parts").iterdir()), HANG, 0.02)
+            wait_for("a fetch", lambda: list((pod.volume_folder / "parts").iterdir()), HANG_SECONDS, 0.02)
             stopping = pool.submit(pod.stop)
             time.sleep(0.5)  # in the middle
             assert response.read() == content
             connection.close()
             for got, blob in pulls:
-                assert is_right(got.result(HANG), blob)
-            ended = stopping.result(HANG)
+                assert is_right(got.result(HANG_SECONDS), blob)
+            ended = stopping.result(HANG_SECONDS)
         print({name: f"{seconds:.1f} s" for name, seconds in ended.items()})
         assert max(ended.values()) < pod.spec["terminationGracePeriodSeconds"]
         assert_no_defect(pod)
@@ -209,7 +202,7 @@ def test_pod_that_serves_nobody_ends_at_once(bench: Bench, image: oci.Image) -> 
         spare.close()
         idle.close()
         print({name: f"{seconds:.1f} s" for name, seconds in ended.items()})
-        assert max(ended.values()) < FAST
+        assert max(ended.values()) < FAST_SECONDS
 
 
 def test_gate_that_is_hung_up_on_says_nothing(pod: CachePod, image: oci.Image) -> None:
@@ -219,7 +212,7 @@ def test_gate_that_is_hung_up_on_says_nothing(pod: CachePod, image: oci.Image) -
         connection.close()
 
     before = pod.log("gate")
-    together(hang_up, list(image.blobs) * 5)
+    run_together(hang_up, list(image.blobs) * 5)
     pull(pod, "known", image)
     assert pod.log("gate") == before
 
@@ -237,12 +230,12 @@ def test_body_of_a_question_is_never_the_next_question(
     mark = bench.upstream.mark()
     for path in ("/v2/", manifest_path("known"), blob_path("known", next(iter(image.blobs)))):
         for method in ("GET", "HEAD"):
-            with socket.create_connection((urlsplit(pod.url).hostname, 5000), timeout=HANG) as connection:
+            with socket.create_connection((urlsplit(pod.url).hostname, 5000), timeout=HANG_SECONDS) as connection:
                 lines = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n"
                 connection.sendall((lines + body).encode())
                 while connection.recv(1 << 16):
                     pass
-    together(lambda _: pull(pod, "known", image), range(20))
+    run_together(lambda _: pull(pod, "known", image), range(20))
     assert not [request for request in bench.upstream.requests(mark) if f"/{other}/" in request.path]
 
 
@@ -260,9 +253,9 @@ def test_idle_connections_keep_nobody_from_pulling(bench: Bench, image: oci.Imag
         stack.push(running)
         address = (urlsplit(pod.url).hostname, 5000)
         for _ in range(5000):
-            connection = stack.enter_context(socket.create_connection(address, timeout=HANG))
+            connection = stack.enter_context(socket.create_connection(address, timeout=HANG_SECONDS))
             connection.sendall(b"GET /-/front HTTP/1.1\r\nHost: x\r\n\r\n")
         begun = time.monotonic()
         pull(pod, "known", image)
-        assert time.monotonic() - begun < FAST
+        assert time.monotonic() - begun < FAST_SECONDS
         assert pod.is_ready()

@@ -12,7 +12,7 @@ import pytest
 from experiments.pod_bench import UPSTREAM
 from machine import tools
 from machine.processes import wait_for
-from node.cache_bench import get
+from node.cache_pod_support import get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,24 +10,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from experiments.pod_bench import UPSTREAM
-from machine.processes import wait_for
-from node.cache_bench import (
-    FAST,
-    HANG,
-    Got,
-    ask,
-    assert_no_defect,
+from experiments.cache_client import (
+    HANG_SECONDS,
+    Response,
     blob_path,
     connect,
+    manifest_path,
+    run_together,
+    send_request,
+)
+from experiments.pod_bench import UPSTREAM
+from machine.processes import wait_for
+from node.cache_pod_support import (
+    FAST_SECONDS,
+    assert_no_defect,
     data_file,
     is_right,
-    manifest_path,
     pull,
-    pull_at_once,
-    sent,
+    pull_together,
     sent_bytes,
-    together,
+    sent_references,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def pod(bench: Bench, shared_pod: CachePod) -> Iterator[CachePod]:
 
 
 @pytest.fixture(scope="module")
-def hung(bench: Bench, shared_pod: CachePod) -> Iterator[tuple[oci.Image, dict[str, Future[Got]]]]:
+def hung(bench: Bench, shared_pod: CachePod) -> Iterator[tuple[oci.Image, dict[str, Future[Response]]]]:
     """What is asked of a pod whose gate hangs; the front waits for it 28 s, during which the other tests run."""
     image = bench.push("hung")
     unseen = bench.push("hung-unseen")
@@ -66,7 +68,7 @@ def hung(bench: Bench, shared_pod: CachePod) -> Iterator[tuple[oci.Image, dict[s
         paths = [manifest_path("hung"), manifest_path("hung", image.digest), manifest_path("hung-unseen")]
         paths += [blob_path("hung", digest) for digest in image.blobs]
         paths += [blob_path("hung-unseen", digest) for digest in unseen.blobs]
-        yield image, {path: pool.submit(ask, pod, path) for path in paths}
+        yield image, {path: pool.submit(send_request, pod, path) for path in paths}
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +95,7 @@ def test_first_client_that_misbehaves_costs_nobody_anything(bench: Bench, pod: C
     image = bench.push(name, layers=9, size=100_000)
     assert len(image.layers) == 10
     mark = bench.upstream.mark()
-    assert ask(pod, manifest_path(name)).status == 200
+    assert send_request(pod, manifest_path(name)).status == 200
     bench.upstream.bandwidth(UPSTREAM, 2 * MIB)
     first = []
     for digest in image.blobs:
@@ -101,17 +103,17 @@ def test_first_client_that_misbehaves_costs_nobody_anything(bench: Bench, pod: C
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         client.sendall(f"GET {blob_path(name, digest)} HTTP/1.1\r\nHost: cache\r\n\r\n".encode())
         first.append(client)
-    wait_for("the upstream to be asked", lambda: pod.metrics()["registry_cache_stored_manifests"] >= 1, HANG)
+    wait_for("the upstream to be asked", lambda: pod.metrics()["registry_cache_stored_manifests"] >= 1, HANG_SECONDS)
     with ThreadPoolExecutor(1) as pool:
-        others = pool.submit(pull_at_once, pod, name, image, CLIENTS)
+        others = pool.submit(pull_together, pod, name, image, CLIENTS)
         time.sleep(0.3)  # in the middle of what takes about two seconds
         for client in first:
             misbehave(client)  # type: ignore[operator]
-        others.result(HANG)
+        others.result(HANG_SECONDS)
     requests = bench.upstream.requests(mark)
     for client in first:
         client.close()
-    assert sent(requests) == sorted(["1", *image.blobs])
+    assert sent_references(requests) == sorted(["1", *image.blobs])
     assert sent_bytes(requests) <= 1.02 * image.size
 
 
@@ -120,10 +122,10 @@ def test_bodies_without_a_length_are_fetched_once_for_all(bench: Bench, pod: Cac
     bench.upstream.no_length(UPSTREAM)
     mark = bench.upstream.mark()
     begun = time.monotonic()
-    pull_at_once(pod, "no-length", image, CLIENTS)
+    pull_together(pod, "no-length", image, CLIENTS)
     print(f"{CLIENTS} clients pulled {image.size} bytes each in {time.monotonic() - begun:.1f} s")
     requests = bench.upstream.requests(mark)
-    assert sent(requests) == sorted(["1", *image.blobs])
+    assert sent_references(requests) == sorted(["1", *image.blobs])
     assert sent_bytes(requests) <= 1.02 * image.size
 
 
@@ -134,22 +136,22 @@ def test_restart_in_the_middle_costs_one_more_fetch_at_most(
     name = f"restart-{len(containers)}"
     image = bench.push(name, layers=2, size=2 * MIB)
     mark = bench.upstream.mark()
-    assert ask(pod, manifest_path(name)).status == 200
+    assert send_request(pod, manifest_path(name)).status == 200
     bench.upstream.bandwidth(UPSTREAM, MIB)
     digest, content = next((each, layer) for each, layer in image.blobs.items() if len(layer) > 2 * MIB)
     parts = pod.volume_folder / "parts"
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(_ask_or_lose, pod, blob_path(name, digest), content)
-        wait_for("the blob to be under way", lambda: list(parts.iterdir()), HANG, 0.02)
+        wait_for("the blob to be under way", lambda: list(parts.iterdir()), HANG_SECONDS, 0.02)
         for container in containers:
             pod.kill(container)
-        assert not under_way.result(HANG)
+        assert not under_way.result(HANG_SECONDS)
     for container in containers:
         pod.start_container(container)
     pod.wait_until_ready()
     assert list(parts.iterdir()) == []
     bench.upstream.resume()
-    pull_at_once(pod, name, image, CLIENTS)
+    pull_together(pod, name, image, CLIENTS)
     requests = bench.upstream.requests(mark)
     assert sum(each.digest == digest for each in requests) <= 2
     assert sent_bytes(requests) <= 1.02 * image.size + len(content)
@@ -158,7 +160,7 @@ def test_restart_in_the_middle_costs_one_more_fetch_at_most(
 def _ask_or_lose(pod: CachePod, path: str, content: bytes) -> bool:
     """Whether all of it came; where not, an error did, or the connection ended."""
     try:
-        return is_right(ask(pod, path), content)
+        return is_right(send_request(pod, path), content)
     except (ConnectionError, http.client.HTTPException):
         return False
 
@@ -171,32 +173,32 @@ def test_long_blob_is_sent_while_it_comes_and_breaks_off_if_it_cannot_be_ended(b
     (whole_digest, whole), (lost_digest, lost_content) = (
         max(each.blobs.items(), key=lambda blob: len(blob[1])) for each in (long, lost)
     )
-    pull_at_once(pod, "long", image, 1)
+    pull_together(pod, "long", image, 1)
     for name in ("long-ended", "long-lost"):
-        assert ask(pod, manifest_path(name)).status == 200
+        assert send_request(pod, manifest_path(name)).status == 200
     bench.upstream.bandwidth(UPSTREAM, 800_000)
     mark = bench.upstream.mark()
     begun = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        all_of_it = [pool.submit(ask, pod, blob_path("long-ended", whole_digest)) for _ in range(20)]
+        all_of_it = [pool.submit(send_request, pod, blob_path("long-ended", whole_digest)) for _ in range(20)]
         path = blob_path("long-ended", whole_digest)
-        middle = pool.submit(ask, pod, path, Range="bytes=1000000-1999999")
-        rest = pool.submit(ask, pod, path, Range="bytes=3000000-")
+        middle = pool.submit(send_request, pod, path, Range="bytes=1000000-1999999")
+        rest = pool.submit(send_request, pod, path, Range="bytes=3000000-")
         resumed = pool.submit(_break_off_and_resume, pod, path, len(whole))
-        broken = [pool.submit(ask, pod, blob_path("long-lost", lost_digest)) for _ in range(3)]
+        broken = [pool.submit(send_request, pod, blob_path("long-lost", lost_digest)) for _ in range(3)]
         time.sleep(4)
         bench.upstream.bandwidth(UPSTREAM, 800_000)  # breaks off what is under way
-        assert resumed.result(HANG) == whole
+        assert resumed.result(HANG_SECONDS) == whole
         for each in all_of_it:
-            assert is_right(each.result(HANG), whole)
+            assert is_right(each.result(HANG_SECONDS), whole)
         ended = time.monotonic() - begun
         first = max(each.result().head_seconds for each in all_of_it)
         print(f"a blob that takes {ended:.1f} s: the last client's head after {first:.1f} s")
         assert first < ended
-        got = middle.result(HANG)
+        got = middle.result(HANG_SECONDS)
         assert (got.status, got.body) == (206, whole[1_000_000:2_000_000])
         assert got.headers["Content-Range"] == f"bytes 1000000-1999999/{len(whole)}"
-        got = rest.result(HANG)
+        got = rest.result(HANG_SECONDS)
         assert (got.status, got.body) == (206, whole[3_000_000:])
         requests = [each for each in bench.upstream.requests(mark) if each.digest == whole_digest]
         assert sent_bytes(requests) <= 1.02 * len(whole)
@@ -204,16 +206,16 @@ def test_long_blob_is_sent_while_it_comes_and_breaks_off_if_it_cannot_be_ended(b
         bench.upstream.stop()
         stopped = time.monotonic()
         for each in broken:
-            got = each.result(HANG)
+            got = each.result(HANG_SECONDS)
             assert (got.status, got.whole, got.headers["Content-Length"]) == (200, False, str(len(lost_content)))
             assert got.body == lost_content[: len(got.body)]
         print(f"it broke off {time.monotonic() - stopped:.1f} s after the upstream went away")
-    again = ask(pod, blob_path("long-lost", lost_digest), Range=f"bytes={len(got.body)}-")
+    again = send_request(pod, blob_path("long-lost", lost_digest), Range=f"bytes={len(got.body)}-")
     print(f"and the rest was refused with {again.status} in {again.head_seconds:.3f} s")
     assert (again.status, again.refused) == (503, True)
-    assert again.head_seconds < FAST
+    assert again.head_seconds < FAST_SECONDS
     assert not data_file(pod, lost_digest).exists()
-    assert together(lambda each: ask(pod, blob_path("long", each[0])).body == each[1], image.blobs.items())
+    assert run_together(lambda each: send_request(pod, blob_path("long", each[0])).body == each[1], image.blobs.items())
 
 
 def _break_off_and_resume(pod: CachePod, path: str, size: int) -> bytes:
@@ -224,23 +226,23 @@ def _break_off_and_resume(pod: CachePod, path: str, size: int) -> bytes:
     assert response.status == 200
     begin = response.read(size // 3)
     connection.close()
-    got = ask(pod, path, Range=f"bytes={len(begin)}-")
+    got = send_request(pod, path, Range=f"bytes={len(begin)}-")
     assert (got.status, got.whole) == (206, True)
     return begin + got.body
 
 
 def test_gate_that_hangs_costs_time_and_no_cached_content(
-    hung: tuple[oci.Image, dict[str, Future[Got]]],
+    hung: tuple[oci.Image, dict[str, Future[Response]]],
 ) -> None:
     """Until the kubelet ends it."""
     image, answers = hung
     known = {manifest_path("hung"): image.manifest, manifest_path("hung", image.digest): image.manifest}
     known |= {blob_path("hung", digest): content for digest, content in image.blobs.items()}
     for path, answer in answers.items():
-        got = answer.result(HANG)
+        got = answer.result(HANG_SECONDS)
         if path in known:
             assert is_right(got, known[path])
         else:
             assert got.refused
-        assert got.head_seconds < HANG / 2
+        assert got.head_seconds < HANG_SECONDS / 2
     print(f"behind a gate that hangs: {max(each.result().head_seconds for each in answers.values()):.1f} s")

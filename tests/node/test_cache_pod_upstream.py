@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+from experiments.cache_client import HANG_SECONDS, blob_path, manifest_path, run_together, send_request
 from experiments.pod_bench import UPSTREAM
 from machine import own_network
 from machine.processes import wait_for
-from node.cache_bench import FAST, HANG, ask, blob_path, is_right, manifest_path, pull, sent, together
+from node.cache_pod_support import FAST_SECONDS, is_right, pull, sent_references
 from upstreams import oci
 from upstreams.plain_server import PlainServer
 
@@ -68,25 +69,30 @@ def test_upstream_that_is_away_costs_no_cached_image(bench: Bench, image: oci.Im
                 pod.start()
                 print(f"ready {time.monotonic() - begun:.1f} s after the start")
             seconds = [
-                ask(pod, manifest_path("known", reference)).head_seconds for reference in ("1", "1", image.digest)
+                send_request(pod, manifest_path("known", reference)).head_seconds
+                for reference in ("1", "1", image.digest)
             ]
             print(f"{fault}: a known tag's first byte after {seconds[0]:.3f} and {seconds[1]:.3f} s")
-            assert max(seconds) < FAST
+            assert max(seconds) < FAST_SECONDS
             pull(pod, "known", image)
             if restarted:
                 continue
             for path in (manifest_path("unknown"), blob_path("unknown", oci.digest(fault.encode()))):
-                got = ask(pod, path)
-                again = ask(pod, path)
+                got = send_request(pod, path)
+                again = send_request(pod, path)
                 print(f"what is not cached: {got.status} after {got.head_seconds:.3f}, {again.head_seconds:.3f} s")
                 assert got.refused
                 assert again.refused
-                assert got.head_seconds < FAST
-                assert again.head_seconds < FAST
+                assert got.head_seconds < FAST_SECONDS
+                assert again.head_seconds < FAST_SECONDS
         if fault == "refusing":
             bench.upstream.resume()
             new = bench.push("came-back")
-            wait_for("the upstream to be asked", lambda: ask(pod, manifest_path("came-back")).status == 200, HANG)
+            wait_for(
+                "the upstream to be asked",
+                lambda: send_request(pod, manifest_path("came-back")).status == 200,
+                HANG_SECONDS,
+            )
             pull(pod, "came-back", new)
 
 
@@ -100,7 +106,7 @@ def test_token_server_that_is_away_costs_no_cached_image(bench: Bench) -> None:
         pod.start_container("gate")
         pod.wait_until_ready()
         pull(pod, "tokens-away", image)
-        assert ask(pod, manifest_path("other")).refused
+        assert send_request(pod, manifest_path("other")).refused
 
 
 def test_one_token_and_one_head_for_many_pulls(bench: Bench) -> None:
@@ -112,13 +118,16 @@ def test_one_token_and_one_head_for_many_pulls(bench: Bench) -> None:
         pull(pod, "counted", image)
         time.sleep(3)  # the window
         for _ in range(4):
-            assert all(got.status == 200 for got in together(lambda _: ask(pod, manifest_path("counted")), range(50)))
+            assert all(
+                got.status == 200
+                for got in run_together(lambda _: send_request(pod, manifest_path("counted")), range(50))
+            )
         requests = bench.upstream.requests(mark)
     tokens = [each for each in requests if each.upstream == "auth.example.org"]
     heads = [each for each in requests if each.method == "HEAD"]
     assert len(tokens) == 1
     assert len(heads) == 1
-    assert sent([each for each in requests if each.upstream == site and each.status == 200]) == sorted(["1"])
+    assert sent_references([each for each in requests if each.upstream == site and each.status == 200]) == sorted(["1"])
     assert [each.status for each in requests if each.upstream == site and not each.scheme] == [401]
 
 
@@ -127,19 +136,19 @@ def test_tag_is_followed_when_it_moves_and_forgotten_when_it_goes(bench: Bench) 
     with bench.pod(values={"cachePods": {"tagCheckInterval": "2s"}}) as pod:
         pull(pod, "moving", old)
         new = bench.push("moving", layers=2)
-        assert is_right(ask(pod, manifest_path("moving")), old.manifest)
+        assert is_right(send_request(pod, manifest_path("moving")), old.manifest)
         time.sleep(2)  # the window
         pull(pod, "moving", new)
         tags = bench.upstream.folder / f"storage/{UPSTREAM}/docker/registry/v2/repositories/library/moving/_manifests"
         shutil.rmtree(tags / "tags" / "1")
         time.sleep(2)
-        assert ask(pod, manifest_path("moving")).status == 404
+        assert send_request(pod, manifest_path("moving")).status == 404
         for image in (old, new):
-            assert is_right(ask(pod, manifest_path("moving", image.digest)), image.manifest)
+            assert is_right(send_request(pod, manifest_path("moving", image.digest)), image.manifest)
         bench.upstream.stop()
-        assert ask(pod, manifest_path("moving")).refused
+        assert send_request(pod, manifest_path("moving")).refused
         for image in (old, new):
-            assert is_right(ask(pod, manifest_path("moving", image.digest)), image.manifest)
+            assert is_right(send_request(pod, manifest_path("moving", image.digest)), image.manifest)
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no-ranges"])
@@ -151,14 +160,14 @@ def test_bodies_that_break_off_are_mended_or_refused(
     bench.upstream.break_off(UPSTREAM, 150_000, ranges=ranges)
     begun = time.monotonic()
     for digest, content in new.blobs.items():
-        got = ask(shared_pod, blob_path(name, digest))
+        got = send_request(shared_pod, blob_path(name, digest))
         if ranges or len(content) <= 150_000:
             assert is_right(got, content)
         else:
             assert got.refused
-            again = ask(shared_pod, blob_path(name, digest))
+            again = send_request(shared_pod, blob_path(name, digest))
             assert again.refused
-            assert again.head_seconds < FAST
+            assert again.head_seconds < FAST_SECONDS
     print(f"{len(new.blobs)} blobs, {'with' if ranges else 'without'} ranges: {time.monotonic() - begun:.1f} s")
     pull(shared_pod, "known", image)
 
@@ -169,7 +178,7 @@ def test_wrong_bodies_are_refused(bench: Bench, shared_pod: CachePod, image: oci
     of_content = 'registry_cache_refused_requests_total{reason="content"}'
     before = shared_pod.metrics()[of_content]
     for digest in new.blobs:
-        assert ask(shared_pod, blob_path("corrupt", digest)).refused
+        assert send_request(shared_pod, blob_path("corrupt", digest)).refused
     assert shared_pod.metrics()[of_content] == before + len(new.blobs)
     pull(shared_pod, "known", image)
 
@@ -205,10 +214,10 @@ def test_length_that_is_wrong_is_refused(bench: Bench, *, known: bool, more: int
         cache = {"upstream": UPSTREAM, "remoteURL": f"http://{own_network.ADDRESS}:{LYING_PORT}"}
         with bench.pod(cache) as pod:
             if known:
-                assert is_right(ask(pod, manifest_path("lying")), made.manifest)
+                assert is_right(send_request(pod, manifest_path("lying")), made.manifest)
             for digest, content in made.blobs.items():
-                got = ask(pod, blob_path("lying", digest))
+                got = send_request(pod, blob_path("lying", digest))
                 print(got.status, f"{got.head_seconds:.1f} s", got.body[:200])
                 assert is_right(got, content) or got.refused
-                assert got.head_seconds < HANG / 2
+                assert got.head_seconds < HANG_SECONDS / 2
         server.shutdown()

@@ -9,24 +9,19 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster.cache_pod import Tmpfs
+from cluster.pod_volumes import Tmpfs
+from experiments.cache_client import HANG_SECONDS, Response, blob_path, manifest_path, run_together, send_request
 from experiments.pod_bench import UPSTREAM
 from machine.processes import wait_for
-from node.cache_bench import (
-    FAST,
-    HANG,
-    Got,
-    ask,
+from node.cache_pod_support import (
+    FAST_SECONDS,
     assert_no_defect,
-    blob_path,
     data_file,
-    files,
     fill,
     is_right,
-    manifest_path,
+    list_files,
     pull,
-    sent,
-    together,
+    sent_references,
 )
 
 if TYPE_CHECKING:
@@ -45,9 +40,9 @@ def image(bench: Bench) -> oci.Image:
     return bench.push("known")
 
 
-def refused(got: Got) -> bool:
+def refused(got: Response) -> bool:
     print(f"refused with {got.status} in {got.head_seconds:.3f} s: {got.body.decode()}")
-    assert got.head_seconds < FAST
+    assert got.head_seconds < FAST_SECONDS
     return got.refused
 
 
@@ -63,7 +58,7 @@ def test_volume_full_of_something_else_refuses_what_is_new(bench: Bench, image: 
         pull(pod, "known", image)
         fill(pod)
         mark = bench.upstream.mark()
-        assert refused(ask(pod, blob_path("too-much", digest)))
+        assert refused(send_request(pod, blob_path("too-much", digest)))
         assert pod.is_ready()
         pull(pod, "known", image)
         bench.upstream.stop()
@@ -73,7 +68,7 @@ def test_volume_full_of_something_else_refuses_what_is_new(bench: Bench, image: 
         # What can be had by eviction is had, and all the rest refused; nothing is wrong or short.
         for _ in range(2):
             for each, content in (*new.blobs.items(), *image.blobs.items()):
-                is_right(ask(pod, blob_path("too-much", each)), content)
+                is_right(send_request(pod, blob_path("too-much", each)), content)
         (pod.volume_folder / "foreign").unlink()
         pull(pod, "known", image)
         assert pod.metrics()['registry_cache_refused_requests_total{reason="no-room"}'] >= 1
@@ -85,7 +80,7 @@ def test_volume_nearly_full_gives_the_room_of_what_was_used_least(bench: Bench, 
         pull(pod, "known", image)
         fill(pod, leave=2 * MIB + MIB // 2)
         for digest, content in new.blobs.items():
-            assert is_right(ask(pod, blob_path("fits", digest)), content)
+            assert is_right(send_request(pod, blob_path("fits", digest)), content)
         assert pod.metrics()['registry_cache_removed_blobs_total{reason="evicted"}'] >= 1
 
 
@@ -94,10 +89,10 @@ def test_layer_larger_than_the_volume_is_never_asked_for(bench: Bench, image: oc
     digest, _ = layer(new)
     with bench.pod(volume=Tmpfs("8m")) as pod:
         pull(pod, "known", image)
-        assert is_right(ask(pod, manifest_path("larger")), new.manifest)
+        assert is_right(send_request(pod, manifest_path("larger")), new.manifest)
         mark = bench.upstream.mark()
         for _ in range(2):
-            assert refused(ask(pod, blob_path("larger", digest)))
+            assert refused(send_request(pod, blob_path("larger", digest)))
         assert bench.upstream.requests(mark) == []
         pull(pod, "known", image)
         assert bench.upstream.requests(mark) == []
@@ -118,13 +113,13 @@ def test_volume_without_inodes_serves_what_it_has(bench: Bench, image: oci.Image
         pull(pod, "known", image)
         assert [each for each in bench.upstream.requests(mark) if each.is_blob] == []
         for reference in ("1", new.digest):
-            got = ask(pod, manifest_path("no-inodes", reference))
+            got = send_request(pod, manifest_path("no-inodes", reference))
             assert is_right(got, new.manifest) or refused(got)
         for digest, content in new.blobs.items():
-            got = ask(pod, blob_path("no-inodes", digest))
+            got = send_request(pod, blob_path("no-inodes", digest))
             assert is_right(got, content) or refused(got)
         for digest, content in image.blobs.items():
-            got = ask(pod, blob_path("known", digest))
+            got = send_request(pod, blob_path("known", digest))
             assert is_right(got, content) or refused(got)
 
 
@@ -141,9 +136,9 @@ def test_read_only_volume_serves_what_it_has_after_a_restart_too(bench: Bench, i
             mark = bench.upstream.mark()
             pull(pod, "known", image)
             assert [each for each in bench.upstream.requests(mark) if each.is_blob] == []
-            assert is_right(ask(pod, manifest_path("unwritable")), new.manifest)
+            assert is_right(send_request(pod, manifest_path("unwritable")), new.manifest)
             for digest in new.blobs:
-                assert refused(ask(pod, blob_path("unwritable", digest)))
+                assert refused(send_request(pod, blob_path("unwritable", digest)))
             bench.upstream.stop()
             pull(pod, "known", image)
             bench.upstream.resume()
@@ -167,9 +162,9 @@ def test_file_that_was_changed_in_size_is_fetched_anew_or_refused(bench: Bench, 
                 file.write_bytes({"truncate": content[:-1], "empty": b"", "lengthen": content + b"?"}[spoil])
             if away:
                 bench.upstream.stop()
-                assert refused(ask(pod, blob_path(name, digest)))
+                assert refused(send_request(pod, blob_path(name, digest)))
             else:
-                assert is_right(ask(pod, blob_path(name, digest)), content)
+                assert is_right(send_request(pod, blob_path(name, digest)), content)
         assert pod.metrics()['registry_cache_removed_blobs_total{reason="damaged"}'] == 2
 
 
@@ -188,13 +183,13 @@ def test_bit_that_was_flipped_costs_one_client_one_try(bench: Bench, headers: di
         with data_file(pod, digest).open("r+b") as file:
             file.seek(1000)
             file.write(bytes([content[1000] ^ 1]))
-        got = ask(pod, blob_path(name, digest))
+        got = send_request(pod, blob_path(name, digest))
         assert (got.status, got.whole, len(got.body)) == (200, True, len(content))
         assert got.body != content
-        got = ask(pod, blob_path(name, digest), **headers)
+        got = send_request(pod, blob_path(name, digest), **headers)
         assert (got.status, got.whole) == (206 if headers else 200, True)
         assert got.body == content[500 if headers else 0 :]
-        assert is_right(ask(pod, blob_path(name, digest)), content)
+        assert is_right(send_request(pod, blob_path(name, digest)), content)
 
 
 def test_manifest_that_was_changed_is_fetched_anew(bench: Bench) -> None:
@@ -211,16 +206,16 @@ def test_cold_blobs_at_once_share_a_small_volume(bench: Bench) -> None:
     images = {name: bench.push(name, layers=5, size=2 * MIB) for name in ("share-1", "share-2")}
     with bench.pod(volume=Tmpfs("15m")) as pod:
         for name in images:
-            assert ask(pod, manifest_path(name)).status == 200
+            assert send_request(pod, manifest_path(name)).status == 200
         asked = [(name, digest) for name, each in images.items() for digest in each.blobs] * 8
-        answers = together(lambda each: ask(pod, blob_path(*each)), asked)
+        answers = run_together(lambda each: send_request(pod, blob_path(*each)), asked)
         right = [is_right(got, images[name].blobs[digest]) for (name, digest), got in zip(asked, answers, strict=True)]
         print(f"{sum(right)} of {len(right)} were served, the others refused")
         assert sum(right) >= len(right) / 4
         for got, came in zip(answers, right, strict=True):
             assert came or got.refused
-            assert got.head_seconds < HANG / 2
-        wait_for("what is under way to end", lambda: not list((pod.volume_folder / "parts").iterdir()), HANG)
+            assert got.head_seconds < HANG_SECONDS / 2
+        wait_for("what is under way to end", lambda: not list((pod.volume_folder / "parts").iterdir()), HANG_SECONDS)
         assert_no_defect(pod)
 
 
@@ -242,7 +237,7 @@ def test_limits_apply_to_what_is_there_as_they_change(bench: Bench) -> None:
         begun = time.monotonic()
         # All but about the first layer of what was used first.
         set_room(pod, capacity=int(stored), highWaterMarkPercent=90)
-        wait_for("the volume to be used less", lambda: _evicted(pod) > 0, HANG)
+        wait_for("the volume to be used less", lambda: _evicted(pod) > 0, HANG_SECONDS)
         print(f"a smaller size applied after {time.monotonic() - begun:.1f} s")
         mark = bench.upstream.mark()
         for name in ("cold", "hot"):
@@ -253,24 +248,24 @@ def test_limits_apply_to_what_is_there_as_they_change(bench: Bench) -> None:
 
         def use() -> None:
             while not stop.wait(0.3):
-                ask(pod, manifest_path("kept-hot", images["hot"].digest), method="HEAD")
+                send_request(pod, manifest_path("kept-hot", images["hot"].digest), method="HEAD")
 
         user = threading.Thread(target=use)
         user.start()
         set_room(pod, capacity=int(stored), highWaterMarkPercent=90, ttl="2s")
         kept = {*images["hot"].blobs, images["hot"].digest}
         gone = {*images["cold"].blobs, images["cold"].digest} - kept
-        wait_for("the cold image to go", lambda: not any(data_file(pod, each).exists() for each in gone), HANG)
+        wait_for("the cold image to go", lambda: not any(data_file(pod, each).exists() for each in gone), HANG_SECONDS)
         assert all(data_file(pod, each).exists() for each in kept)
         stop.set()
-        user.join(HANG)
-        wait_for("the hot image to go", lambda: not any(data_file(pod, each).exists() for each in kept), HANG)
-        wait_for("its links to go", lambda: files(pod) == [], HANG)
+        user.join(HANG_SECONDS)
+        wait_for("the hot image to go", lambda: not any(data_file(pod, each).exists() for each in kept), HANG_SECONDS)
+        wait_for("its links to go", lambda: list_files(pod) == [], HANG_SECONDS)
         folders = sorted(str(path.relative_to(pod.volume_folder)) for path in pod.volume_folder.rglob("*"))
         roots = "docker/registry/v2"
         expected = {"docker", "docker/registry", roots, f"{roots}/blobs", f"{roots}/repositories", "parts"}
         assert set(folders) <= {*expected, f"{roots}/blobs/sha256"}
-        assert sent(bench.upstream.requests(mark)) == []
+        assert sent_references(bench.upstream.requests(mark)) == []
 
 
 def _evicted(pod: CachePod) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -18,20 +17,18 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from cluster import images
-from cluster.node_program import COMMAND as PROGRAM
-from cluster.node_program import write_configuration
+from cluster.node_program import UNPRIVILEGED_COMMAND, write_configuration
 from machine import tools
 from machine.cgroups import Cgroup
 from machine.paths import CHART
 from machine.processes import Place, wait_for
 from upstreams import oci
+from upstreams.distribution import Distribution
 from upstreams.push import push_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# As root without any capability, as in its pod.
-COMMAND = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", *PROGRAM]
 # Ten times what the program needs at most, which is with the settings that the chart ships: two bad probes.
 PATIENCE = 150.0
 # What the program may use with ten caches.
@@ -40,54 +37,13 @@ FOREIGN = '# theirs\n[host."http://127.0.0.1:9"]\n  capabilities = ["pull"]\n'
 
 
 @dataclass
-class Registry:
-    """A real distribution on a port of its own; a cache where it has a remote."""
-
-    place: Place
-    name: str
-    port: int
-    remote: str | None = None
-    htpasswd: Path | None = None
-    host: str = "127.0.0.1"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
-
-    def start(self) -> None:
-        folder = self.place.folder
-        configuration: dict[str, object] = {
-            "version": 0.1,
-            "storage": {"filesystem": {"rootdirectory": str(folder / self.name)}, "delete": {"enabled": True}},
-            "http": {"addr": f"{self.host}:{self.port}"},
-        }
-        if self.remote:
-            configuration["proxy"] = {"remoteurl": self.remote, "ttl": "1h"}
-        if self.htpasswd:
-            configuration["auth"] = {"htpasswd": {"realm": "closed", "path": str(self.htpasswd)}}
-        path = folder / f"{self.name}.yaml"
-        path.write_text(json.dumps(configuration))
-        program = tools.go_binary("distribution", "registry")
-        self.place.start(self.name, [program, "serve", path], {"OTEL_TRACES_EXPORTER": "none"})
-        wait_for(f"{self.name} to listen", lambda: _listens(self.host, self.port), PATIENCE)
-
-    def signal(self, number: signal.Signals) -> None:
-        self.place.signal(self.name, number)
-
-    def blob_requests(self) -> list[str]:
-        """The paths of all blobs that were fetched from it, from its own access log."""
-        lines = self.place.log(self.name).read_text().splitlines()
-        return [line.split('"')[1].split()[1] for line in lines if '"GET /v2/' in line and "/blobs/" in line]
-
-
-@dataclass
 class Machine:
     """A containerd, an upstream, its cache, and the node program's folders."""
 
     place: Place
     folder: Path
-    upstream: Registry
-    cache: Registry
+    upstream: Distribution
+    cache: Distribution
 
     @property
     def certs(self) -> Path:
@@ -156,7 +112,7 @@ class Machine:
             return ""
 
     def start_program(self, configuration: Path | None = None, name: str = "program") -> int:
-        return self.place.start(name, [*COMMAND, "--config", configuration or self.configure()])
+        return self.place.start(name, [*UNPRIVILEGED_COMMAND, "--config", configuration or self.configure()])
 
     def wait_until_used(self, *, used: bool) -> None:
         wait_for(f"the cache to be {'used' if used else 'left'}", lambda: self.hosts.exists() is used, PATIENCE)
@@ -185,8 +141,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     place = Place(tmp_path / "run", Cgroup(f"rcache-node-tests-{os.getpid()}"))
     place.cgroup.create()
     place.folder.mkdir()
-    upstream = Registry(place, "upstream", _free_port())
-    cache = Registry(place, "cache", _free_port(), remote=upstream.url)
+    upstream = Distribution(place, "upstream", _free_port())
+    cache = Distribution(place, "cache", _free_port(), remote=upstream.url)
     made = Machine(place, tmp_path, upstream, cache)
     made.certs.mkdir()
     try:
@@ -303,7 +259,7 @@ def test_ten_caches_get_their_files_in_little_memory_and_leave_none(machine: Mac
 )
 def test_foreign_mirror_follows_the_cache_and_counts_alone_when_the_cache_is_away(machine: Machine, place: str) -> None:
     """As containerd reads it: nothing of ours may hide what somebody else put there."""
-    theirs = Registry(machine.place, "theirs", _free_port(), remote=machine.upstream.url)
+    theirs = Distribution(machine.place, "theirs", _free_port(), remote=machine.upstream.url)
     theirs.start()
     path = machine.certs / place.format(port=machine.upstream.port) / "hosts.toml"
     path.parent.mkdir()
@@ -512,7 +468,11 @@ def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
         probe={"interval": "5 seconds", "timeout": "1s", "failureThreshold": 1, "maxBackoff": "0s"}, owner="x"
     )
     done = subprocess.run(
-        [*map(str, COMMAND), "--config", str(path)], capture_output=True, text=True, check=False, timeout=PATIENCE
+        [*map(str, UNPRIVILEGED_COMMAND), "--config", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     assert "owner: is 'x', not a namespace and a name" in done.stderr
@@ -523,7 +483,7 @@ def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
 @contextmanager
 def _running(configuration: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The program as a child, whose exit code can be seen."""
-    program = subprocess.Popen([*map(str, COMMAND), "--config", str(configuration)])
+    program = subprocess.Popen([*map(str, UNPRIVILEGED_COMMAND), "--config", str(configuration)])
     try:
         yield program
     finally:
@@ -566,8 +526,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0

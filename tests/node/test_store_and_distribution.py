@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import random
 import tempfile
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from machine import tools
 from machine.cgroups import Cgroup
 from machine.processes import Place, wait_for
 from made_stores import DOCKER_LIST, DOCKER_MANIFEST, Killed, index_of, manifest_of, put, trouble_at
 from store.store import NoRoom, Store
+from upstreams.distribution import start_distribution
 from upstreams.oci import INDEX, MANIFEST, digest
 
 if TYPE_CHECKING:
@@ -73,7 +72,6 @@ class Distribution:
 
     def start(self) -> None:
         configuration = {
-            "version": 0.1,
             "log": {"level": "error", "accesslog": {"disabled": True}},
             "storage": {
                 "filesystem": {"rootdirectory": str(self.root)},
@@ -81,10 +79,7 @@ class Distribution:
             },
             "http": {"net": "unix", "addr": str(self.socket)},
         }
-        path = self.place.folder / "distribution.json"
-        path.write_text(json.dumps(configuration))
-        program = tools.go_binary("distribution", "registry")
-        self.place.start("distribution", [program, "serve", path], {"OTEL_TRACES_EXPORTER": "none"})
+        start_distribution(self.place, "distribution", configuration)
         wait_for("distribution to listen", self.socket.exists, PATIENCE)
 
     def get(self, path: str) -> tuple[int, bytes, str | None]:

@@ -11,15 +11,12 @@ import re
 import select
 import socket
 import ssl
-import struct
 import subprocess
 import threading
 import time
 import urllib.parse
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +24,19 @@ import bcrypt
 import pytest
 import trustme
 from cluster import images
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from machine import tools
 from machine.processes import wait_for
 from upstream.client import Client, Denied, Kind, NotFound, Settings, Unavailable
 from upstreams import oci
-from upstreams.upstream import PASSWORD, USERNAME
+from upstreams.scripted_server import ScriptedServer, redirect, reset, send, stay_silent
+from upstreams.sites import PASSWORD, USERNAME
+from upstreams.token_server import ISSUER, TokenServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Self
+    from collections.abc import Iterator
 
     from upstream.client import Answer
+    from upstreams.scripted_server import Script
 
 # Far more than any of these answers needs.
 PATIENCE = 20.0
@@ -251,9 +248,9 @@ def test_secret_that_is_missing_is_named_from_the_start_on(open_registry: str, t
 
 def test_first_request_that_fails_does_not_stop_the_others() -> None:
     def serve(connection: socket.socket, head: str) -> None:
-        (silent if len(server.heads) == 1 else send("HTTP/1.1 200 OK\nContent-Length: 0"))(connection, head)
+        (stay_silent if len(server.heads) == 1 else send("HTTP/1.1 200 OK\nContent-Length: 0"))(connection, head)
 
-    with Server(serve) as server, ThreadPoolExecutor(4) as pool:
+    with ScriptedServer(serve) as server, ThreadPoolExecutor(4) as pool:
         asked = Watched(Settings(server.url))
         hangs = pool.submit(asked.problem, timeout=0.5)
         wait_for("the first request", lambda: server.heads, PATIENCE, 0.01)
@@ -316,90 +313,21 @@ def test_credentials_that_appear_later_are_used(closed_registry: str, tmp_path: 
 # Tokens
 
 
-@dataclass
-class TokenServer:
-    """Signs what it grants: public/… to all, private/… to who has the credentials, nothing to a wrong password."""
-
-    password: str = PASSWORD
-    lifetime: int = 300
-    valid_for: int = 300
-    silent: threading.Event | None = None
-    status: int = 0
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-    key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
-    url: str = ""
-
-    def jwks(self) -> dict[str, Any]:
-        public = self.key.public_key().public_numbers()
-        modulus = _base64(public.n.to_bytes(256, "big"))
-        return {"keys": [{"kty": "RSA", "kid": "key", "alg": "RS256", "use": "sig", "n": modulus, "e": "AQAB"}]}
-
-    def token(self, scope: str, *, known: bool) -> str:
-        kind, name, _ = scope.split(":")
-        granted = name.startswith("public/") or known
-        now = int(time.time())
-        claims = {
-            "iss": "issuer",
-            "aud": "service",
-            "sub": "",
-            "jti": uuid.uuid4().hex,
-            "iat": now,
-            "nbf": now - 3600,
-            "exp": now + self.valid_for,
-            "access": [{"type": kind, "name": name, "actions": ["pull"]}] if granted else [],
-        }
-        head = {"alg": "RS256", "kid": "key", "typ": "JWT"}
-        signed = b".".join(_base64(json.dumps(part).encode()).encode() for part in (head, claims))
-        return f"{signed.decode()}.{_base64(self.key.sign(signed, padding.PKCS1v15(), hashes.SHA256()))}"
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def token_handler(server: TokenServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
-            login = self.headers["Authorization"]
-            server.asked.append((query["scope"], login))
-            if server.silent:
-                server.silent.wait(PATIENCE)
-            expected = f"Basic {base64.b64encode(f'{USERNAME}:{server.password}'.encode()).decode()}"
-            if server.status or login not in (None, expected):
-                self.send_response(server.status or 401)
-                self.send_header("Retry-After", "7")
-                self.end_headers()
-                return
-            assert query["service"] == "service"
-            token = server.token(query["scope"], known=login is not None)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps({"token": token, "expires_in": server.lifetime}).encode())
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
-    return Handler
-
-
 @pytest.fixture
 def token_server() -> Iterator[TokenServer]:
-    made = TokenServer()
-    with ThreadingHTTPServer(("127.0.0.1", 0), token_handler(made)) as server:
-        made.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    made = TokenServer("service", f"{USERNAME}:{PASSWORD}")
+    with made.listen("127.0.0.1", 0) as server:
+        made.url = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield made
         server.shutdown()
 
 
 @pytest.fixture
 def token_registry(storage: Path, tmp_path: Path, token_server: TokenServer) -> Iterator[str]:
-    jwks = tmp_path / "jwks.json"
-    jwks.write_text(json.dumps(token_server.jwks()))
+    jwks = token_server.save(tmp_path)
     realm = f"{token_server.url}/token?account=x"
-    auth = {"token": {"realm": realm, "service": "service", "issuer": "issuer", "jwks": str(jwks)}}
+    auth = {"token": {"realm": realm, "service": "service", "issuer": ISSUER, "jwks": str(jwks)}}
     with registry(storage, tmp_path, auth) as url:
         yield url
 
@@ -413,7 +341,7 @@ def test_token_is_fetched_after_the_first_401_and_used_again(token_registry: str
         assert asked.body("manifests/1") == IMAGE.manifest
     assert asked.body(BLOB) == LAYER
     assert asked.seen == [("GET", "401"), ("token", "2xx"), *[("GET", "2xx")] * 3]
-    assert token_server.asked == [(SCOPE, None)]
+    assert token_server.requests == [(SCOPE, None)]
     with pytest.raises(Denied, match=r"^http://\S+ answers 401$"):
         asked.open("manifests/1", "private/a")
     # Who knows the way is not sent back again: the token comes first.
@@ -434,14 +362,14 @@ def test_many_threads_fetch_one_token(token_registry: str, token_server: TokenSe
     asked.body("manifests/1")
     with ThreadPoolExecutor(12) as pool:
         assert set(pool.map(lambda _: asked.body("manifests/1", "private/a"), range(24))) == {IMAGE.manifest}
-    assert [scope for scope, _ in token_server.asked] == [SCOPE, "repository:private/a:pull"]
+    assert [scope for scope, _ in token_server.requests] == [SCOPE, "repository:private/a:pull"]
     assert asked.seen.count(("GET", "401")) == 1
 
 
 def test_token_that_is_over_is_fetched_again_before_it_is_refused(
     token_registry: str, token_server: TokenServer
 ) -> None:
-    token_server.lifetime = 1
+    token_server.announced_seconds = 1
     asked = Watched(Settings(token_registry))
     asked.body("manifests/1")
     time.sleep(1.0)  # the token's lifetime
@@ -453,16 +381,16 @@ def test_token_that_the_registry_takes_no_more_is_replaced_once(token_registry: 
     asked = Watched(Settings(token_registry))
     asked.body("manifests/1")
     # The registry takes it a minute longer.
-    token_server.valid_for = -3000
+    token_server.accepted_seconds = -3000
     key = next(iter(asked.client._tokens._tokens))
     asked.client._tokens._tokens[key] = asked.client._tokens._tokens[key]._replace(
         value=token_server.token(SCOPE, known=False)
     )
-    token_server.valid_for = 300
+    token_server.accepted_seconds = 300
     assert asked.body("manifests/1") == IMAGE.manifest
     assert asked.seen[3:] == [("GET", "401"), ("token", "2xx"), ("GET", "2xx")]
 
-    token_server.valid_for = -3000
+    token_server.accepted_seconds = -3000
     asked.client._tokens._tokens.clear()
     with pytest.raises(Denied):
         asked.body("manifests/1")
@@ -476,7 +404,7 @@ def test_wrong_credentials_leave_public_images_and_are_read_again(
     asked = Watched(Settings(token_registry, credentials=folder))
     for _ in range(3):
         assert asked.body("manifests/1") == IMAGE.manifest
-    assert [login is not None for _, login in token_server.asked] == [True, False]
+    assert [login is not None for _, login in token_server.requests] == [True, False]
     assert asked.client.credentials_refused == 1
     with pytest.raises(Denied, match=r"^with the credentials, the token server \S+ answers 401; without, ") as raised:
         asked.open("manifests/1", "private/a")
@@ -499,7 +427,7 @@ def test_secret_that_changes_while_it_is_refused_is_tried_at_once(
     token_server.silent = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pull = pool.submit(asked.body, "manifests/1", "private/a")
-        wait_for("the token server to be asked", lambda: token_server.asked, PATIENCE, 0.01)
+        wait_for("the token server to be asked", lambda: token_server.requests, PATIENCE, 0.01)
         secret(folder)
         token_server.silent.set()
         assert pull.result(PATIENCE) == IMAGE.manifest
@@ -512,10 +440,10 @@ def test_secret_that_is_replaced_is_used_before_the_token_ends(
     folder = secret(tmp_path / "secret")
     asked = Watched(Settings(token_registry, credentials=folder))
     asked.body("manifests/1", "private/a")
-    token_server.password = OTHER_PASSWORD
+    token_server.login = f"{USERNAME}:{OTHER_PASSWORD}"
     secret(folder, password=OTHER_PASSWORD)
     asked.body("manifests/1", "private/a")
-    assert len(token_server.asked) == 2
+    assert len(token_server.requests) == 2
     assert asked.logged == []
 
 
@@ -562,72 +490,6 @@ def test_token_server_that_moved_is_found(
 # Servers with faults
 
 
-@dataclass
-class Server:
-    """A real server that does with each connection what `serve` says; it keeps the heads of the requests."""
-
-    serve: Callable[[socket.socket, str], None]
-    heads: list[str] = field(default_factory=list)
-    url: str = ""
-    port: int = 0
-
-    def __enter__(self) -> Self:
-        """Listen."""
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._ended = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Listen no more."""
-        self._ended.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return  # it ended
-            threading.Thread(target=self._run, args=(connection,), daemon=True).start()
-
-    def _run(self, connection: socket.socket) -> None:
-        # The client hangs up whenever it had enough.
-        with connection, contextlib.suppress(OSError):
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                if not (part := connection.recv(1)):
-                    return
-                head += part
-            self.heads.append(head.decode("latin-1"))
-            self.serve(connection, self.heads[-1])
-
-    def wait(self, seconds: float = PATIENCE) -> None:
-        """Until it ends."""
-        self._ended.wait(seconds)
-
-
-def send(text: str, *, body: bytes = b"") -> Callable[[socket.socket, str], None]:
-    """Answer with a head in lines, and a body."""
-    answer = text.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n" + body
-    return lambda connection, _: connection.sendall(answer)
-
-
-def redirect(to: str, status: int = 307) -> Callable[[socket.socket, str], None]:
-    return send(f"HTTP/1.1 {status} x\nLocation: {to}\nContent-Length: 0")
-
-
-def silent(connection: socket.socket, _: str) -> None:
-    connection.recv(1)
-
-
-def reset(connection: socket.socket, _: str) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
 def drip(connection: socket.socket, _: str) -> None:
     for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 80:
         connection.sendall(bytes([byte]))
@@ -643,7 +505,7 @@ def hint_without_end(connection: socket.socket, _: str) -> None:
 @pytest.mark.parametrize(
     ("serve", "kind", "message"),
     [
-        pytest.param(silent, "timeout", "does not answer in time", id="silent"),
+        pytest.param(stay_silent, "timeout", "does not answer in time", id="silent"),
         pytest.param(drip, "timeout", "does not answer in time", id="drips"),
         pytest.param(hint_without_end, "timeout", "does not answer in time", id="hints-without-end"),
         pytest.param(reset, "reset", "ends the connection before it answers", id="reset"),
@@ -663,11 +525,9 @@ def hint_without_end(connection: socket.socket, _: str) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_upstream_with_a_fault_is_unavailable_in_time(
-    serve: Callable[[socket.socket, str], None], kind: str, message: str, method: str
-) -> None:
+def test_upstream_with_a_fault_is_unavailable_in_time(serve: Script, kind: str, message: str, method: str) -> None:
     begin = time.monotonic()
-    with Server(serve) as server:
+    with ScriptedServer(serve) as server:
         asked = Watched(Settings(server.url))
         problem = asked.problem(method=method, timeout=0.7)
     assert problem.kind == kind
@@ -709,7 +569,7 @@ def test_connection_that_is_never_made_does_not_cost_more_than_the_deadline() ->
 )
 @pytest.mark.parametrize(("status", "kind"), [(429, "429"), (503, "5xx")])
 def test_wait_that_a_server_asks_for_is_passed_on(header: str, seconds: float | None, status: int, kind: str) -> None:
-    with Server(send(f"HTTP/1.1 {status} x\n{header}")) as server:
+    with ScriptedServer(send(f"HTTP/1.1 {status} x\n{header}")) as server:
         problem = Watched(Settings(server.url)).problem()
     assert (problem.kind, problem.retry_after) == (kind, seconds)
 
@@ -746,8 +606,8 @@ def stops_in_the_middle(connection: socket.socket, _: str) -> None:
         ),
     ],
 )
-def test_body_that_breaks_off_is_no_end(serve: Callable[[socket.socket, str], None], kind: str, message: str) -> None:
-    with Server(serve) as server:
+def test_body_that_breaks_off_is_no_end(serve: Script, kind: str, message: str) -> None:
+    with ScriptedServer(serve) as server:
         asked = Watched(Settings(server.url), read_timeout=0.3)
         with asked.open("manifests/1") as answer:
             assert answer.read(100) == b"12345"
@@ -766,7 +626,7 @@ def test_body_that_is_reset_is_cut() -> None:
         reset(connection, head)
 
     goes_on = threading.Event()
-    with Server(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+    with ScriptedServer(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
         assert answer.read(100) == b"12345"
         goes_on.set()
         with pytest.raises(Unavailable) as raised:
@@ -785,8 +645,8 @@ def test_body_that_is_reset_is_cut() -> None:
         pytest.param(send("HTTP/1.0 200 OK", body=b"12345678"), id="http-1.0"),
     ],
 )
-def test_body_without_a_length_is_read_to_its_end(serve: Callable[[socket.socket, str], None]) -> None:
-    with Server(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+def test_body_without_a_length_is_read_to_its_end(serve: Script) -> None:
+    with ScriptedServer(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
         assert answer.length is None
         assert whole(answer) == b"12345678"
         assert answer.read(1) == b""
@@ -796,7 +656,7 @@ def test_body_without_a_length_is_read_to_its_end(serve: Callable[[socket.socket
 def test_what_a_server_says_before_its_answer_is_passed_over(method: str) -> None:
     """RFC 9110, section 15.2: any number of answers of 1xx may come before the one that counts."""
     before = "HTTP/1.1 103 Early Hints\nLink: </x>\nContent-Length: 5\n\nHTTP/1.1 100 Continue\n\nHTTP/1.1 102 x\n\n"
-    with Server(send(f"{before}HTTP/1.1 200 OK\nContent-Length: 3\nX: y", body=b"123")) as server:
+    with ScriptedServer(send(f"{before}HTTP/1.1 200 OK\nContent-Length: 3\nX: y", body=b"123")) as server:
         asked = Watched(Settings(server.url))
         with asked.open("manifests/1", method=method) as answer:
             assert (answer.status, answer.headers["X"], answer.headers["Link"]) == (200, "y", None)
@@ -805,7 +665,9 @@ def test_what_a_server_says_before_its_answer_is_passed_over(method: str) -> Non
 
 
 def test_other_protocol_that_nobody_asked_for_is_refused() -> None:
-    with Server(send("HTTP/1.1 101 Switching Protocols\nUpgrade: x", body=b"HTTP/1.1 200 OK\r\n\r\n")) as server:
+    with ScriptedServer(
+        send("HTTP/1.1 101 Switching Protocols\nUpgrade: x", body=b"HTTP/1.1 200 OK\r\n\r\n")
+    ) as server:
         problem = Watched(Settings(server.url)).problem()
     assert (problem.kind, "answers 101" in problem.message) == ("malformed", True)
 
@@ -819,7 +681,7 @@ def test_body_ends_with_its_length_though_the_connection_stays(rest: bytes) -> N
         left.set()
 
     left = threading.Event()
-    with Server(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+    with ScriptedServer(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
         begin = time.monotonic()
         assert whole(answer) == b"12345678"
         assert left.wait(PATIENCE)
@@ -833,12 +695,12 @@ def test_slow_body_has_no_deadline_as_long_as_something_comes() -> None:
             connection.sendall(bytes([byte]))
             time.sleep(0.05)  # it is slow
 
-    with Server(serve) as server:
+    with ScriptedServer(serve) as server:
         assert Watched(Settings(server.url), read_timeout=PATIENCE).body("manifests/1", timeout=0.5) == b"x" * 20
 
 
 def test_upstream_that_knows_no_ranges_answers_from_the_beginning() -> None:
-    with Server(send("HTTP/1.1 200 OK\nContent-Length: 3", body=b"123")) as server:
+    with ScriptedServer(send("HTTP/1.1 200 OK\nContent-Length: 3", body=b"123")) as server:
         with Watched(Settings(server.url)).open("manifests/1", offset=2) as answer:
             assert (answer.offset, answer.length, whole(answer)) == (0, 3, b"123")
         assert "Range: bytes=2-\r\n" in server.heads[0]
@@ -846,13 +708,13 @@ def test_upstream_that_knows_no_ranges_answers_from_the_beginning() -> None:
 
 @pytest.mark.parametrize("part", ["Content-Range: bytes 1-2/3", "Content-Range: 2", "X: y"])
 def test_part_that_nobody_asked_for_is_refused(part: str) -> None:
-    with Server(send(f"HTTP/1.1 206 OK\n{part}\nContent-Length: 1", body=b"1")) as server:
+    with ScriptedServer(send(f"HTTP/1.1 206 OK\n{part}\nContent-Length: 1", body=b"1")) as server:
         assert Watched(Settings(server.url)).problem(offset=2).kind == "malformed"
         assert Watched(Settings(server.url)).problem().kind == "malformed"
 
 
 def test_request_says_what_it_is_and_nothing_more(tmp_path: Path) -> None:
-    with Server(send("HTTP/1.1 200 OK\nContent-Length: 0")) as server:
+    with ScriptedServer(send("HTTP/1.1 200 OK\nContent-Length: 0")) as server:
         asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
         asked.body("manifests/1", "a\r\nX: y/ü?b", accept=("a/b", "c/d"))
     assert "".join(server.heads) == (
@@ -868,7 +730,7 @@ def test_request_says_what_it_is_and_nothing_more(tmp_path: Path) -> None:
 # Redirects
 
 
-def challenged(then: Callable[[socket.socket, str], None]) -> Callable[[socket.socket, str], None]:
+def challenged(then: Script) -> Script:
     """Ask by Basic who it is, and serve who says it."""
     ask = send('HTTP/1.1 401 x\nWWW-Authenticate: Negotiate, Basic realm="a, b"\nContent-Length: 0')
     return lambda connection, head: (then if "Authorization: Basic " in head else ask)(connection, head)
@@ -880,8 +742,8 @@ def test_redirect_to_another_host_takes_no_credentials_along(tmp_path: Path, sta
     length = "HTTP/1.1 206 OK\nContent-Range: bytes 2-4/5\nContent-Length: 3"
     body = b"123" if method == "GET" else b""
     with (
-        Server(send(length, body=body)) as cdn,
-        Server(challenged(redirect(f"{cdn.url}/x?sig=a%2Fb", status))) as server,
+        ScriptedServer(send(length, body=body)) as cdn,
+        ScriptedServer(challenged(redirect(f"{cdn.url}/x?sig=a%2Fb", status))) as server,
     ):
         asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
         with asked.open(BLOB, method=method, offset=2) as answer:
@@ -901,7 +763,7 @@ def test_relative_redirect_stays_with_the_host_and_its_credentials(tmp_path: Pat
             connection, head
         )
 
-    with Server(challenged(serve)) as server:
+    with ScriptedServer(challenged(serve)) as server:
         asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
         assert asked.body("manifests/1") == b"1"
 
@@ -909,7 +771,7 @@ def test_relative_redirect_stays_with_the_host_and_its_credentials(tmp_path: Pat
 @pytest.mark.parametrize("status", [401, 403])
 def test_storage_that_refuses_is_no_word_of_the_upstream(tmp_path: Path, status: int) -> None:
     head = f'HTTP/1.1 {status} x\nWWW-Authenticate: Bearer realm="http://127.0.0.1:1"\nContent-Length: 0'
-    with Server(send(head)) as cdn, Server(redirect(cdn.url)) as server:
+    with ScriptedServer(send(head)) as cdn, ScriptedServer(redirect(cdn.url)) as server:
         problem = Watched(Settings(server.url, credentials=secret(tmp_path / "secret"))).problem()
     assert problem.kind == "redirects"
     assert "to which" in problem.message
@@ -924,7 +786,7 @@ def test_storage_that_refuses_is_no_word_of_the_upstream(tmp_path: Path, status:
     ],
 )
 def test_upstream_that_asks_otherwise_denies(tmp_path: Path, header: str, message: str) -> None:
-    with Server(send(f"HTTP/1.1 401 x\n{header}\nContent-Length: 0")) as server:
+    with ScriptedServer(send(f"HTTP/1.1 401 x\n{header}\nContent-Length: 0")) as server:
         asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
         with pytest.raises(Denied, match=message):
             asked.open("manifests/1")
@@ -946,7 +808,7 @@ def test_scope_that_the_upstream_names_is_asked_for() -> None:
             answer = send(f"HTTP/1.1 401 x\nWWW-Authenticate: {realm}\nContent-Length: 0")
         answer(connection, head)
 
-    with Server(serve) as server:
+    with ScriptedServer(serve) as server:
         asked = Watched(Settings(server.url))
         for _ in range(2):
             asked.body("manifests/1")
@@ -1027,7 +889,7 @@ def test_certificate_that_is_not_right_is_refused(tls: Tls, host: str, port: str
 def test_tls_where_there_is_none_is_refused(tls: Tls) -> None:
     asked = Watched(Settings(tls.http.replace("http://", "https://"), ca_file=tls.ca))
     assert asked.problem().kind == "tls"
-    with Server(silent) as server:
+    with ScriptedServer(stay_silent) as server:
         begin = time.monotonic()
         problem = Watched(Settings(server.url.replace("http://", "https://"))).problem(timeout=0.5)
         assert problem.kind == "timeout"
@@ -1060,7 +922,7 @@ def test_plain_http_gets_no_credentials_and_nothing_that_no_digest_checks(tls: T
     def serve(connection: socket.socket, head: str) -> None:
         send(answers[head.split()[1].split("/")[-2]])(connection, head)
 
-    with secure(serve, tls) as (url, _), Server(send("HTTP/1.1 200 OK", body=b'{"token": "t"}')) as plain:
+    with secure(serve, tls) as (url, _), ScriptedServer(send("HTTP/1.1 200 OK", body=b'{"token": "t"}')) as plain:
         challenge = f'HTTP/1.1 401 x\nWWW-Authenticate: Bearer realm="{plain.url}"\nContent-Length: 0'
         settings = Settings(url, credentials=secret(tmp_path / "secret"), ca_file=tls.ca)
         asked = Watched(settings)
@@ -1078,38 +940,28 @@ def test_plain_http_gets_no_credentials_and_nothing_that_no_digest_checks(tls: T
 
 
 @contextlib.contextmanager
-def secure(serve: Callable[[socket.socket, str], None], tls: Tls) -> Iterator[tuple[str, Server]]:
+def secure(serve: Script, tls: Tls) -> Iterator[tuple[str, ScriptedServer]]:
     """A server with TLS, by the certificate of nginx's."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tls.folder / "good.pem")
-    server = Server(serve)
-    run = server._run
-
-    def with_tls(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            run(context.wrap_socket(connection, server_side=True))
-
-    server._run = with_tls  # type: ignore[method-assign] # one of its own
-    with server:
+    with ScriptedServer(serve, lambda connection: context.wrap_socket(connection, server_side=True)) as server:
         yield f"https://localhost:{server.port}", server
 
 
 def drip_record(connection: socket.socket) -> None:
     """Send the head of a record of TLS, and then its content byte by byte."""
-    with connection, contextlib.suppress(OSError):
-        connection.recv(1 << 16)
-        connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
-        for _ in range(100):
-            connection.sendall(b"\x03")
-            time.sleep(0.1)  # it is slow
+    connection.recv(1 << 16)
+    connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+    for _ in range(100):
+        connection.sendall(b"\x03")
+        time.sleep(0.1)  # it is slow
 
 
 @pytest.mark.parametrize("outer", ["", "http", "https"])
 def test_tls_that_drips_does_not_prolong_the_deadline(tls: Tls, tmp_path: Path, outer: str) -> None:
-    server = Server(silent)
-    server._run = drip_record  # type: ignore[method-assign] # it speaks no HTTP
+    server = ScriptedServer(stay_silent, accept=drip_record)
     proxy = ForwardProxy()
-    with server, Server(proxy.serve) as plain, secure(proxy.serve, tls) as (encrypted, _):
+    with server, ScriptedServer(proxy.serve) as plain, secure(proxy.serve, tls) as (encrypted, _):
         settings = Settings(
             f"https://{NAME if outer else '127.0.0.1'}:{server.port}",
             https_proxy={"": "", "http": plain.url, "https": encrypted}[outer],
@@ -1169,7 +1021,7 @@ def copy(one: socket.socket, other: socket.socket) -> None:
 @pytest.fixture
 def forward_proxy() -> Iterator[tuple[str, ForwardProxy]]:
     made = ForwardProxy()
-    with Server(made.serve) as server:
+    with ScriptedServer(made.serve) as server:
         yield server.url, made
 
 
@@ -1217,7 +1069,7 @@ def test_proxy_that_is_asked_by_https_itself_is_used(tls: Tls, open_registry: st
         assert Watched(settings._replace(remote_url=url)).body("manifests/1") == IMAGE.manifest
         expired = Watched(settings._replace(remote_url=f"https://{NAME}:{tls.expired}")).problem()
         assert (expired.kind, "expired" in expired.message) == ("tls", True)
-        with Server(silent) as server:
+        with ScriptedServer(stay_silent) as server:
             begin = time.monotonic()
             hangs = Watched(settings._replace(remote_url=f"https://{NAME}:{server.port}")).problem(timeout=0.5)
             assert hangs.kind == "timeout"
@@ -1255,9 +1107,9 @@ def test_proxy_that_is_not_there_or_finds_nobody_is_said(
     folder = secret(tmp_path / "proxy")
     settings = Settings("https://registry.test:1", https_proxy=forward_proxy[0], proxy_credentials=folder)
     assert Watched(settings).problem().kind == "proxy"
-    with Server(silent) as server:
+    with ScriptedServer(stay_silent) as server:
         assert Watched(Settings("https://x.test", https_proxy=server.url)).problem(timeout=0.3).kind == "timeout"
-    with Server(send("garbage")) as server:
+    with ScriptedServer(send("garbage")) as server:
         assert Watched(Settings("https://x.test", https_proxy=server.url)).problem().kind == "proxy"
 
 

@@ -21,7 +21,7 @@ from machine import tools
 from machine.cgroups import Cgroup
 from machine.own_network import own_network
 from machine.processes import Place
-from upstreams import oci, pki, upstream
+from upstreams import oci, pki, sites
 from upstreams.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SIZE = 1_000_000
 AFTER = 300_000
-HOSTS = {name: host for site in upstream.SITES for name, (host, _) in site.names().items()}
+HOSTS = {name: host for name, (host, _) in sites.HOSTS.items()}
 SITE, TOKENS, CONTENT = "lscr.example.com", "auth.example.org", "cdn.example.org"
 
 
@@ -264,7 +264,7 @@ def test_private_names_need_credentials(registry: Upstream, blob: bytes) -> None
     path = _blob_path(blob, "private/faults")
     assert ask(SITE, path, bearer("private/faults")).status == 401
     assert token("private/faults", "Basic d3Jvbmc6d3Jvbmc=")["status"] == 401
-    login = base64.b64encode(f"{upstream.USERNAME}:{upstream.PASSWORD}".encode()).decode()
+    login = base64.b64encode(f"{sites.USERNAME}:{sites.PASSWORD}".encode()).decode()
     good = token("private/faults", f"Basic {login}")["token"]
     assert ask(SITE, path, {"Authorization": f"Bearer {good}"}).status == 307
 

@@ -1,28 +1,27 @@
-"""What the tests of faults run: three releases of containerd, an upstream, its caches and the node program.
+"""A node without Kubernetes: three releases of containerd, an upstream, its caches and the node program.
 
-All of it in a network of its own, in which every address of 127.0.0.0/8 is there to be taken: one for each upstream's
-name and one for each cache.
+They run in a network of their own, in which every address of 127.0.0.0/8 is free: each name of the upstream has one,
+and so has each cache.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc
-import yaml
-from cluster.node_program import write_configuration
-from machine import tools
-from machine.own_network import own_network as bare_network
+import grpc  # type: ignore[import-untyped]
+from cluster.node_program import UNPRIVILEGED_COMMAND, write_configuration
+from machine import own_network, tools
+from machine.cgroups import Cgroup
 from machine.own_network import run
-from machine.paths import CHART
 from machine.processes import Place, wait_for
-from node.test_node_program import COMMAND, PATIENCE, Registry
 from upstreams import oci
+from upstreams.distribution import Distribution
 from upstreams.push import push_image
 
 if TYPE_CHECKING:
@@ -30,10 +29,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UPSTREAM_PORT = 5000
-# Long after what anything here takes: only what hangs gets so far. Seconds.
-PULL_TIMEOUT = 400.0
+CACHE_PORT = 5001
+# Only a pull that hangs takes this long.
+PULL_SECONDS = 400.0
+# Ten times the time in which the node program must withdraw a cache, or use it again.
+NOTICE_SECONDS = 150.0
 OWNER = "space/name"
-VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())["nodeProgram"]
+MAX_ONE_BYTE_LENGTH = 0x7F
 RELEASES: dict[str, Callable[[], Path]] = {
     "1.6": tools.containerd_1_6,
     "1.7": tools.containerd_1_7,
@@ -42,25 +44,26 @@ RELEASES: dict[str, Callable[[], Path]] = {
 
 
 @contextmanager
-def own_network() -> Iterator[None]:
-    """A network of this thread's own, with a loopback device alone, in which packets can be dropped."""
-    with bare_network():
+def _network_with_filter() -> Iterator[None]:
+    """Give this thread a network of its own, in which packets can be dropped."""
+    with own_network.own_network():
         run("nft", "add table ip faults; add chain ip faults in { type filter hook input priority 0; }")
         yield
 
 
-def drop(address: str) -> None:
-    """Have every packet to an address vanish."""
+def drop_packets(address: str) -> None:
+    """Drop every packet to an address."""
     run("nft", f"add rule ip faults in ip daddr {address} drop")
 
 
-def drop_nothing() -> None:
+def stop_dropping() -> None:
+    """Drop no packets any more."""
     run("nft", "flush chain ip faults in")
 
 
 @dataclass(frozen=True)
 class Pull:
-    """How one pull went: how long it took in seconds, and containerd's reason if it failed."""
+    """A pull: how long it took, and containerd's error message if it failed."""
 
     seconds: float
     error: str = ""
@@ -68,7 +71,7 @@ class Pull:
 
 @dataclass
 class Containerd:
-    """One real containerd, asked as a kubelet asks it."""
+    """A real containerd, which is asked as a kubelet asks it."""
 
     release: str
     place: Place
@@ -80,10 +83,11 @@ class Containerd:
 
     @property
     def version(self) -> str:
-        said = subprocess.run([RELEASES[self.release](), "--version"], capture_output=True, text=True, check=True)
-        return said.stdout.split()[2].removeprefix("v").partition("~")[0]
+        done = subprocess.run([RELEASES[self.release](), "--version"], capture_output=True, text=True, check=True)
+        return done.stdout.split()[2].removeprefix("v").partition("~")[0]
 
     def start(self) -> None:
+        """Start it, and wait until its CRI plugin answers."""
         self.folder.mkdir()
         configuration = self.folder / "config.toml"
         configuration.write_text(
@@ -104,28 +108,29 @@ state = '{self.folder}/state'
         )
         self.place.start(f"containerd-{self.release}", [RELEASES[self.release](), "--config", configuration])
         self._channel = grpc.insecure_channel(f"unix://{self.folder}/socket")
-        wait_for(f"containerd {self.release}", self._answers, PATIENCE)
+        wait_for(f"containerd {self.release}", self._answers, NOTICE_SECONDS)
 
     def close(self) -> None:
+        """Close the connection to it."""
         if hasattr(self, "_channel"):
             self._channel.close()
 
     def pull(self, reference: str) -> Pull:
-        """Have its CRI plugin pull an image (CRI's api.proto: PullImageRequest.image.image)."""
+        """Pull an image with its CRI plugin (CRI's api.proto: PullImageRequest.image.image)."""
         begun = time.monotonic()
         try:
-            self._call("ImageService/PullImage", _field(_field(reference.encode())), PULL_TIMEOUT)
+            self._call("ImageService/PullImage", _field(_field(reference.encode())), PULL_SECONDS)
         except grpc.RpcError as error:
             return Pull(time.monotonic() - begun, error.details())
         return Pull(time.monotonic() - begun)
 
     def partial_bytes(self) -> int:
-        """How much it has of what it is pulling: the largest file of its content store that is not whole yet."""
-        found = 0
+        """Return the size of the largest blob that it is fetching."""
+        largest = 0
         for file in (self.folder / "root/io.containerd.content.v1.content/ingest").glob("*/data"):
-            with suppress(FileNotFoundError):  # whole in the meantime, so elsewhere
-                found = max(found, file.stat().st_size)
-        return found
+            with suppress(FileNotFoundError):  # complete in the meantime, so elsewhere
+                largest = max(largest, file.stat().st_size)
+        return largest
 
     def _answers(self) -> bool:
         self.place.fail_if_dead(f"containerd-{self.release}")
@@ -141,23 +146,23 @@ state = '{self.folder}/state'
 
 
 class Watch:
-    """Notes from a thread of its own when files appear and go."""
+    """Records in a thread of its own when files appear and disappear."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Begin to look."""
+        """Begin to watch."""
         self._there = {path: path.exists() for path in paths}
         self._since = dict.fromkeys(paths, time.monotonic())
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def wait(self, path: Path, *, there: bool) -> float:
-        """The moment from which a file is there, or is not.
+        """Wait for a file to be there or not, and return since when that is so.
 
         Raises:
-            TimeoutError: after far more time than it may take.
+            TimeoutError: It takes far longer than it may.
         """
-        wait_for(f"{path} {'to be there' if there else 'to go'}", lambda: self._there[path] is there, PATIENCE)
+        wait_for(f"{path} {'to be there' if there else 'to go'}", lambda: self._there[path] is there, NOTICE_SECONDS)
         return self._since[path]
 
     def is_there(self, path: Path) -> bool:
@@ -167,7 +172,7 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while not self._stop.wait(0.02):
             for path, before in self._there.items():
                 if path.exists() is not before:
@@ -176,7 +181,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Upstream:
-    """One of the many names of the one upstream: what containerd takes for a registry of its own."""
+    """One of the names of the upstream, each of which is a registry of its own for containerd."""
 
     number: int
 
@@ -194,14 +199,14 @@ class Upstream:
 
 
 @dataclass
-class Bench:
+class BareNode:
     """All of it, running."""
 
     place: Place
     folder: Path
     containerds: list[Containerd]
-    upstream: Registry
-    cache: Registry
+    upstream: Distribution
+    cache: Distribution
     _pushed: set[str] = field(default_factory=set)
 
     @property
@@ -212,12 +217,16 @@ class Bench:
         return self.certs / upstream.folder / "hosts.toml"
 
     def image(self, name: str, size: int = 200_000) -> str:
-        """Put an image of its own content into the upstream; the part of its reference after the upstream's name."""
+        """Push an image, if that was not done yet, and return its reference without the upstream's name."""
         if name not in self._pushed:
             image = oci.Image(layers=(oci.random_layer(name, size), oci.random_layer(f"{name} 2", 50_000)))
             push_image(f"127.0.0.1:{UPSTREAM_PORT}", name, "1", image)
             self._pushed.add(name)
         return f"{name}:1"
+
+    def pull_all(self, upstream: Upstream, image: str) -> dict[str, Pull]:
+        """Pull an image with each containerd, one after the other."""
+        return {one.release: one.pull(f"{upstream.name}/{image}") for one in self.containerds}
 
     def start_program(
         self,
@@ -225,7 +234,7 @@ class Bench:
         name: str = "program",
         env: dict[str, str] | None = None,
     ) -> int:
-        """Run the node program with the settings that the chart ships."""
+        """Start the node program with the chart's default settings."""
         path = write_configuration(
             self.folder / f"{name}.json",
             certs=self.certs,
@@ -236,10 +245,10 @@ class Bench:
                 for upstream, (host, port) in caches.items()
             ],
         )
-        return self.place.start(name, [*COMMAND, "--config", path], env)
+        return self.place.start(name, [*UNPRIVILEGED_COMMAND, "--config", path], env)
 
     def containerd_configuration(self) -> Path:
-        """What all three releases take for the same, of the many that a node could have."""
+        """Write a configuration of containerd that means the same for all three releases, and return its path."""
         path = self.folder / "containerd.toml"
         path.write_text(f"version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '{self.certs}'\n")
         return path
@@ -248,14 +257,43 @@ class Bench:
         return self.folder / f"{name}-state"
 
     def not_ready(self, name: str = "program") -> str:
-        """What the readiness probe would show; empty where the program is ready or did not start yet."""
+        """Return what the readiness probe would show; nothing if the program is ready or has not started yet."""
         try:
             return (self.state(name) / "not-ready").read_text()
         except FileNotFoundError:
             return ""
 
 
+@contextmanager
+def bare_node(folder: Path) -> Iterator[BareNode]:
+    """Start all of it but the node program, with files in `folder`, and print the ends of all logs afterwards."""
+    tools.ensure_native()
+    tools.ensure_faults()
+    place = Place(folder / "run", Cgroup(f"rcache-bare-{os.getpid()}"))
+    place.folder.mkdir()
+    certs = folder / "certs.d"
+    certs.mkdir()
+    upstream = Distribution(place, "upstream", UPSTREAM_PORT, host="0.0.0.0")  # noqa: S104 - in a network of its own
+    cache = Distribution(place, "cache", CACHE_PORT, remote=f"http://127.0.0.1:{UPSTREAM_PORT}")
+    containerds = [Containerd(release, place, certs) for release in RELEASES]
+    with ExitStack() as stack:
+        place.cgroup.create()
+        stack.callback(place.cgroup.remove)
+        stack.callback(place.cgroup.kill)
+        run("mount", "-t", "tmpfs", "-o", "size=256k", "faults", str(certs))
+        stack.callback(run, "umount", str(certs))
+        stack.enter_context(_network_with_filter())
+        for distribution in (upstream, cache):
+            distribution.start()
+        for containerd in containerds:
+            stack.callback(containerd.close)
+            containerd.start()
+        yield BareNode(place, folder, containerds, upstream, cache)
+        for log in sorted(place.folder.glob("*.log")):
+            print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
+
+
 def _field(content: bytes) -> bytes:
-    """Field 1 of a protocol buffer, with fewer than 128 bytes in it."""
-    assert len(content) < 128
+    """Return field 1 of a protocol buffer whose length fits into one byte."""
+    assert len(content) <= MAX_ONE_BYTE_LENGTH
     return b"\x0a" + bytes([len(content)]) + content

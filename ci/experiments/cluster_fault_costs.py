@@ -1,4 +1,4 @@
-"""Measures what a fault of a cache costs the pulls of a node, and how soon the node leaves the cache and comes back."""
+"""Measures in the test cluster what a fault of a cache costs pulls, and how soon the node program notices it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING
 from cluster.pulls import RUN, Pod, Pull, PullFailed, new_image
 from machine.processes import wait_for
 
-from experiments.faults import CONTENT, HEALTHY, UPSTREAM, kept
+from experiments.cluster_faults import CONTENT, UPSTREAM, keep_hosts_file, put_in_place
+from experiments.faults import HEALTHY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from experiments.faults import Fault, Scene
+    from experiments.cluster_faults import Scene
+    from experiments.faults import CacheFault
 
-# An upstream of the test cluster that has no cache in the scene's release.
+# An upstream that has no cache in the scene's release.
 DIRECT = "quay.io"
-# What a layer is slowed to that is to be under way when the fault comes, and its size: it takes 20 s, and after 10 of
-# them the cache begins to send what it has.
+# A layer that is being sent when the fault begins takes 20 s; the cache begins to send it after 10 s.
 SLOW_BYTES = 600_000
 SLOW_LAYER = 12_000_000
 UNDER_WAY = "find /var/lib/containerd/io.containerd.content.v1.content/ingest -name data -size +400k -mmin -0.1"
-# Ten times the 15 s in which a node leaves a cache and comes back.
+# Ten times the 15 s in which a cache is to be withdrawn and used again.
 NOTICE_SECONDS = 150.0
 PULL_SECONDS = 240.0
-# What containerd does not end by itself is given so long before the fault is taken out.
+# How long a pull that containerd does not end by itself is given before the fault is ended.
 HANG_SECONDS = 15.0
 
 _number = count()
@@ -37,7 +38,10 @@ _number = count()
 
 @dataclass(frozen=True)
 class Timed:
-    """A pull: `seconds` from its begin to its end, None where it came only after the fault's end, `freed` s later."""
+    """A pull.
+
+    `seconds` is None where the pull ended only after the fault, and then `freed` is how much later.
+    """
 
     seconds: float | None
     failed_tries: list[str]
@@ -47,12 +51,12 @@ class Timed:
 
 @dataclass
 class Row:
-    """What was measured of a fault, in seconds; None where there is nothing to measure.
+    """The figures of a fault, in seconds; None where there is nothing to measure.
 
-    `before` and `after` are pulls while the fault is in place: before and after the node leaves the cache.
+    `before` and `after` are pulls while the fault is in place: before and after the cache is withdrawn.
     """
 
-    fault: Fault
+    fault: CacheFault
     direct: float
     symptom: str = ""
     before: Timed | None = None
@@ -61,52 +65,52 @@ class Row:
     back: float | None = None
 
 
-def measure(scene: Scene, fault: Fault) -> Row:
-    """Put the fault in, pull, take it out.
+def measure(scene: Scene, fault: CacheFault) -> Row:
+    """Put a fault in place, pull, and end the fault.
 
-    The node keeps its hosts.toml until the first pull, so that it is one from the cache. Where that takes longer than
-    the node program would take to withdraw it, `withdrawn` is too long, and never too short.
+    hosts.toml is kept until the first pull, so that the node asks the cache. Where that takes longer than the node
+    program needs to withdraw the cache, `withdrawn` is too long, and never too short.
 
     Raises:
-        TimeoutError: the fault does not come into place, or the node does not leave the cache or come back to it.
-        PullFailed: a pull did not come although the fault was taken out.
+        TimeoutError: The fault does not have its symptom, or the cache is not withdrawn or not used again.
+        PullFailed: A pull failed after the fault was ended.
     """
-    scene.look()
+    scene.find_cache()
     if fault.under_way:
         return _measure_under_way(scene, fault)
     row = Row(fault, _direct_seconds(scene))
-    with ExitStack() as faults, kept(scene) as let_go:
-        faults.enter_context(fault.begin(scene))
+    with ExitStack() as faults, keep_hosts_file(scene) as release:
+        faults.enter_context(put_in_place(scene, fault))
         begun = time.monotonic()
         row.symptom = _symptom(scene, fault)
 
         def leave() -> None:
-            let_go()
-            if fault.seen:
-                wait_for("the cache to be withdrawn", lambda: not scene.in_use(), NOTICE_SECONDS)
+            release()
+            if fault.noticed:
+                wait_for("the cache to be withdrawn", lambda: not scene.is_in_use(), NOTICE_SECONDS)
                 row.withdrawn = time.monotonic() - begun
 
         if not fault.before:
             leave()
         else:
-            assert scene.in_use(), "the node uses the cache when the pull begins"
+            assert scene.is_in_use(), "the node uses the cache when the pull begins"
             if fault.falls_back and not fault.silent:
                 row.before = pull(scene, UPSTREAM)
                 leave()
-            elif fault.seen:
-                row.before = pull(scene, UPSTREAM, begun=leave)  # the withdrawal is what helps it
+            elif fault.noticed:
+                row.before = pull(scene, UPSTREAM, begun=leave)  # the withdrawal frees it
             else:
                 row.before = pull(scene, UPSTREAM, timeout=HANG_SECONDS, rescue=faults.close)
-        if fault.seen:
+        if fault.noticed:
             row.after = pull(scene, UPSTREAM)
     back = _seconds_until_used(scene)
-    if fault.seen:
+    if fault.noticed:
         row.back = back
     return row
 
 
-def _measure_under_way(scene: Scene, fault: Fault) -> Row:
-    """A pull in the middle of which the fault comes."""
+def _measure_under_way(scene: Scene, fault: CacheFault) -> Row:
+    """Measure a fault that begins while a layer is being sent."""
     upstream = scene.cluster.upstream
     try:
         for name in (UPSTREAM, DIRECT):
@@ -116,7 +120,7 @@ def _measure_under_way(scene: Scene, fault: Fault) -> Row:
 
             def begin() -> None:
                 wait_for("the layer to be under way", lambda: scene.node.run("sh", "-c", UNDER_WAY), timeout=60)
-                faults.enter_context(fault.begin(scene))
+                faults.enter_context(put_in_place(scene, fault))
                 row.symptom = _symptom(scene, fault)
 
             row.before = pull(scene, UPSTREAM, begun=begin, layer_bytes=SLOW_LAYER)
@@ -126,7 +130,7 @@ def _measure_under_way(scene: Scene, fault: Fault) -> Row:
     return row
 
 
-def pull(  # noqa: PLR0913 - each for one of the faults
+def pull(  # noqa: PLR0913 - each is for one of the faults
     scene: Scene,
     upstream: str,
     *,
@@ -135,12 +139,12 @@ def pull(  # noqa: PLR0913 - each for one of the faults
     rescue: Callable[[], None] | None = None,
     layer_bytes: int | None = None,
 ) -> Timed:
-    """Have an image of its own pulled on the scene's node; `begun` is called when the pull has begun.
+    """Pull a new image on the scene's node; `begun` is called when the pull has begun.
 
-    `rescue` is called where the image is not there after `timeout` seconds, and then it is waited for once more.
+    Where the pull takes longer than `timeout` seconds, `rescue` is called, and the pull is waited for once more.
 
     Raises:
-        PullFailed: it did not come.
+        PullFailed: The pull failed.
     """
     reference = f"{upstream}/library/fault-{RUN[:8]}-{next(_number)}:1"
     size = {} if layer_bytes is None else {"layers": 1, "layer_bytes": layer_bytes}
@@ -163,7 +167,7 @@ def pull(  # noqa: PLR0913 - each for one of the faults
             freed = time.monotonic() - rescued
         failed_tries = pod.failed_tries()
         if failed_tries and seconds is not None:
-            seconds = time.monotonic() - start  # the kubelet's own figure is that of the last try alone
+            seconds = time.monotonic() - start  # the kubelet's figure is that of the last try only
     served_by = Pull(image, scene.node, seconds or 0, scene.cluster.upstream.requests(mark)).served_by
     return Timed(seconds, failed_tries, served_by, freed)
 
@@ -175,8 +179,8 @@ def _direct_seconds(scene: Scene, layer_bytes: int | None = None) -> float:
     return timed.seconds
 
 
-def _symptom(scene: Scene, fault: Fault) -> str:
-    """Wait until the pulling node sees what the fault is meant to look like, and return it."""
+def _symptom(scene: Scene, fault: CacheFault) -> str:
+    """Wait until the pulling node sees the symptom of the fault, and return it."""
     seen = ""
 
     def is_seen() -> bool:
@@ -198,7 +202,7 @@ def _symptom(scene: Scene, fault: Fault) -> str:
 
 
 def _seconds_until_used(scene: Scene) -> float:
-    """Wait until the cache answers, and then until the node uses it; return the seconds of the latter."""
+    """Wait until the cache answers and then until the node uses it, and return the seconds of the latter."""
     wait_for("the cache to answer", lambda: scene.ask() == HEALTHY, NOTICE_SECONDS)
     start = time.monotonic()
     wait_for("the node to use the cache", lambda: scene.release.uses_cache(scene.node, UPSTREAM), NOTICE_SECONDS)

@@ -1,0 +1,76 @@
+"""The addresses of a native cluster, and commands for its network namespaces."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+
+from machine import tools
+
+
+@dataclass(frozen=True)
+class Network:
+    """The addresses of one cluster; each cluster on a machine has an `index` of its own."""
+
+    index: int
+
+    @property
+    def bridge(self) -> str:
+        return f"rcache{self.index}"
+
+    @property
+    def base(self) -> str:
+        return f"10.{180 + self.index}"
+
+    @property
+    def control_plane(self) -> str:
+        return f"{self.base}.0.1"
+
+    @property
+    def upstream(self) -> str:
+        return f"{self.base}.0.10"
+
+    def node(self, number: int) -> str:
+        return f"{self.base}.0.{10 + number}"
+
+    def pods(self, number: int) -> str:
+        return f"{self.base}.{number}.0/24"
+
+    def link(self, address: str) -> str:
+        """Return the name of the bridge's end of the link to an address."""
+        return f"{self.bridge}-{address.rpartition('.')[2]}"
+
+    @property
+    def all_pods(self) -> str:
+        return f"{self.base}.0.0/17"
+
+    @property
+    def services(self) -> str:
+        return f"{self.base}.128.0/20"
+
+    @property
+    def api_service(self) -> str:
+        return f"{self.base}.128.1"
+
+    @property
+    def dns(self) -> str:
+        return f"{self.base}.128.10"
+
+
+def enter_network(namespace: str) -> tuple[str, ...]:
+    """Return the beginning of a command that runs in a network namespace."""
+    return ("nsenter", f"--net=/run/netns/{namespace}")
+
+
+def run_ip(*arguments: str, check: bool = True) -> None:
+    """Run `ip`.
+
+    Raises:
+        RuntimeError: It failed and `check` is set; the message has its output.
+    """
+    done = subprocess.run(
+        ["ip", *arguments], capture_output=True, text=True, check=False, env=tools.program_environment()
+    )
+    if check and done.returncode != 0:
+        message = f"ip {' '.join(arguments)}: {done.stderr.strip()}"
+        raise RuntimeError(message)

@@ -1,0 +1,119 @@
+"""Writes the figures of `make faults` into docs/faults.md and docs/faults-bare.md."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from typing import TYPE_CHECKING
+
+from experiments.faults import BARE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from experiments.bare_fault_costs import Costs, Measured
+    from experiments.bare_node import Pull
+    from experiments.bare_scenarios import Outcome
+    from experiments.cluster_fault_costs import Row, Timed
+
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+QUOTED = re.compile(r' ".*"')
+CLUSTER_HEAD = (
+    *("fault", "what the node gets", "pull", "longer than direct", "withdrawn after"),
+    *("then longer than direct", "used again after"),
+)
+
+
+def replace_figures(page: Path, text: str) -> None:
+    """Replace the text between the marks of a page."""
+    before, _, rest = page.read_text().partition(f"{BEGIN}\n")
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def cluster_figures(measured: Sequence[Sequence[Row]]) -> str:
+    """Return the table for docs/faults.md, with a line for each fault and the medians of its rows."""
+    return table([CLUSTER_HEAD, ("---",) * 3 + ("---:",) * 4, *map(_cluster_cells, measured)])
+
+
+def bare_figures(versions: Mapping[str, str], measured: Measured, outcomes: Mapping[str, Outcome]) -> str:
+    """Return the tables for docs/faults-bare.md."""
+    names = [f"containerd {version}" for version in versions.values()]
+    direct = ", ".join(f"{measured.direct[release]:.2f} s with {version}" for release, version in versions.items())
+    noticed, unnoticed = [], []
+    for fault in BARE:
+        costs = measured.faults[fault.title]
+        cells = [fault.title, *(_before(costs, release, measured) for release in versions)]
+        if fault.noticed:
+            noticed.append([*cells, *_later(costs, measured)])
+        else:
+            unnoticed.append(cells)
+    others = []
+    for title, outcome in outcomes.items():
+        pulls = [_pull(release, outcome.pulls[release], measured, timed=outcome.timed) for release in versions]
+        others.append([title, *pulls, outcome.remark])
+    return "\n".join(
+        [
+            f"Without a cache such a pull takes {direct}.",
+            "\n### Faults that the program notices\n",
+            _with_rule(["fault", *names, "withdrawn after", "pulls then", "used again after"], noticed),
+            "\n### Faults that it cannot notice: /v2/ stays good\n",
+            _with_rule(["fault", *names], unnoticed),
+            "\n### The node, the program and TLS\n",
+            _with_rule(["event", *names, "the program"], others),
+        ]
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _with_rule(head: list[str], rows: list[list[str]]) -> str:
+    return table([head, ["---"] * len(head), *rows])
+
+
+def _cluster_cells(rows: Sequence[Row]) -> tuple[str, ...]:
+    before = [row.before for row in rows if row.before]
+    after = [row.after for row in rows if row.after]
+    return (
+        rows[0].fault.title,
+        rows[0].symptom,
+        "; ".join(dict.fromkeys(_describe(timed) for timed in [*before, *after])),
+        _median([timed.seconds - row.direct for row in rows if (timed := row.before) and timed.seconds is not None], 2),
+        _median([row.withdrawn for row in rows if row.withdrawn is not None], 1),
+        _median([timed.seconds - row.direct for row in rows if (timed := row.after) and timed.seconds is not None], 2),
+        _median([row.back for row in rows if row.back is not None], 1),
+    )
+
+
+def _describe(timed: Timed) -> str:
+    """Return who served a pull, and how often it was tried."""
+    tries = len(timed.failed_tries)
+    failed = f" after {tries} failed {'try' if tries == 1 else 'tries'}" if tries else ""
+    if timed.freed is not None:
+        return f"only {timed.freed:.0f} s after the end of the fault{failed}"
+    return f"from {'the ' if timed.served_by == 'upstream' else ''}{timed.served_by}{failed}"
+
+
+def _median(seconds: Sequence[float], digits: int) -> str:
+    return f"{statistics.median(seconds):.{digits}f}" if seconds else "-"
+
+
+def _before(costs: Costs, release: str, measured: Measured) -> str:
+    if release in costs.held:
+        return f"held; ends {costs.freed[release]:.2f} s after its connection"
+    return _pull(release, costs.before[release], measured)
+
+
+def _later(costs: Costs, measured: Measured) -> list[str]:
+    longer = max(pull.seconds - measured.direct[release] for release, pull in costs.after.items())
+    return [f"{costs.withdrawn:.1f} s", f"+{max(0.0, longer):.2f} s", f"{costs.returned:.1f} s"]
+
+
+def _pull(release: str, pull: Pull, measured: Measured, *, timed: bool = True) -> str:
+    if pull.error:
+        return f"fails: {QUOTED.sub('', pull.error.rpartition(': ')[2])}"
+    return f"+{max(0.0, pull.seconds - measured.direct[release]):.2f} s" if timed else "pulls"
