@@ -1,6 +1,6 @@
-"""Says in words what a server answers; runs on a node as `python ask.py ADDRESS PORT PATH`.
+"""Describes the response of a server; runs on a node as `python ask.py ADDRESS PORT PATH`.
 
-Not the node program's own question: what proves that a fault is in place must not share its mistakes.
+This is not the probe of the node program: a proof that a fault is in place must not share its mistakes.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import socket
 import sys
 import time
 
-SECONDS = 1.0
+LIMIT_SECONDS = 1.0
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 def ask(address: str, port: int, path: str) -> str:
-    """`status 200, 2 of 2 bytes`, or how it fell short of that within a second."""
-    deadline = time.monotonic() + SECONDS
+    """Return `status 200, 2 of 2 bytes`, or what is missing of that after a second."""
+    deadline = time.monotonic() + LIMIT_SECONDS
     lines = (f"GET {path} HTTP/1.1", f"Host: {address}:{port}", f"Accept: {MANIFEST}", "Connection: close")
     request = "\r\n".join([*lines, "", ""])
     try:
-        connection = socket.create_connection((address, port), timeout=SECONDS)
+        connection = socket.create_connection((address, port), timeout=LIMIT_SECONDS)
     except TimeoutError:
         return "no connection"
     except OSError as error:

@@ -210,10 +210,10 @@ class CachePod:
 
     def processes(self, container: str) -> list[int]:
         """Return the ids of all processes of a container, beginning with its first one."""
-        found = [self.process(container)]
-        for process in found:
-            found += _children(process)
-        return found
+        processes = [self.process(container)]
+        for process in processes:
+            processes += _children(process)
+        return processes
 
     def log_file(self, container: str) -> Path:
         return self.place.log(self._log_name(container))
@@ -226,11 +226,11 @@ class CachePod:
         """Return the value of each sample by its name and labels, without the label of the upstream."""
         lines = [line for line in self.metrics_text().splitlines() if line and not line.startswith("#")]
         own = re.compile(r'upstream_host="[^"]*",?')
-        found = {}
+        samples = {}
         for line in lines:
             name, _, value = line.rpartition(" ")
-            found[own.sub("", name, count=1).removesuffix("{}")] = float(value)
-        return found
+            samples[own.sub("", name, count=1).removesuffix("{}")] = float(value)
+        return samples
 
     def metrics_text(self) -> str:
         """Return the metrics as Prometheus gets them."""
@@ -291,14 +291,13 @@ class CachePod:
     def _port(self, port: int | str) -> int:
         if isinstance(port, int):
             return port
-        (found,) = [
+        (number,) = [
             known["containerPort"]
             for container in self.containers.values()
             for known in container.get("ports", ())
             if known["name"] == port
         ]
-        number: int = found
-        return number
+        return int(number)
 
     def _ready_or_dead(self) -> bool:
         for name in self.containers:
@@ -362,7 +361,7 @@ class CachePod:
 
 def _children(process: int) -> list[int]:
     try:
-        found = Path(f"/proc/{process}/task/{process}/children").read_text()
+        children = Path(f"/proc/{process}/task/{process}/children").read_text()
     except OSError:
         return []  # the process ended
-    return [int(child) for child in found.split()]
+    return [int(child) for child in children.split()]

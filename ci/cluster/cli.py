@@ -1,4 +1,4 @@
-"""`ci/test-cluster up|down|status`: the test cluster for people and for CI."""
+"""Starts, stops and describes the test cluster, which the tests and the demo use too."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from cluster.interface import Cluster
 
 EPILOG = """
-The cluster is a kind one where a Docker engine answers and kind is installed, the one of --kubeconfig where that is
-given, and else a native one: real Kubernetes programs in network namespaces of this machine (root on Linux).
+With --kubeconfig, the cluster of that file is used. Otherwise, if a Docker engine answers and kind is installed, it is
+a kind cluster. Otherwise it is a native cluster: real Kubernetes programs in network namespaces of this machine, which
+needs root on Linux.
 
-exit codes: 0 done; 1 it did not work, the reason is printed; 2 wrong usage
+exit codes: 0 success; 1 failure, whose reason is printed; 2 wrong usage
 """
 
 
 def choose(name: str, kubeconfig: Path | None = None) -> Cluster:
-    """The kind of cluster that this machine can have."""
+    """Return a cluster of the kind that this machine can have."""
     if kubeconfig is not None:
         return ExistingCluster(kubeconfig)
     return KindCluster(name) if kind.is_available() else NativeCluster(name)
@@ -37,9 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="ci/test-cluster", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("up", "down", "status"))
-    parser.add_argument("--name", default="demo", help="keeps several clusters apart (default: demo)")
-    parser.add_argument("--kubeconfig", type=Path, help="use the cluster that this file leads to")
+    parser.add_argument(
+        "action", choices=("up", "down", "status"), help="start it, stop it and remove all of it, or describe it"
+    )
+    parser.add_argument(
+        "--name", default="demo", help="the name of the cluster, of which there may be several (default: demo)"
+    )
+    parser.add_argument("--kubeconfig", type=Path, help="use the cluster of this file")
     options = parser.parse_args(arguments)
     environment.clean_process()
     cluster = choose(options.name, options.kubeconfig)

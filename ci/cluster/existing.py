@@ -1,4 +1,4 @@
-"""A cluster that is there already: what needs only its API works, with the registries that it reaches."""
+"""A cluster that exists already: everything works that needs only its API and the registries that it reaches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ExistingCluster:
-    """A cluster known by its kubeconfig; neither started nor taken down here."""
+    """A cluster that is given by its kubeconfig, and is neither started nor stopped here."""
 
     kubeconfig: Path
     nodes: list[Node] = field(default_factory=list)
@@ -29,13 +29,13 @@ class ExistingCluster:
         """Check that it answers.
 
         Raises:
-            RuntimeError: it does not; the message carries what kubectl said.
+            RuntimeError: It does not; the message has the output of kubectl.
         """
         tools.ensure_client()
         interface.kubectl(self.kubeconfig, "get", "--raw", "/readyz")
 
     def down(self) -> None:
-        """Nothing: it is not ours."""
+        """Do nothing, since it is not ours."""
 
     def status(self) -> str:
         return f"existing cluster, KUBECONFIG={self.kubeconfig}"

@@ -1,8 +1,8 @@
-"""Disks that fail for real: a file system that knows what it wrote, on a block device whose content can be changed.
+"""Disks that really fail: a file system with checksums on a block device whose content can be changed.
 
-btrfs compares each block that it reads with a checksum: where that differs, reading is an I/O error, as with a sector
-that cannot be read (Linux, fs/btrfs/bio.c). The block device is a file in a node's memory; where there is no room for
-what is written to it, writing is an I/O error (drivers/block/loop.c).
+btrfs compares each block that it reads with a checksum. If they differ, reading fails with an I/O error, as if a sector
+were unreadable (Linux, fs/btrfs/bio.c). The block device is a file in the memory of a node. If that has no room for a
+block, writing fails with an I/O error (drivers/block/loop.c).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from machine import tools
 from upstreams.oci import blob_file
 
-from cluster.small_volumes import SmallVolume, offered
+from cluster.small_volumes import SmallVolume, offer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
     from cluster.interface import Cluster, Node
 
-# Bytes: btrfs reads and checks these at once.
-SECTOR = 4096
+# What btrfs reads and checks at once.
+SECTOR_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class FailingDisk(SmallVolume):
-    """A volume on one."""
+    """A volume on such a disk."""
 
     @property
     def device(self) -> str:
-        """The folder on the node in whose memory the block device lies."""
+        """The folder on the node that holds the block device in memory."""
         return f"{self.path}-device"
 
     @property
     def device_file(self) -> Path:
-        """The block device's file, reached from here."""
+        """The file of the block device, as a path on this machine."""
         return self.files.parent / f"{self.name}-device" / "file"
 
     def spoil(self, digest: str, offset: int) -> None:
-        """Have the sector that holds a byte of a blob unreadable, also for who read it before."""
-        begin = offset // SECTOR * SECTOR
+        """Make the sector with this byte of a blob unreadable, also where it was read before."""
+        begin = offset // SECTOR_BYTES * SECTOR_BYTES
         os.sync()
         with blob_file(self.files, digest).open("rb") as file:
-            wanted = os.pread(file.fileno(), SECTOR, begin)
+            wanted = os.pread(file.fileno(), SECTOR_BYTES, begin)
             with self.device_file.open("r+b") as device, mmap.mmap(device.fileno(), 0) as content:
                 at = content.find(wanted)
                 assert at >= 0, f"{digest} is on the disk"
@@ -62,7 +62,7 @@ class FailingDisk(SmallVolume):
         raise AssertionError(message)
 
     def take_no_more(self) -> None:
-        """Refuse to write where nothing was written before; it stays so, and btrfs soon writes nothing at all."""
+        """Refuse for good to write blocks that were never written before; btrfs soon writes nothing at all."""
         os.sync()
         used = self.device_file.stat().st_blocks * 512
         self.node.run("mount", "-o", f"remount,size={used}", self.device)
@@ -70,19 +70,19 @@ class FailingDisk(SmallVolume):
 
 @contextmanager
 def failing_disk(cluster: Cluster, node: Node, name: str, size: int) -> Iterator[FailingDisk]:
-    """A volume of so many bytes on a node, alone in a StorageClass of its name, on a disk that does as it is told."""
+    """Create a volume of this size on such a disk, alone in a StorageClass of its name."""
     volume = FailingDisk(node, name, size)
     node.run("mkdir", "-p", volume.path, volume.device)
     node.run("mount", "-t", "tmpfs", "-o", f"size={2 * size}", "tmpfs", volume.device)
     try:
         with volume.device_file.open("wb") as file:
             file.truncate(size)
-        # Each block once, so that there is no second copy to read from.
+        # One copy of each block, so that there is none to recover from.
         command = ["mkfs.btrfs", "--quiet", "--metadata", "single", "--data", "single", str(volume.device_file)]
         subprocess.run(command, check=True, capture_output=True, env=tools.program_environment())
         node.run("mount", "-o", "loop", f"{volume.device}/file", volume.path)
         try:
-            with offered(cluster, volume):
+            with offer(cluster, volume):
                 yield volume
         finally:
             node.run("umount", volume.path)

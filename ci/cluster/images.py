@@ -1,7 +1,7 @@
-"""The images that run in the test cluster, under the names of the stock ones that they stand for.
+"""The images that run in the test cluster, under the names of the stock images that they stand in for.
 
-There is no way to the public registries where the native cluster runs. Each image holds the same program as its
-namesake, from the same source, and the test authority's certificate where the stock image holds the public ones.
+The native cluster cannot reach public registries. Each image has the same program as the stock image, from the same
+source, and the certificate of the test authority in place of the public ones.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ APPLETS = (
 
 
 def archives(references: tuple[str, ...] = ()) -> dict[str, Path]:
-    """Make what is missing of the images, all or the given ones, and return their archives by name."""
+    """Create the archives of these images, or of all images, where they are missing, and return them by name."""
     recipes = {
         PAUSE: busybox,
         COREDNS: _coredns,
@@ -84,23 +84,23 @@ def unpacked(reference: str) -> tuple[Path, dict[str, Any]]:
         if not root.exists():
             _remove_unused(reference)
             with tempfile.TemporaryDirectory(dir=root.parent) as work:
-                made = Path(work) / "root"
-                made.mkdir()
+                new_root = Path(work) / "root"
+                new_root.mkdir()
                 for layer in manifest["layers"]:
                     with tarfile.open(fileobj=io.BytesIO(blob(layer["digest"]))) as files:
-                        files.extractall(made, filter="tar")
-                made.rename(root)
+                        files.extractall(new_root, filter="tar")
+                new_root.rename(root)
         config: dict[str, Any] = json.loads(blob(manifest["config"]["digest"]))["config"]
         return root, config
 
 
 def busybox(*layers: bytes, label: str = "") -> oci.Image:
-    """A small image whose process waits for ever; more layers make it larger, a label makes its first layer its own."""
+    """Return a small image whose process sleeps; layers make it larger, and a label makes its first layer unique."""
     return oci.Image(layers=(busybox_layer(label), *layers), entrypoint=("/bin/busybox", "sleep", "2147483647"))
 
 
 def busybox_layer(label: str = "") -> bytes:
-    """BusyBox and the names of what scripts use of it."""
+    """Return a layer with BusyBox and links for the commands that scripts use."""
     files = {"bin/busybox": (tools.debian_root() / "bin" / "busybox").read_bytes(), "etc/label": label.encode()}
     links = {f"bin/{applet}": "busybox" for applet in APPLETS}
     return oci.layer_of_files(files, links=links, executable=True)
@@ -118,7 +118,7 @@ def _archive(reference: str, make: Callable[[], oci.Image]) -> Path:
 
 
 def _remove_unused(reference: str) -> None:
-    """Remove older versions of an image that no other run, with another version of this repository, has used lately."""
+    """Remove versions of an image that were not used lately, also not by another checkout of this repository."""
     for archive in (cache_folder() / "images").glob(f"{_file_name(reference)}-*.tar"):
         if time.time() - archive.stat().st_mtime > UNUSED_SECONDS:
             shutil.rmtree(archive.with_suffix(".root"), ignore_errors=True)
@@ -130,9 +130,9 @@ def _file_name(reference: str) -> str:
 
 
 def _recipe() -> str:
-    """What the images' content depends on besides their names: the text that makes them, and the pinned versions."""
-    ours = (Path(__file__), Path(oci.__file__), REPOSITORY / "ci" / "tools.toml")
-    return "".join(path.read_text() for path in ours)
+    """Return everything that the content of images depends on: the modules that create them and the pinned versions."""
+    files = (Path(__file__), Path(oci.__file__), REPOSITORY / "ci" / "tools.toml")
+    return "".join(path.read_text() for path in files)
 
 
 def _trust_layer() -> bytes:
@@ -168,11 +168,11 @@ def _registry() -> oci.Image:
 
 
 def _python() -> oci.Image:
-    """Debian's Python, which is older than the stock image's: what passes with it uses nothing newer than 3.11."""
+    """Return an image with Debian's Python, which is older than the stock image's: it proves that 3.11 is enough."""
     tree = oci.layer_of_tree(tools.python_root())
     names = {
         "usr/local/bin/python3": "/usr/bin/python3.11",
-        # Where Debian's OpenSSL looks by itself; the stock image's looks at the file that the trust layer has.
+        # The default of Debian's OpenSSL. That of the stock image is the file in the trust layer.
         "usr/lib/ssl/cert.pem": f"/{CA_PATH}",
     }
     return oci.Image(
@@ -181,9 +181,9 @@ def _python() -> oci.Image:
 
 
 def _nginx() -> oci.Image:
-    """Debian's nginx, which is older than the stock image's: what passes with it uses nothing newer than 1.22."""
+    """Return an image with Debian's nginx, which is older than the stock image's: it proves that 1.22 is enough."""
     tree = oci.layer_of_tree(tools.nginx_root())
-    # As in the stock image: a process that may write nowhere still has both logs.
+    # The stock image has these links too, so that a process without write access has both logs.
     logs = {"var/log/nginx/access.log": "/dev/stdout", "var/log/nginx/error.log": "/dev/stderr"}
     return oci.Image(
         layers=(tree, busybox_layer(), _trust_layer(), oci.layer_of_files({}, links=logs)),

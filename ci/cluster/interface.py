@@ -1,4 +1,4 @@
-"""What the demo and the tests need of a cluster, whatever kind it is."""
+"""The interface of all kinds of cluster, for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ if TYPE_CHECKING:
 
 
 class Node(Protocol):
-    """A node whose files and processes can be reached from here."""
+    """A node whose files and processes are accessible."""
 
     @property
     def name(self) -> str:
-        """Its name in Kubernetes."""
+        """The name of the node in Kubernetes."""
 
     @property
     def address(self) -> str:
-        """Its address, from which its containerd and kubelet speak."""
+        """The address of the node, from which containerd and the kubelet connect."""
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a command on the node and return what it printed."""
+        """Run a command on the node, and return its output."""
 
 
 class Cluster(Protocol):
-    """A running Kubernetes."""
+    """A Kubernetes cluster."""
 
     @property
     def kubeconfig(self) -> Path:
-        """The file that leads to it."""
+        """The kubeconfig file of the cluster."""
 
     @property
     def nodes(self) -> Sequence[Node]:
-        """The nodes whose files can be reached from here; none where the cluster is somebody's own."""
+        """The nodes whose files are accessible; none of an existing cluster."""
 
     @property
     def upstream(self) -> Upstream | None:
-        """The upstream registries beside it, if there are any of ours."""
+        """The upstream registries beside the cluster, if it has any."""
 
     def up(self) -> None:
-        """Start it, or do nothing where it runs."""
+        """Start the cluster, if it does not run."""
 
     def down(self) -> None:
-        """Take it away and leave nothing behind."""
+        """Stop the cluster, and remove all of it."""
 
     def status(self) -> str:
-        """What runs, in words."""
+        """Describe the cluster for a person."""
 
 
 def client_environment(kubeconfig: Path) -> dict[str, str]:
@@ -69,21 +69,21 @@ def client_environment(kubeconfig: Path) -> dict[str, str]:
 
 
 def kubectl(kubeconfig: Path, *arguments: str, text: str | None = None) -> str:
-    """Run kubectl and return what it printed.
+    """Run kubectl, and return its output.
 
     Raises:
-        RuntimeError: it failed; the message carries its output.
+        RuntimeError: It failed; the message has its output.
     """
     return _client(kubeconfig, "kubectl", *arguments, text=text)
 
 
 def helm(kubeconfig: Path, *arguments: str) -> str:
-    """Run helm and return what it printed; errors as with kubectl."""
+    """Run helm, and return its output; errors are those of `kubectl`."""
     return _client(kubeconfig, "helm", *arguments)
 
 
 def get(kubeconfig: Path, *arguments: str) -> Any:
-    """`kubectl get … --output json`, parsed."""
+    """Return the parsed output of `kubectl get … --output json`."""
     return json.loads(kubectl(kubeconfig, "get", *arguments, "--output", "json"))
 
 

@@ -1,7 +1,7 @@
-"""A cluster of kind's, where there is a container engine; the upstream registry runs on this machine beside it.
+"""A kind cluster, for machines with a container engine; the upstream registries run beside it on this machine.
 
-The same images and the same upstream as in the native cluster: nodes and cluster DNS are told where the upstreams'
-names lead, and the nodes trust the test authority.
+Images and upstreams are those of the native cluster: the nodes and the cluster's DNS resolve the upstreams' names, and
+the nodes trust the test authority.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def is_available() -> bool:
 
 @dataclass(frozen=True)
 class KindNode:
-    """One worker: a container."""
+    """A worker, which is a container."""
 
     name: str
     address: str
@@ -97,7 +97,7 @@ class KindCluster:
         return self.kubeconfig.exists() and self.kind_name in _run("kind", "get", "clusters").split()
 
     def up(self) -> None:
-        """Create the cluster, start the upstream, and lead the upstreams' names to it."""
+        """Create the cluster, start the upstreams, and have their names resolve."""
         if self.is_up():
             return
         tools.ensure_client()
@@ -120,7 +120,7 @@ class KindCluster:
         self._configure_dns()
 
     def down(self) -> None:
-        """Delete the cluster, end the upstream's processes and remove their files."""
+        """Delete the cluster, end the upstreams' processes, and remove their files."""
         _run("kind", "delete", "cluster", "--name", self.kind_name)
         cgroup = Cgroup(self.kind_name)
         cgroup.kill()
@@ -133,7 +133,7 @@ class KindCluster:
         return f"{self.name} (kind): {state}"
 
     def _configure_dns(self) -> None:
-        """Put the upstreams' names into CoreDNS' configuration, before it forwards to the internet."""
+        """Add the upstreams' names to the configuration of CoreDNS, which forwards all others."""
         config = interface.get(self.kubeconfig, "configmap", "coredns", "--namespace", "kube-system")
         lines = "".join(f"            {line}\n" for line in self.upstream.host_lines().splitlines())
         hosts = f"hosts {{\n{lines}            fallthrough\n        }}\n        forward ."

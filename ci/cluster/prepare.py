@@ -1,4 +1,4 @@
-"""`python -m cluster.prepare`: gets all that the tests run, so that they can run side by side without building."""
+"""`python -m cluster.prepare`: gets everything that the tests need, so that they build nothing while they run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster import images
 
 
 def main() -> int:
-    """Get what is missing and return the exit code."""
+    """Get what is missing, and return the exit code."""
     environment.clean_process()
     try:
         tools.ensure_all()

@@ -1,4 +1,4 @@
-"""Pulls images the way a user's pods do, and tells from the upstream's own log who served them."""
+"""Pulls images as a user's pods do, and reads in the upstreams' access log who served them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 class PullFailed(Exception):
-    """A pod did not start; the message carries the kubelet's events about it."""
+    """A pod did not start; the message has the kubelet's events about it."""
 
 
 @dataclass(frozen=True)
 class Pull:
-    """One image, pulled by one node: `seconds` as the kubelet measured it, and what the upstream was asked for it."""
+    """The pull of an image by a node: the seconds as the kubelet measured them, and the requests to the upstreams."""
 
     image: str
     node: Node
@@ -44,17 +44,17 @@ class Pull:
 
     @property
     def upstream_bytes(self) -> int:
-        """Bytes of bodies that the upstream sent to anyone for this pull."""
+        """The bytes of all bodies that the upstreams sent for this pull."""
         return sum(request.body_bytes for request in self.requests)
 
     @property
     def blobs(self) -> list[str]:
-        """The blobs that the upstream was asked for, once for each request."""
+        """The blobs that were requested from the upstreams, once for each request."""
         return [request.digest for request in self.requests if request.is_blob]
 
     @property
     def served_by(self) -> str:
-        """In words for a person: who sent the image's blobs to the node."""
+        """Who sent the image's blobs to the node, for a person to read."""
         if any(request.is_blob and request.client == self.node.address for request in self.requests):
             return "upstream"
         return "upstream through the cache" if self.blobs else "cache"
@@ -66,7 +66,7 @@ def pull(cluster: Cluster, image: str, node: Node, *, secret: str | None = None,
     `secret` names a pull secret in the namespace default.
 
     Raises:
-        PullFailed: it does not run within `timeout` seconds.
+        PullFailed: It does not run within `timeout` seconds.
     """
     assert cluster.upstream is not None
     mark = cluster.upstream.mark()
@@ -78,18 +78,18 @@ def pull(cluster: Cluster, image: str, node: Node, *, secret: str | None = None,
 def new_image(
     cluster: Cluster, reference: str, *, layers: int = 2, layer_bytes: int = 3_000_000
 ) -> tuple[str, oci.Image]:
-    """Put an image into the upstream that its reference names; its content is its own, and this run's."""
+    """Push an image to the upstream that its reference names; no other image, and no other run, has its content."""
     assert cluster.upstream is not None
     content = [oci.random_layer(f"{RUN} {reference} {number}", layer_bytes) for number in range(layers)]
     image = images.busybox(*content, label=f"{RUN} {reference}")
     cluster.upstream.push(reference, image)
-    for node in cluster.nodes:  # an earlier run on a kept cluster may have left the name
+    for node in cluster.nodes:  # an earlier run on the same cluster may have left this name
         node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", reference, check=False)
     return reference, image
 
 
 def pull_secret(cluster: Cluster, name: str) -> None:
-    """Have a pull secret for the private upstream in the namespace default: without its cache, a pod needs it."""
+    """Create a pull secret for the private upstream in the namespace default, which pods need without its cache."""
     interface.kubectl(cluster.kubeconfig, "delete", "secret", name, "--ignore-not-found")
     interface.kubectl(
         cluster.kubeconfig,
@@ -99,7 +99,7 @@ def pull_secret(cluster: Cluster, name: str) -> None:
 
 
 class Pod:
-    """A pod that pulls an image on a node, for as long as the `with` block lasts."""
+    """A pod that pulls an image on a node, and exists while the `with` block runs."""
 
     def __init__(self, kubeconfig: Path, image: str, node: Node, *, secret: str | None = None) -> None:
         """Describe the pod; entering the block creates it."""
@@ -123,14 +123,14 @@ class Pod:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Have it deleted; nothing waits for its end."""
+        """Delete the pod without waiting for its end."""
         interface.kubectl(self.kubeconfig, "delete", "pod", self.name, "--now", "--ignore-not-found", "--wait=false")
 
     def wait_until_pulled(self, timeout: float) -> float:
-        """Wait until its container runs, and return the seconds that the kubelet's pull took.
+        """Wait until its container runs, and return the seconds of the kubelet's pull.
 
         Raises:
-            PullFailed: it does not run within `timeout` seconds.
+            PullFailed: It does not run within `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -143,32 +143,32 @@ class Pod:
             time.sleep(0.1)
 
     def wait_until_begun(self, timeout: float = 60) -> None:
-        """Wait until the kubelet says that it has the image pulled.
+        """Wait until the kubelet reports that the pull has begun.
 
         Raises:
-            TimeoutError: it does not within `timeout` seconds.
+            TimeoutError: It does not within `timeout` seconds.
         """
         wait_for("the pull to begin", lambda: any(text.startswith("Pulling ") for text in self._messages()), timeout)
 
     def failed_tries(self) -> list[str]:
-        """What the kubelet says of pulls that failed before it tried again, each message once."""
+        """Return the kubelet's messages about pulls that failed before it tried again, each once."""
         return [text for text in self._messages() if text.startswith("Failed to pull image")]
 
     def first_failure(self) -> float:
-        """Until when the first try that failed had failed, in seconds since the epoch; infinite where none did.
+        """Return a time after the first failure of a try, in seconds since the epoch, or infinity where none failed.
 
-        The kubelet gives the time of its events in whole seconds.
+        The times of the kubelet's events are in whole seconds.
         """
         failed = [event for event in self._events() if event["message"].startswith("Failed to pull image")]
         begun = [datetime.fromisoformat(event["firstTimestamp"]).timestamp() + 1 for event in failed]
         return min(begun, default=math.inf)
 
     def _pull_seconds(self, deadline: float) -> float:
-        """The time in the kubelet's own event, which comes a moment after the pod runs."""
+        """Return the time in the kubelet's event, which comes a moment after the pod runs."""
         while True:
             messages = "\n".join(self._messages())
-            if found := PULLED.search(messages):
-                return sum(float(number) * UNITS[unit] for number, unit in PARTS.findall(found["duration"]))
+            if match := PULLED.search(messages):
+                return sum(float(number) * UNITS[unit] for number, unit in PARTS.findall(match["duration"]))
             if "already present" in messages or time.monotonic() > deadline:
                 message = f"{self.name} runs without a pull:\n{messages}"
                 raise PullFailed(message)

@@ -1,4 +1,4 @@
-"""One installation of the chart: put in, changed and taken out with helm, and asked through the API server."""
+"""A release of the chart: installed, upgraded and uninstalled with helm, and inspected through the API server."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ SAMPLE = re.compile(r"^(?P<name>registry_proxy_\w+)\{(?P<labels>[^}]*)\} (?P<val
 
 @dataclass
 class Release:
-    """A helm release; `name` is also what its objects' names begin with."""
+    """A helm release, whose name is also the beginning of its objects' names."""
 
     cluster: Cluster
     name: str = "registry-cache"
     namespace: str = "registry-cache"
 
     def install(self, *arguments: str, chart: Path = CHART, timeout: int = 240) -> None:
-        """`helm install` and wait until everything is ready: the caches run and each node uses them."""
+        """Run `helm install`, and wait until the caches run and every node uses them."""
         self._helm("install", self.name, str(chart), "--create-namespace", *_wait(timeout), *arguments)
 
     def upgrade(self, *arguments: str, chart: Path = CHART, timeout: int = 240) -> None:
-        """`helm upgrade`, and wait likewise."""
+        """Run `helm upgrade`, and wait for the same."""
         self._helm("upgrade", self.name, str(chart), *_wait(timeout), *arguments)
 
     def uninstall(self) -> None:
-        """`helm uninstall`, wait until every pod is gone, and delete the namespace with the volumes in it."""
+        """Run `helm uninstall`, wait until all pods are gone, and delete the namespace with its volumes."""
         self._helm("uninstall", self.name, "--wait", "--timeout=120s", "--ignore-not-found")
         pods = f"{self._selector()},app.kubernetes.io/component!=test"
         wait_for("the release's pods to end", lambda: not self.get("pods", "--selector", pods)["items"], 120)
@@ -45,15 +45,15 @@ class Release:
         )
 
     def test(self) -> str:
-        """`helm test` with the test pod's log, which is returned.
+        """Run `helm test`, and return its output with the log of the test pod.
 
         Raises:
-            RuntimeError: it failed; the message carries the log.
+            RuntimeError: It failed; the message has the log.
         """
         return self._helm("test", self.name, "--logs", "--timeout=120s")
 
     def secret(self, name: str, username: str, password: str) -> None:
-        """Create the namespace and a Secret with credentials in it."""
+        """Create the namespace, and in it a Secret with credentials."""
         kubeconfig = self.cluster.kubeconfig
         space = interface.kubectl(
             kubeconfig, "create", "namespace", self.namespace, "--dry-run=client", "--output=yaml"
@@ -63,72 +63,72 @@ class Release:
         self.kubectl("create", "secret", "generic", name, *literals)
 
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
-        """Run kubectl in the release's namespace; `text` is what it reads as a file."""
+        """Run kubectl in the release's namespace, with `text` as its standard input."""
         return interface.kubectl(self.cluster.kubeconfig, "--namespace", self.namespace, *arguments, text=text)
 
     def get(self, *arguments: str) -> Any:
-        """`kubectl get` in the release's namespace, parsed."""
+        """Return the parsed output of `kubectl get` in the release's namespace."""
         return interface.get(self.cluster.kubeconfig, "--namespace", self.namespace, *arguments)
 
     def object_name(self, upstream: str) -> str:
-        """The name of the cache's objects, found by label."""
+        """Return the name of a cache's objects, which are found by label."""
         (stateful_set,) = self.get("statefulsets", "--selector", f"{self._selector()},upstream-host={upstream}")[
             "items"
         ]
         return str(stateful_set["metadata"]["name"])
 
     def pod(self, upstream: str) -> Any:
-        """The cache's pod."""
+        """Return the first pod of a cache."""
         return self.get("pod", f"{self.object_name(upstream)}-0")
 
     def service_address(self, upstream: str) -> str:
-        """The ClusterIP of the cache's Service; the one by which two replicas find each other has none."""
+        """Return the ClusterIP of a cache's Service; the Service by which replicas find each other has none."""
         services = self.get("services", "--selector", f"{self._selector()},upstream-host={upstream}")["items"]
         addresses = {service["spec"]["clusterIP"] for service in services} - {"None"}
         (address,) = addresses
         return str(address)
 
     def take_away(self, upstream: str) -> None:
-        """Scale a cache to nothing, and wait until its pod is gone; the nodes notice a little later."""
+        """Scale a cache to zero, and wait until its pod is gone; the nodes notice it a little later."""
         name = self.object_name(upstream)
         self.kubectl("scale", "statefulset", name, "--replicas=0")
         self.kubectl("wait", "--for=delete", f"pod/{name}-0", "--timeout=240s")
 
     def bring_back(self, upstream: str) -> None:
-        """Bring a cache back, once every node has left it, and wait until every node uses it again."""
+        """Scale a cache up once every node has withdrawn it, and wait until every node uses it again."""
         self.wait_for_nodes(upstream, use=False)
         self.kubectl("scale", "statefulset", self.object_name(upstream), "--replicas=1")
         self.wait_for_nodes(upstream, use=True)
 
     def metrics(self, upstream: str) -> dict[str, float]:
-        """The cache's own counters by name, blobs only: `registry_proxy_hits_total` and its like."""
+        """Return the cache's counters of blobs by name, for example `registry_proxy_hits_total`."""
         samples = SAMPLE.finditer(self.metrics_text(upstream))
-        return {found["name"]: float(found["value"]) for found in samples if 'type="blob"' in found["labels"]}
+        return {each["name"]: float(each["value"]) for each in samples if 'type="blob"' in each["labels"]}
 
     def metrics_text(self, upstream: str) -> str:
-        """All that the cache tells Prometheus."""
+        """Return the metrics of a cache as Prometheus gets them."""
         path = f"/api/v1/namespaces/{self.namespace}/pods/{self.object_name(upstream)}-0:5001/proxy/metrics"
         return interface.kubectl(self.cluster.kubeconfig, "get", "--raw", path)
 
     def uses_cache(self, node: Node, upstream: str) -> bool:
-        """Whether the node's containerd is told to ask the cache first."""
+        """Return whether hosts.toml on the node names the cache."""
         hosts = node.run("cat", f"/etc/containerd/certs.d/{upstream}/hosts.toml", check=False)
         return f"http://{self.service_address(upstream)}:5000" in hosts
 
     def wait_for_nodes(self, upstream: str, *, use: bool, timeout: float = 150) -> None:
-        """Wait until every node uses, or none uses, the cache of an upstream.
+        """Wait until all nodes use the cache of an upstream, or none does.
 
-        A pod can be ready before every node's kube-proxy leads to it, and gone before every node has left it.
+        A pod can be ready before every kube-proxy forwards to it, and be gone before every node has withdrawn it.
         """
         nodes = self.cluster.nodes
         if use:
-            what = f"every node to reach the cache of {upstream}"
-            wait_for(what, lambda: all(self._reaches_cache(node, upstream) for node in nodes), timeout, 0.5)
-        what = f"every node to {'use' if use else 'leave'} the cache of {upstream}"
-        wait_for(what, lambda: all(self.uses_cache(node, upstream) is use for node in nodes), timeout)
+            event = f"every node to reach the cache of {upstream}"
+            wait_for(event, lambda: all(self._reaches_cache(node, upstream) for node in nodes), timeout, 0.5)
+        event = f"every node to {'use' if use else 'withdraw'} the cache of {upstream}"
+        wait_for(event, lambda: all(self.uses_cache(node, upstream) is use for node in nodes), timeout)
 
     def _reaches_cache(self, node: Node, upstream: str) -> bool:
-        # bash speaks TCP; nothing else that does is on every node.
+        # bash can open TCP connections, and every node has it.
         connect = f"exec 3<>/dev/tcp/{self.service_address(upstream)}/5000"
         ask = f"{connect}; printf 'GET /v2/ HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3"
         return " 200 " in node.run("timeout", "5", "bash", "-c", ask, check=False)

@@ -1,4 +1,4 @@
-"""Volumes that are really as small as they say: a file system in a node's memory, offered as a local volume."""
+"""Volumes that are really small: a file system in the memory of a node, as a local volume."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from cluster.interface import Cluster, Node
 
 FILLER = "somebody-elses-file"
-# Bytes: what a file in memory takes at least.
-BLOCK = 4096
+# The least that a file in memory takes.
+BLOCK_BYTES = 4096
 INODES = 8192
 
 
 @dataclass(frozen=True)
 class SmallVolume:
-    """One that is mounted on a node; `name` is also its StorageClass's."""
+    """A volume that is mounted on a node; its StorageClass has the same name."""
 
     node: Node
     name: str
@@ -33,38 +33,38 @@ class SmallVolume:
 
     @property
     def path(self) -> str:
-        """Where it is on the node."""
+        """The path of the volume on the node."""
         return f"/opt/{self.name}"
 
     @property
     def files(self) -> Path:
-        """Where its files are reached from here, which nodes of the native cluster alone allow."""
+        """The path of the volume on this machine, which only the native cluster has."""
         assert isinstance(self.node, NativeNode)
         return Path(f"/proc/{self.node.outside.process_id('holder')}/root{self.path}")
 
     @property
     def blobs(self) -> set[str]:
-        """The digests of what distribution would find on it, of what is removed just now or not."""
+        """The digests of the blobs on the volume, some of which may be about to be removed."""
         walked = os.walk(self.files / "docker" / "registry" / "v2" / "blobs")
         return {f"sha256:{Path(folder).name}" for folder, _, files in walked if "data" in files}
 
     @contextmanager
     def filled(self, free: int = 0) -> Iterator[None]:
-        """Somebody else's file takes all but `free` bytes."""
+        """Fill the volume with a foreign file, so that `free` bytes are left."""
         file = self.files / FILLER
         try:
             with file.open("wb", buffering=0) as filler:
-                while (left := self._statistics().f_bavail * BLOCK - free) >= BLOCK:
-                    filler.write(bytes(min(left // BLOCK * BLOCK, 1 << 20)))
+                while (left := self._statistics().f_bavail * BLOCK_BYTES - free) >= BLOCK_BYTES:
+                    filler.write(bytes(min(left // BLOCK_BYTES * BLOCK_BYTES, 1 << 20)))
             yield
         finally:
             file.unlink()
 
     @contextmanager
     def without_inodes(self) -> Iterator[None]:
-        """There is no inode left."""
-        found = self._statistics()
-        self._remount(f"nr_inodes={found.f_files - found.f_ffree}")
+        """Leave no inode."""
+        before = self._statistics()
+        self._remount(f"nr_inodes={before.f_files - before.f_ffree}")
         try:
             yield
         finally:
@@ -72,7 +72,7 @@ class SmallVolume:
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """It was remounted read-only, as the kernel does with a disk that fails."""
+        """Remount it read-only, as the kernel does when a disk fails."""
         self._remount("ro")
         try:
             yield
@@ -80,7 +80,7 @@ class SmallVolume:
             self._remount("rw")
 
     def resize(self, size: int) -> None:
-        """Give the file system so many bytes, as a storage driver does for a claim that asks for more."""
+        """Resize the file system, as a storage driver does when a claim is expanded."""
         self._remount(f"size={size}")
 
     def _statistics(self) -> os.statvfs_result:
@@ -92,12 +92,12 @@ class SmallVolume:
 
 @contextmanager
 def small_volume(cluster: Cluster, node: Node, name: str, size: int) -> Iterator[SmallVolume]:
-    """A volume of so many bytes on a node, alone in a StorageClass of its name."""
+    """Create a volume of this size on a node, alone in a StorageClass of its name."""
     volume = SmallVolume(node, name, size)
     node.run("mkdir", "-p", volume.path)
     node.run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={INODES}", "tmpfs", volume.path)
     try:
-        with offered(cluster, volume):
+        with offer(cluster, volume):
             yield volume
     finally:
         node.run("umount", volume.path)
@@ -105,8 +105,8 @@ def small_volume(cluster: Cluster, node: Node, name: str, size: int) -> Iterator
 
 
 @contextmanager
-def offered(cluster: Cluster, volume: SmallVolume) -> Iterator[None]:
-    """A claim for the StorageClass of its name gets what is mounted there."""
+def offer(cluster: Cluster, volume: SmallVolume) -> Iterator[None]:
+    """Create the StorageClass and the PersistentVolume for it."""
     objects = [
         {
             "apiVersion": "storage.k8s.io/v1",

@@ -1,1 +1,1 @@
-"""What is run to be measured or shown, not to pass: the demo, the benchmarks, the fault table and the soak."""
+"""Programs that measure or show something: the demo, the benchmarks, the faults and the soak."""

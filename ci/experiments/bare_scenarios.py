@@ -248,8 +248,8 @@ def _clock_jumps(node: BareNode) -> Outcome:
             clock.write_text(text)
             command = [sys.executable, "-c", "import time; print(time.time())"]
             env = tools.program_environment(**variables)
-            shown = float(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
-            jumped = abs(shown - time.time() - seconds) < CLOCK_TOLERANCE_SECONDS
+            faked = float(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+            jumped = abs(faked - time.time() - seconds) < CLOCK_TOLERANCE_SECONDS
             outcome.check(f"the clock has jumped by {seconds} s", passed=jumped)
             return mirrored.pull_all(f"jump-{seconds}")
 

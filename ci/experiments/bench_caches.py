@@ -1,4 +1,4 @@
-"""The part of `make bench` that compares the chart's cache pod with distribution alone, side by side."""
+"""The part of `make bench` that compares the chart's cache pod with distribution alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from machine.usage import cpu_seconds, resident_mib
 from upstreams import oci
 
 from experiments.bench_clients import Connection, Herd, herd
-from experiments.bench_contenders import Alone, ChartPod, ask_whether_it_answers, seconds_to_ready
+from experiments.bench_contenders import Alone, ChartPod, probe_cache, seconds_to_ready
 from experiments.pod_bench import UPSTREAM, pod_bench
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ CLIENTS = 50
 LAYERS = 10
 LAYER_BYTES = 5_000_000
 BANDWIDTH = 12_500_000
-# distribution alone takes minutes for one herd, and is as slow each time.
+# distribution alone takes minutes for one herd, and the same time for each.
 HERDS = {"pod": 3, "alone": 1}
 ROUNDS = 7
-# Blobs by size: how many there are, and how often each is read in a round.
+# Sizes of blobs: how many blobs there are, and how often each is read in a round.
 WARM = {100_000_000: (2, 10), 1_000_000: (20, 20)}
 PROMISED_SHARE = 0.4
 NODES = 100
@@ -41,13 +41,13 @@ SETTLING_SECONDS = 10.0
 
 @dataclass
 class Figures:
-    """What was measured of one contender; bytes of the upstream are a multiple of the image's."""
+    """The figures of one contender; `multiples` are the bytes from the upstream divided by those of the image."""
 
     multiples: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
     herds: list[Herd] = field(default_factory=list)
     herd_cpu: list[float] = field(default_factory=list)
-    # By size of the blobs, one of each round: processor seconds and gigabytes a second.
+    # By size of the blobs, one figure for each round.
     cpu_per_gigabyte: dict[int, list[float]] = field(default_factory=dict)
     gigabytes_per_second: dict[int, list[float]] = field(default_factory=dict)
     memory_at_start: dict[str, float] = field(default_factory=dict)
@@ -57,13 +57,13 @@ class Figures:
 
 
 def bench_caches() -> None:
-    """Measure both and print the tables."""
+    """Measure both, and print the tables."""
     with tempfile.TemporaryDirectory() as work, pod_bench(Path(work)) as bench:
         contenders: dict[str, Contender] = {"pod": ChartPod(bench, 1), "alone": Alone(bench, 2)}
         figures = {name: Figures() for name in contenders}
         for name, contender in contenders.items():
             contender.start()
-            time.sleep(SETTLING_SECONDS)  # what a start still holds for a moment is not what it takes
+            time.sleep(SETTLING_SECONDS)  # memory that a start needs only for a moment does not count
             figures[name].memory_at_start = memory(contender)
         _measure_herds(bench, contenders, figures)
         for name, contender in contenders.items():
@@ -82,31 +82,31 @@ def bench_caches() -> None:
 
 
 def _measure_herds(bench: Bench, contenders: dict[str, Contender], figures: dict[str, Figures]) -> None:
-    """Have one client pull a cold image, and then many at once another one, over a line that all of them share."""
+    """Let one client pull a cold image, and then many clients another one at once, with a limited upstream."""
     bench.upstream.bandwidth(UPSTREAM, BANDWIDTH)
     try:
         for name, contender in contenders.items():
             for number in range(HERDS[name]):
-                found = figures[name]
+                of_contender = figures[name]
                 for clients in (1, CLIENTS):
                     repository = f"herd-{name}-{number}-{clients}"
                     image = bench.push(repository, LAYERS - 1, LAYER_BYTES)
                     mark, before = bench.upstream.mark(), cpu_seconds(contender.cgroup)
-                    came = herd(contender.url, f"library/{repository}", image, clients)
+                    result = herd(contender.url, f"library/{repository}", image, clients)
                     if clients == 1:
-                        assert not came.failed, came.failed
-                        found.alone += came.seconds
+                        assert not result.failed, result.failed
+                        of_contender.alone += result.seconds
                         continue
-                    found.herd_cpu.append(cpu_seconds(contender.cgroup) - before)
-                    found.herds.append(came)
+                    of_contender.herd_cpu.append(cpu_seconds(contender.cgroup) - before)
+                    of_contender.herds.append(result)
                     sent = sum(request.body_bytes for request in bench.upstream.requests(mark))
-                    found.multiples.append(sent / image.size)
+                    of_contender.multiples.append(sent / image.size)
     finally:
         bench.upstream.resume()
 
 
 def _measure_warm(bench: Bench, contenders: dict[str, Contender], figures: dict[str, Figures]) -> None:
-    """Have one client read what is cached, in turns of both."""
+    """Let one client read cached blobs from both in turns."""
     for size, (count, repetitions) in WARM.items():
         repository = f"library/warm-{size}"
         image = images.busybox(*(oci.random_layer(f"warm {size} {number}", size) for number in range(count)))
@@ -128,18 +128,18 @@ def _measure_warm(bench: Bench, contenders: dict[str, Contender], figures: dict[
 
 
 def memory(contender: Contender) -> dict[str, float]:
-    """Resident MiB of each container."""
+    """Return the resident memory of each container in MiB."""
     return {name: resident_mib(processes) for name, processes in contender.processes().items()}
 
 
 def idle_millicores(contender: Contender) -> float:
-    """What it uses while so many nodes ask whether it answers, each every few seconds."""
+    """Return the processor time that it needs while many nodes probe it every few seconds."""
     answers: list[int] = []
     ended = threading.Event()
 
     def ask() -> None:
         while not ended.wait(SECONDS_BETWEEN / NODES):
-            answers.append(ask_whether_it_answers(contender.url))
+            answers.append(probe_cache(contender.url))
 
     asking = threading.Thread(target=ask)
     before, begun = cpu_seconds(contender.cgroup), time.monotonic()
@@ -153,7 +153,7 @@ def idle_millicores(contender: Contender) -> float:
 
 
 def print_figures(alone: Figures, pod: Figures) -> None:
-    """Print all of it, with what is promised."""
+    """Print all figures, and the promises."""
     size = f"{(LAYERS - 1) * LAYER_BYTES / 1e6:.0f} MB"
     print(f"{CLIENTS} clients at once, a cold image of {LAYERS} layers and {size}, upstream {BANDWIDTH / 1e6:g} MB/s")
     print(f"medians of {HERDS['pod']} herds, of {HERDS['alone']} with distribution alone\n")
@@ -169,7 +169,7 @@ def print_figures(alone: Figures, pod: Figures) -> None:
         ("wrong bodies", "{}", lambda each: sum(len(one.wrong) for one in each.herds)),
     ):
         _row(title, form.format(value(alone)), form.format(value(pod)))
-    print(f"\nWarm blobs, one client that checks them, medians of {ROUNDS} rounds in turns")
+    print(f"\nWarm blobs, one client that checks digests, medians of {ROUNDS} rounds in turns")
     print(f"promised: at most {PROMISED_SHARE} of the CPU of distribution\n")
     _row("", "distribution", "cache pod", "share")
     for size_of_blob in WARM:
@@ -186,16 +186,16 @@ def print_figures(alone: Figures, pod: Figures) -> None:
             _row(title, f"{mib:.1f} MiB", f"{each.memory_after_herd[name]:.1f} MiB")
     _row("cache pod, all", *(f"{sum(each.values()):.1f} MiB" for each in (pod.memory_at_start, pod.memory_after_herd)))
     print(
-        f"\nIdle, but asked by {NODES} nodes every {SECONDS_BETWEEN:.0f} s; starts with content, medians of {STARTS}\n"
+        f"\nIdle, but probed by {NODES} nodes every {SECONDS_BETWEEN:.0f} s; starts with content, medians of {STARTS}\n"
     )
     _row("", "distribution", "cache pod")
     _row("CPU, millicores", f"{alone.idle_millicores:.1f}", f"{pod.idle_millicores:.1f}")
     _row("start to ready", *(f"{statistics.median(each.starts):.1f} s" for each in (alone, pod)))
 
 
-def _last_to_alone(found: Figures) -> float:
-    last = statistics.median(max(one.seconds) for one in found.herds)
-    return last / statistics.median(found.alone)
+def _last_to_alone(figures: Figures) -> float:
+    last = statistics.median(max(one.seconds) for one in figures.herds)
+    return last / statistics.median(figures.alone)
 
 
 def _row(title: str, *cells: str) -> None:

@@ -1,4 +1,4 @@
-"""Clients that pull from a cache as containerd does, as cheaply as Python can, and see that what they get is right."""
+"""Clients that pull from a cache as containerd does, and check what they get with as little work as possible."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 # containerd's max_concurrent_downloads (docs/cri/config.md).
 AT_ONCE = 3
-BUFFER = 256 * 1024
-# More than containerd waits for a head (core/remotes/docker/registry.go): what is slow is to be seen as slow. Seconds.
-PATIENCE = 120.0
+BUFFER_BYTES = 256 * 1024
+# Longer than containerd waits for a head (core/remotes/docker/registry.go), so that slowness is measured.
+LIMIT_SECONDS = 120.0
 
 
 class WrongBody(Exception):
-    """A body came whole and has another digest; the message is the one that was asked for."""
+    """A complete body has another digest; the message is the requested one."""
 
 
 @dataclass
 class Herd:
-    """What so many clients at once got: seconds for each that was done, and what was wrong for the others."""
+    """The results of many clients at once: the seconds of those that succeeded, and the problems of the others."""
 
     seconds: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -41,15 +41,15 @@ class Herd:
 
 
 class Connection:
-    """One connection that is kept open, for one request after the other."""
+    """A connection that is kept open for one request after the other."""
 
     def __init__(self, url: str) -> None:
-        """Nothing is connected yet."""
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
-        self._buffer = memoryview(bytearray(BUFFER))
+        """Set it up; the first request connects."""
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=LIMIT_SECONDS)
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
 
     def __enter__(self) -> Self:
-        """Connect with the first request."""
+        """Do nothing; the first request connects."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,42 +57,42 @@ class Connection:
         self._connection.close()
 
     def manifest(self, repository: str, tag: str) -> bytes:
-        """What the tag means, asked for by HEAD and then by digest, as containerd does.
+        """Return the manifest of a tag, which is resolved with HEAD and then fetched by digest, as containerd does.
 
         Raises:
-            OSError, http.client.HTTPException: there is none.
+            OSError, http.client.HTTPException: It did not come.
         """
-        digest = self._ask("HEAD", f"/v2/{repository}/manifests/{tag}").getheader("Docker-Content-Digest")
-        return self._ask("GET", f"/v2/{repository}/manifests/{digest}").read()
+        digest = self._send("HEAD", f"/v2/{repository}/manifests/{tag}").getheader("Docker-Content-Digest")
+        return self._send("GET", f"/v2/{repository}/manifests/{digest}").read()
 
     def blob(self, repository: str, digest: str, code: int | None = None) -> int:
         """Read a blob, check it, and return its length.
 
-        By SHA-256 as containerd does: a client that does nothing sleeps between any two parts of a body, and waking it
-        is then most of what it costs to send one. `code` is the CRC-32 to check instead, which takes a third of the
-        time: many clients that share one machine are not to be what is measured.
+        The check is SHA-256 as in containerd: an idle client would sleep after each part of a body, and most of the
+        cost of sending would be to wake it. With `code`, CRC-32 is checked instead, which takes a third of the time, so
+        that many clients on one machine are not what is measured.
 
         Raises:
-            WrongBody: it is not what was asked for.
-            OSError, http.client.HTTPException: it did not come, or not whole.
+            WrongBody: The content is wrong.
+            OSError, http.client.HTTPException: It did not come, or is incomplete.
         """
-        response = self._ask("GET", f"/v2/{repository}/blobs/{digest}")
+        response = self._send("GET", f"/v2/{repository}/blobs/{digest}")
         expected = int(response.headers["Content-Length"])
-        length, found, sha256 = 0, 0, hashlib.sha256()
+        length, crc, sha256 = 0, 0, hashlib.sha256()
         while count := response.readinto(self._buffer):
             length += count
             if code is None:
                 sha256.update(self._buffer[:count])
             else:
-                found = zlib.crc32(self._buffer[:count], found)
+                crc = zlib.crc32(self._buffer[:count], crc)
         if length != expected:
             message = f"{length} of {expected} bytes of {digest}"
             raise ConnectionError(message)
-        if found != code if code is not None else f"sha256:{sha256.hexdigest()}" != digest:
+        if crc != code if code is not None else f"sha256:{sha256.hexdigest()}" != digest:
             raise WrongBody(digest)
         return length
 
-    def _ask(self, method: str, path: str) -> http.client.HTTPResponse:
+    def _send(self, method: str, path: str) -> http.client.HTTPResponse:
         self._connection.request(method, f"{path}?ns={UPSTREAM}", headers={"Accept": oci.MANIFEST})
         response = self._connection.getresponse()
         if method == "HEAD" or response.status != http.client.OK:
@@ -104,32 +104,32 @@ class Connection:
 
 
 def herd(url: str, repository: str, image: oci.Image, clients: int) -> Herd:
-    """Let so many clients pull an image at once, each once and without a second try."""
-    found = Herd()
+    """Let clients pull an image at once, each one time and without a second try."""
+    result = Herd()
     codes = {digest: zlib.crc32(blob) for digest, blob in image.blobs.items()}
-    begin = threading.Barrier(clients)
+    barrier = threading.Barrier(clients)
     lock = threading.Lock()
 
     def pull() -> None:
-        begin.wait()
+        barrier.wait()
         begun = time.monotonic()
         try:
             _pull(url, repository, image, codes)
         except WrongBody as error:
             with lock:
-                found.wrong.append(str(error))
+                result.wrong.append(str(error))
         except (OSError, http.client.HTTPException) as error:
             with lock:
-                found.failed.append(str(error) or repr(error))
+                result.failed.append(str(error) or repr(error))
         else:
             took = time.monotonic() - begun
             with lock:
-                found.seconds.append(took)
+                result.seconds.append(took)
 
     with ThreadPoolExecutor(clients) as pool:
         for done in [pool.submit(pull) for _ in range(clients)]:
             done.result()
-    return found
+    return result
 
 
 def _pull(url: str, repository: str, image: oci.Image, codes: dict[str, int]) -> None:

@@ -1,6 +1,6 @@
-"""What `make bench` compares: the chart's cache pod, and distribution alone as the pull-through cache that it replaces.
+"""The caches that `make bench` compares: the chart's cache pod, and distribution alone as a pull-through cache.
 
-Both have a network, a control group and a volume on this machine's disk of their own, and the same upstream.
+Each has a network, a control group and a volume of its own on this machine's disk. They have the same upstream.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from experiments.pod_bench import Bench
 
 PORT = 5000
-PATIENCE = 60.0
-# As Gardener's registry-cache extension writes it (pkg/component/registrycaches), whose caches are distribution alone.
+READY_SECONDS = 60.0
+# Gardener's registry-cache extension, which runs distribution alone, writes this (pkg/component/registrycaches).
 CONFIGURATION: dict[str, Any] = {
     "version": 0.1,
     "log": {"fields": {"service": "registry"}},
@@ -44,27 +44,27 @@ CONFIGURATION: dict[str, Any] = {
 
 
 class Contender(Protocol):
-    """A cache of docker.io that runs, or can be started."""
+    """A cache of docker.io."""
 
     cgroup: Cgroup
 
     @property
     def url(self) -> str:
-        """Where containerd finds it."""
+        """The URL at which containerd finds it."""
 
     def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start it, and wait until it is ready."""
 
     def stop(self) -> None:
-        """End it; its volume stays."""
+        """Stop it and keep its volume."""
 
     def processes(self) -> dict[str, list[int]]:
-        """The ids of each container's processes."""
+        """Return the ids of each container's processes."""
 
 
 @dataclass
 class ChartPod:
-    """The chart's cache pod, with the settings that the chart ships."""
+    """The chart's cache pod with default settings."""
 
     bench: Bench
     number: int
@@ -72,7 +72,7 @@ class ChartPod:
     pod: CachePod = field(init=False)
 
     def __post_init__(self) -> None:
-        """Render it."""
+        """Render the pod."""
         self.cgroup = Cgroup(f"{self.bench.cgroup.name}/chart-{self.number}")
         self.cgroup.create()
         folder = self.bench.folder / f"chart-{self.number}"
@@ -100,7 +100,7 @@ class ChartPod:
 
 @dataclass
 class Alone:
-    """distribution with its `proxy` section, and nothing before it."""
+    """distribution with its `proxy` section only."""
 
     bench: Bench
     number: int
@@ -108,7 +108,7 @@ class Alone:
     _place: Place = field(init=False)
 
     def __post_init__(self) -> None:
-        """Write its configuration and make its namespaces, in which the upstreams' names resolve as in a pod."""
+        """Write its configuration and create its namespaces, in which the upstreams' names resolve as in a pod."""
         self.cgroup = Cgroup(f"{self.bench.cgroup.name}/alone-{self.number}")
         self.cgroup.create()
         folder = self.bench.folder / f"alone-{self.number}"
@@ -118,10 +118,11 @@ class Alone:
         (folder / "registry.json").write_text(json.dumps({**CONFIGURATION, "storage": storage}))
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{self.bench.upstream.host_lines()}")
         prepared = folder / "prepared"
-        script = f"mount --bind {shlex.quote(str(folder))}/hosts /etc/hosts; touch {prepared}; exec sleep 2147483647"
+        quoted = shlex.quote(str(folder))
+        script = f"mount --bind {quoted}/hosts /etc/hosts; touch {quoted}/prepared; exec sleep 2147483647"
         command = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-euc", script]
         self._holder = self._place.start("holder", command)
-        wait_for("the namespaces of distribution", prepared.exists, PATIENCE, 0.02)
+        wait_for("the namespaces of distribution", prepared.exists, READY_SECONDS, 0.02)
         own_network.join(self._holder, self.number)
 
     @property
@@ -129,16 +130,16 @@ class Alone:
         return f"http://{own_network.pod_address(self.number)}:{PORT}"
 
     def start(self) -> None:
-        # A copy of its own, so that it shares no memory with the upstreams' registries, which are the same program.
+        # A copy of the program, so that it shares no memory with the upstreams' registries.
         program = self._place.folder / "registry"
         shutil.copy(tools.go_binary("distribution", "registry"), program)
         enter = ["nsenter", "--target", self._holder, "--mount", "--net"]
         environment = {"OTEL_TRACES_EXPORTER": "none", "SSL_CERT_FILE": str(pki.authority_file())}
         self._place.start("distribution", [*enter, program, "serve", self._place.folder / "registry.json"], environment)
-        wait_for("distribution to be ready", self._is_ready, PATIENCE)
+        wait_for("distribution to be ready", self._is_ready, READY_SECONDS)
 
     def stop(self) -> None:
-        self._place.stop("distribution", PATIENCE)
+        self._place.stop("distribution", READY_SECONDS)
 
     def processes(self) -> dict[str, list[int]]:
         process = self._place.process_id("distribution")
@@ -148,13 +149,13 @@ class Alone:
     def _is_ready(self) -> bool:
         self._place.fail_if_dead("distribution")
         try:
-            return ask_whether_it_answers(self.url) == http.client.OK
+            return probe_cache(self.url) == http.client.OK
         except OSError:
             return False
 
 
-def ask_whether_it_answers(url: str) -> int:
-    """The status of /v2/, asked for as the program on the nodes does: by a connection of its own."""
+def probe_cache(url: str) -> int:
+    """Return the status of /v2/, which is requested with a connection of its own as the node program does."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
     try:
         connection.request("GET", "/v2/", headers={"Connection": "close"})
@@ -166,7 +167,7 @@ def ask_whether_it_answers(url: str) -> int:
 
 
 def seconds_to_ready(contender: Contender) -> float:
-    """How long it takes to start, where it does not run; the clock's steps are the 0.1 s of `wait_for`."""
+    """Return how long a start takes, with the resolution of `wait_for`, which is 0.1 s."""
     begun = time.monotonic()
     contender.start()
     return time.monotonic() - begun

@@ -99,16 +99,16 @@ def pod_processes(node: NativeNode, pod: Any) -> list[int]:
     """
     statuses = pod["status"]["containerStatuses"]
     containers = {status["containerID"].removeprefix("containerd://") for status in statuses}
-    found = []
+    processes = []
     for line in node.run("ctr", "--namespace", "k8s.io", "tasks", "list").splitlines():
         name, process, status = line.split()
         if name in containers and status in ("RUNNING", "STOPPED"):
             children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-            found += [int(process), *map(int, children)]
-    if not found:
+            processes += [int(process), *map(int, children)]
+    if not processes:
         message = f"{pod['metadata']['name']} has no process on {node.name}"
         raise LookupError(message)
-    return found
+    return processes
 
 
 def send(process: int, number: signal.Signals) -> None:

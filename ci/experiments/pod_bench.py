@@ -1,4 +1,4 @@
-"""Cache pods before upstream registries that can be watched, in a network of their own, without Kubernetes."""
+"""Cache pods and their upstream registries in a network of their own, without Kubernetes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UPSTREAM = "docker.io"
 
 @dataclass
 class Bench:
-    """The upstream registries, and pods before them."""
+    """The upstream registries, and cache pods before them."""
 
     folder: Path
     cgroup: Cgroup
@@ -34,7 +34,7 @@ class Bench:
     _pods: int = field(default=0)
 
     def new_pod(self, cache: dict[str, Any] | None = None, volume: Path | Tmpfs | None = None, **more: Any) -> CachePod:
-        """A pod that is not started yet, by default of a cache of docker.io; `more` are other fields of `CachePod`."""
+        """Return a pod, by default of a cache of docker.io, without starting it; `more` are fields of `CachePod`."""
         self._pods += 1
         return CachePod(
             Place(self.folder / "pods", self.cgroup),
@@ -47,7 +47,7 @@ class Bench:
     def pod(
         self, cache: dict[str, Any] | None = None, volume: Path | Tmpfs | None = None, **more: Any
     ) -> Iterator[CachePod]:
-        """A running pod, of which nothing is left afterwards but its volume; what it said last is printed."""
+        """Start a pod, and afterwards print the ends of its logs and remove all of it but its volume."""
         pod = self.new_pod(cache, volume, **more)
         try:
             pod.start()
@@ -59,7 +59,7 @@ class Bench:
             pod.close()
 
     def push(self, name: str, layers: int = 1, size: int = 300_000, site: str = UPSTREAM) -> oci.Image:
-        """Put an image of its own content into an upstream, as `library/<name>:1`; one more layer makes it busybox."""
+        """Push an image with unique content to an upstream, as `library/<name>:1`; BusyBox is one more layer."""
         image = images.busybox(*(oci.random_layer(f"{name} {number}", size) for number in range(layers)), label=name)
         self.upstream.push(f"{site}/library/{name}:1", image)
         return image
@@ -67,7 +67,7 @@ class Bench:
 
 @contextmanager
 def pod_bench(folder: Path) -> Iterator[Bench]:
-    """All of it; this thread, and what it starts, is in that network while it is there."""
+    """Start the upstreams in a network that this thread, and the programs that it starts, are in for the time."""
     tools.ensure_client()
     tools.ensure_registry()
     cgroup = Cgroup(f"rcache-pods-{os.getpid()}")

@@ -1,6 +1,6 @@
-"""`make bench`: what the commands, a rendering, the programs and the cache pod take, each beside what it replaces.
+"""`make bench`: measures the commands, the node program, and the cache pod beside distribution alone.
 
-docs/benchmarks.md holds what came out.
+docs/benchmarks.md has the results.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SERVICE_TABLE = '[plugins."io.containerd.grpc.v1.cri".registry]'
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print the tables and return the exit code."""
+    """Measure, print the tables, and return the exit code."""
     parts = {"commands": bench_commands, "node": bench_node_program, "caches": bench_caches}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(parts)} (default: all)")
     chosen = parser.parse_args(arguments).parts or list(parts)
     for part in chosen:
         if part not in parts:
-            parser.error(f"{part} is none of {', '.join(parts)}")
+            parser.error(f"{part} is not a part; write one of {', '.join(parts)}")
     environment.clean_process()
     tools.ensure_client()
     tools.ensure_registry()
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 
 def bench_commands() -> None:
-    """Print how long each command takes with many caches, its start included."""
+    """Print how long each command takes with many caches, including its start."""
     with tempfile.TemporaryDirectory() as work:
         document = Path(work) / "values.yaml"
         document.write_text("caches:\n" + "".join(f"  - upstream: r{n}.example.com\n" for n in range(CACHES)))
@@ -70,7 +70,7 @@ def bench_commands() -> None:
 
 
 def bench_node_program() -> None:
-    """Print what the node program takes with ten caches and the settings that the chart ships."""
+    """Print the resources that the node program needs with ten caches and default settings."""
     place = Place(Path(tempfile.mkdtemp()), Cgroup(f"rcache-bench-{os.getpid()}"))
     place.cgroup.create()
     folder = place.folder
@@ -90,12 +90,10 @@ def bench_node_program() -> None:
         process = place.start("node", [*COMMAND, "--config", folder / "node.json"])
         wait_for("the program to use its caches", (folder / "state" / "ready").exists, 60)
         before, begun = cpu_seconds(process), time.monotonic()
-        time.sleep(SECONDS)  # what is measured is how much it does in that time
+        time.sleep(SECONDS)  # the resources in this time are measured
         used = (cpu_seconds(process) - before) / (time.monotonic() - begun)
         status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-        print(
-            f"node program, 10 caches, {SECONDS} s, {shipped_settings()['probe']['interval']} between two questions\n"
-        )
+        print(f"node program, 10 caches, {SECONDS} s, {shipped_settings()['probe']['interval']} between two probes\n")
         print(f"CPU              {used * 1000:>6.2f} millicores")
         print(f"resident memory  {int(status['VmRSS'].split()[0]) / 1024:>6.1f} MiB")
     finally:
@@ -105,13 +103,13 @@ def bench_node_program() -> None:
 
 
 def cpu_seconds(process: int) -> float:
-    """What all threads of a process used so far (sched-stats of Linux: the first number of schedstat, in ns)."""
+    """Return the processor time of all threads of a process (first number of schedstat in ns, Linux, sched-stats)."""
     tasks = Path(f"/proc/{process}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def seconds(command: list[str]) -> float:
-    """How long a command takes, its start included."""
+    """Return how long a command takes, including its start."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY / "generator")
     return time.perf_counter() - start

@@ -1,7 +1,8 @@
-"""`make demo`: the main job on a real cluster, from nothing to a table of pulls."""
+"""`make demo`: shows on a real cluster what the caches do, and prints a table of pulls."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -34,24 +35,24 @@ TESTED = ("docker.io/library/busybox:latest", "registry.k8s.io/pause:3.10")
 
 
 def main() -> int:
-    """Show it and return the exit code."""
+    """Run the demo, and return the exit code."""
     environment.clean_process()
     start = time.monotonic()
     say("1. A cluster (real etcd, API server, kubelets, containerds) and an upstream registry beside it")
     cluster = choose("demo")
     cluster.up()
     clean(cluster)
-    say("2. Images in the upstream, under their real names")
+    say("2. Images in the upstream registries, under their real names")
     fill(cluster)
     say(f"3. The chart for {EXAMPLE.relative_to(REPOSITORY)}, generated and installed")
     release = install(cluster)
-    say("4. Pulls by pods on both nodes, told from the upstream's own log")
+    say("4. Pulls by pods on both nodes, with figures from the upstream's access log")
     pulls = [
         pull(cluster, image, node, secret=PULL_SECRET if image == PRIVATE else None)
         for image in (PUBLIC, KUBERNETES, PRIVATE)
         for node in cluster.nodes
     ]
-    say("5. The cache of docker.io taken away, and brought back")
+    say("5. The cache of docker.io scaled to zero, and back")
     release.take_away("docker.io")
     away = [pull(cluster, LATER, node) for node in cluster.nodes]
     release.bring_back("docker.io")
@@ -60,11 +61,11 @@ def main() -> int:
     print(table([("", pulls), ("cache of docker.io away", away), ("cache of docker.io back", back)]))
     print(
         f"""
-Done in {time.monotonic() - start:.0f} s. It still runs. Look around:
-  export KUBECONFIG={cluster.kubeconfig}
+Done in {time.monotonic() - start:.0f} s. The cluster is still running. Look around:
+  export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}
   kubectl --namespace {release.namespace} get pods,services,persistentvolumeclaims --output wide
   helm --namespace {release.namespace} test {release.name} --logs
-(kubectl and helm, if you have none: PATH=$PATH:{tools.helm().parent})
+(If you do not have kubectl and helm: PATH=$PATH:{shlex.quote(str(tools.helm().parent))})
 Stop it: make demo-down"""
     )
     return 0
@@ -75,7 +76,7 @@ def say(text: str) -> None:
 
 
 def clean(cluster: Cluster) -> None:
-    """Take out what an earlier run of the demo left in a cluster that is still up."""
+    """Remove what an earlier run of the demo has left in a cluster that is still running."""
     release(cluster).uninstall()
     for node in cluster.nodes:
         for image in (PUBLIC, KUBERNETES, PRIVATE, LATER, LAST):
@@ -83,7 +84,7 @@ def clean(cluster: Cluster) -> None:
 
 
 def fill(cluster: Cluster) -> None:
-    """Put the demo's images into the upstream; each has about 30 MB in three layers of its own, and of this run's."""
+    """Push the demo's images; each has about 30 MB in three layers, which no other image and no other run has."""
     assert cluster.upstream is not None
     for reference in (PUBLIC, KUBERNETES, PRIVATE, LATER, LAST):
         layers = [oci.random_layer(f"{RUN} {reference} {number}", 10_000_000) for number in range(3)]
@@ -97,19 +98,19 @@ def release(cluster: Cluster) -> Release:
 
 
 def install(cluster: Cluster) -> Release:
-    """Generate the chart and install it as a user would; the private upstream's credentials are in a Secret."""
+    """Generate the chart and install it as a user would, with a Secret for the private upstream's credentials."""
     command = [sys.executable, "-m", "registry_cache", "generate", str(EXAMPLE), "--output", str(GENERATED)]
     subprocess.run(command, check=True)
-    made = release(cluster)
-    made.secret("registry-example-com", sites.USERNAME, sites.PASSWORD)
-    # The kubelet needs them too: without its cache, a private image is pulled with the pod's own pull secret.
+    installed = release(cluster)
+    installed.secret("registry-example-com", sites.USERNAME, sites.PASSWORD)
+    # The kubelet needs them too: without its cache, a private image is pulled with the pull secret of the pod.
     pull_secret(cluster, PULL_SECRET)
-    made.install(chart=GENERATED)
-    return made
+    installed.install(chart=GENERATED)
+    return installed
 
 
 def table(groups: Iterable[tuple[str, list[Pull]]]) -> str:
-    """The pulls for a person: image, node, served by, bytes from the upstream, seconds."""
+    """Return the table of pulls: image, node, served by, bytes from the upstream, seconds."""
     rows = [("image", "node", "served by", "from upstream", "seconds")]
     for title, pulls in groups:
         if title:

@@ -1,4 +1,4 @@
-"""`make soak`: random pulls, evictions, faults of the upstreams and killed caches on a real cluster, from a seed."""
+"""`make soak`: random pulls with evictions, faults of the upstreams and killed caches on a real cluster."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from cluster.small_volumes import small_volume
 from machine import environment
 from machine.paths import REPOSITORY
 
-from experiments.soak import SIZES, Outcome, Soak
+from experiments.soak import VOLUME_BYTES, Outcome, Soak
 from experiments.soak_faults import keep_log
 
 LOGS = REPOSITORY / "build" / "soak"
 
 
 def main(arguments: list[str]) -> int:
-    """Soak, print the table and return the exit code."""
+    """Soak, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="test", help="the test cluster to use (default: test)")
-    parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10)")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of all that is random")  # noqa: S311
+    parser.add_argument("--minutes", type=float, default=10, help="duration (default: 10)")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="the seed of all random choices")  # noqa: S311
     options = parser.parse_args(arguments)
     environment.clean_process()
     cluster = choose(options.name)
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         volumes = {
             upstream: stack.enter_context(small_volume(cluster, node, f"soak-{node.number}", size))
-            for (upstream, size), node in zip(SIZES.items(), cluster.nodes, strict=True)
+            for (upstream, size), node in zip(VOLUME_BYTES.items(), cluster.nodes, strict=True)
         }
         stack.callback(release.uninstall)
         caches = [
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
             }
             for upstream, volume in volumes.items()
         ]
-        # The same cache comes and goes again and again: nodes are to use it as soon as it answers.
+        # The same cache comes and goes many times, and the nodes must use it as soon as it answers.
         values = {"caches": caches, "nodeProgram": {"probe": {"interval": "2s", "maxBackoff": "0s"}}}
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "values.yaml"
@@ -73,41 +73,44 @@ def main(arguments: list[str]) -> int:
         soak.run(options.minutes * 60)
         sent = sum(request.body_bytes for request in cluster.upstream.requests(mark))
         seconds = time.monotonic() - begun
-        found = soak.check()
-        failed = print_table(soak, seconds, sent, found)
+        summaries = soak.check()
+        failed = print_table(soak, seconds, sent, summaries)
         if failed:
             keep_logs(soak)
-            print(f"\nfailed; logs are in {LOGS.relative_to(REPOSITORY)}")
+            print(f"\nThe soak failed; its logs are in {LOGS.relative_to(REPOSITORY)}")
     return 1 if failed else 0
 
 
-def print_table(soak: Soak, seconds: float, sent: int, found: dict[str, str]) -> bool:
-    """Print what happened, and return whether anything of it is a failure."""
+def print_table(soak: Soak, seconds: float, sent: int, summaries: dict[str, str]) -> bool:
+    """Print what happened, and return whether the soak has failed."""
     outcomes = soak.outcomes
     counted = [one for one in outcomes if not one.excused]
     failed = [one for one in counted if one.failures]
-    came = [one for one in counted if not one.failures]
+    succeeded = [one for one in counted if not one.failures]
     excused = Counter(one.excused for one in outcomes if one.excused)
     pulled = sum(one.image.size for one in outcomes)
     rows = [("seconds", f"{seconds:.0f}"), ("pulls", f"{len(outcomes)}")]
     rows += [(f"  by {node}", f"{count}") for node, count in sorted(Counter(one.node for one in outcomes).items())]
     rows += [
-        (f"  served by {who}", f"{count}") for who, count in sorted(Counter(one.served_by for one in came).items())
+        (f"  served by {who}", f"{count}") for who, count in sorted(Counter(one.served_by for one in succeeded).items())
     ]
     rows.append(("failed", f"{len(failed)}"))
     rows += [(f"  not counted: {why}", f"{count}") for why, count in sorted(excused.items())]
     rows += [
-        ("slowest while its upstream was there", _slowest([one for one in came if not one.away])),
-        ("slowest cached one while its upstream was away", _slowest([one for one in came if one.away and one.cached])),
+        ("slowest while its upstream was available", _slowest([one for one in succeeded if not one.away])),
+        (
+            "slowest cached one while its upstream was unavailable",
+            _slowest([one for one in succeeded if one.away and one.cached]),
+        ),
     ]
-    rows += [("faults", f"{soak.trouble.made.total()}")]
-    rows += [(f"  {name}", f"{count}") for name, count in sorted(soak.trouble.made.items())]
+    rows += [("faults", f"{soak.disruption.counts.total()}")]
+    rows += [(f"  {name}", f"{count}") for name, count in sorted(soak.disruption.counts.items())]
     rows += [
         ("blobs evicted", f"{soak.evicted}"),
         ("bytes of the pulled images", f"{pulled / 1e6:.0f} MB"),
         ("bytes from the upstreams", f"{sent / 1e6:.0f} MB"),
         ("saved", f"{1 - sent / pulled:.0%}" if pulled else "-"),
-        *((f"cache of {upstream}", words) for upstream, words in found.items()),
+        *((f"cache of {upstream}", summary) for upstream, summary in summaries.items()),
     ]
     print("\n".join(f"{title:<52}{value}" for title, value in rows))
     for one in failed:
@@ -126,7 +129,7 @@ def _slowest(outcomes: list[Outcome]) -> str:
 
 
 def keep_logs(soak: Soak) -> None:
-    """Keep what tells why, beside the log of the soak."""
+    """Keep the logs and events that explain failures, beside the log of the soak."""
     release = soak.release
     for pod in release.get("pods")["items"]:
         keep_log(release, pod["metadata"]["name"], LOGS)

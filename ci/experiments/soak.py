@@ -1,9 +1,9 @@
-"""A soak: two nodes pull at random from caches on volumes that are much too small, while one thing after another fails.
+"""A soak: two nodes pull at random from caches on volumes that are much too small, while one fault follows another.
 
-A pull has failed when the kubelet says so of any of its tries. One thing excuses it: while its upstream could be had
-from nobody, an image that was not whole on its cache's volume when the pull began could not come. Such a pull is
-counted apart, and has to come once the upstream is back. What is pulled while an upstream is away is an image that is
-whole on the volume; only where parts of it were evicted before its pull failed is that excused too.
+A pull has failed if the kubelet reports this for any of its tries. There is one excuse: its upstream was unavailable,
+and the image was not complete on the volume of its cache when the pull began. Such a pull is counted separately, and
+must succeed once the upstream is back. While an upstream is unavailable, only images that are complete on the volume
+are pulled; their failure is excused if parts of the image were evicted before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cluster import images, interface
 from cluster.pulls import Pod, PullFailed
 from upstreams import oci
 
-from experiments.soak_faults import Trouble
+from experiments.soak_faults import Disruption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,27 +36,27 @@ if TYPE_CHECKING:
     from cluster.release import Release
     from cluster.small_volumes import SmallVolume
 
-# Bytes of a layer, and how many an image has besides BusyBox.
+# The bytes of a layer, and how many layers an image has besides BusyBox.
 LAYER_BYTES = (200_000, 12_000_000)
 LAYERS = (1, 4)
-# Every third layer or so is one that other images have too.
-SHARED = 6
+# About every third layer is one that other images have too.
+SHARED_LAYERS = 6
 MEBIBYTE = 1 << 20
-SIZES = {"docker.io": 128 * MEBIBYTE, "lscr.example.com": 64 * MEBIBYTE}
+VOLUME_BYTES = {"docker.io": 128 * MEBIBYTE, "lscr.example.com": 64 * MEBIBYTE}
 NAMES = {"docker.io": ("docker.io",), "lscr.example.com": ("lscr.example.com", "auth.example.org", "cdn.example.org")}
-# The images of an upstream take so many times its cache's volume.
+# The size of an upstream's images, as a multiple of its cache's volume.
 TIMES_THE_VOLUME = 4
 HIGH_WATER_MARK = 0.85
-# So many at a time on each node.
+# On each node.
 PULLS_AT_ONCE = 2
-# Seconds: how long a pull may take, outages included, and until the caches have tidied up.
-PATIENCE = 300.0
+# How long a pull may take, including outages, and how long the caches may take to tidy up at the end.
+PULL_SECONDS = 300.0
 QUIET_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An image of an upstream; its content is not kept in memory."""
+    """An image of an upstream, without its content."""
 
     reference: str
     upstream: str
@@ -71,16 +71,16 @@ class Stored:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that it has on a node which pulled it (containerd, internal/cri/server/images/image_pull.go)."""
+        """The names of the image on a node that has it (containerd, internal/cri/server/images/image_pull.go)."""
         return self.reference, f"{self.upstream}/{self.repository}@{self.digest}", self.config
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One pull: seconds as the kubelet measured them, and what it said of tries that failed.
+    """A pull: its seconds as the kubelet measured them, and the messages about tries that failed.
 
-    `cached` says whether the image was whole on the volume before, `away` whether its upstream could be had from nobody
-    at some time meanwhile, `excused` why it may have failed, empty if nothing.
+    `cached` says whether the image was complete on the volume before, `away` whether its upstream was unavailable at
+    some time during the pull, and `excused` why it may have failed, if it may.
     """
 
     image: Stored
@@ -95,7 +95,7 @@ class Outcome:
 
 @dataclass
 class Soak:
-    """All of it; the release is installed and its caches are empty."""
+    """A soak with a release that is installed and whose caches are empty."""
 
     cluster: NativeCluster
     release: Release
@@ -106,7 +106,7 @@ class Soak:
     outcomes: list[Outcome] = field(default_factory=list)
     evicted: int = 0
     errors: list[str] = field(default_factory=list)
-    trouble: Trouble = field(init=False)
+    disruption: Disruption = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin the log."""
@@ -115,23 +115,23 @@ class Soak:
         self._on_nodes: set[tuple[str, str]] = set()
         self._went: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self._log = (self.folder / "soak.log").open("w", buffering=1)
-        self.trouble = Trouble(
+        self.disruption = Disruption(
             self.cluster.upstream,
             self.release,
             NAMES,
-            Random(f"{self.seed} trouble"),  # noqa: S311
+            Random(f"{self.seed} faults"),  # noqa: S311
             self.say,
             self.folder,
         )
 
     def say(self, line: str) -> None:
-        """Write what happens, and when, into the log."""
+        """Write a line with its time into the log."""
         self._log.write(f"{time.monotonic() - self._begun:7.1f} {line}\n")
 
     def fill(self) -> None:
-        """Put images into the upstreams: several times what their caches can hold."""
+        """Push images to the upstreams: several times what their caches can hold."""
         random = Random(f"{self.seed} images")  # noqa: S311 - content, not a secret
-        for upstream, size in SIZES.items():
+        for upstream, size in VOLUME_BYTES.items():
             total = 0
             while total < TIMES_THE_VOLUME * size:
                 stored = self._push(random, upstream, len(self.images))
@@ -139,33 +139,33 @@ class Soak:
                 total += stored.size
 
     def run(self, seconds: float) -> None:
-        """Pull on each node, and make trouble meanwhile; what is begun is brought to its end."""
+        """Pull on each node with one fault after the other; pulls that have begun are completed."""
         stop, calm = threading.Event(), threading.Event()
         threads = [
-            threading.Thread(target=self._kept, args=(self._pull_on, node, number, stop))
+            threading.Thread(target=self._recorded, args=(self._pull_on, node, number, stop))
             for node in self.cluster.nodes
             for number in range(PULLS_AT_ONCE)
         ]
-        threads.append(threading.Thread(target=self._kept, args=(self._watch_evictions, stop)))
-        troubled = threading.Thread(target=self._kept, args=(self.trouble.run, calm))
-        for thread in (*threads, troubled):
+        threads.append(threading.Thread(target=self._recorded, args=(self._watch_evictions, stop)))
+        disrupting = threading.Thread(target=self._recorded, args=(self.disruption.run, calm))
+        for thread in (*threads, disrupting):
             thread.start()
         try:
             calm.wait(seconds)
         finally:
             calm.set()
-            troubled.join()
+            disrupting.join()
             stop.set()
             for thread in threads:
                 thread.join()
 
     def check(self) -> dict[str, str]:
-        """Ask each cache for all that it has, and look at its room; returns what was found, in words."""
+        """Request everything that each cache has, check its free room, and return a summary for each."""
         time.sleep(QUIET_SECONDS)
-        return {upstream: self._check(upstream) for upstream in SIZES}
+        return {upstream: self._check(upstream) for upstream in VOLUME_BYTES}
 
     def clean(self) -> None:
-        """Take the images out of the nodes and of the upstreams."""
+        """Remove the images from the nodes and the upstreams."""
         for node in self.cluster.nodes:
             names = [name for image in self.images for name in image.names]
             node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", *names, check=False)
@@ -180,19 +180,19 @@ class Soak:
         layers = []
         for _ in range(random.randint(*LAYERS)):
             shared = random.random() < 1 / 3
-            name = f"shared {random.randrange(SHARED)}" if shared else f"{number} {random.random()}"
+            name = f"shared {random.randrange(SHARED_LAYERS)}" if shared else f"{number} {random.random()}"
             size = Random(f"{self.seed} {name}").randint(*LAYER_BYTES)  # noqa: S311
             layers.append(oci.random_layer(f"{self.seed} {upstream} {name}", size))
-        made = images.busybox(*layers, label=f"{self.seed} {reference}")
-        self.cluster.upstream.push(reference, made)
-        config = json.loads(made.manifest)["config"]["digest"]
-        return Stored(reference, upstream, made.digest, config, frozenset(made.blobs), made.size)
+        image = images.busybox(*layers, label=f"{self.seed} {reference}")
+        self.cluster.upstream.push(reference, image)
+        config = json.loads(image.manifest)["config"]["digest"]
+        return Stored(reference, upstream, image.digest, config, frozenset(image.blobs), image.size)
 
-    def _kept(self, work: Any, *arguments: Any) -> None:
-        """Do it, and keep what went wrong with it: the soak has failed then."""
+    def _recorded(self, work: Any, *arguments: Any) -> None:
+        """Call a function, and record an exception, with which the soak has failed."""
         try:
             work(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever it was is said and fails the soak
+        except Exception as error:  # noqa: BLE001 - any exception fails the soak
             self.errors.append(f"{work.__name__}: {error!r}")
             self.say(f"error in {work.__name__}: {error!r}")
 
@@ -212,16 +212,16 @@ class Soak:
                 self.say(f"{node.name} {image.reference} failed: {failure}")
 
     def _choose(self, random: Random, node: Node) -> Stored | None:
-        """An image that the node does not pull already; while its upstream is away, one that is whole on the volume."""
-        upstream = random.choice(sorted(SIZES))
+        """Return an image that the node is not pulling, and that is on the volume if its upstream is unavailable."""
+        upstream = random.choice(sorted(VOLUME_BYTES))
         known = [image for image in self.images if image.upstream == upstream]
-        if self.trouble.outages.is_on(upstream):
+        if self.disruption.outages.is_on(upstream):
             known = [image for image in known if self._is_whole(image)]
         with self._lock:
             known = [image for image in known if (node.name, image.reference) not in self._on_nodes]
             if not known:
                 return None
-            # The first ones more often, so that some are asked for again while they are there.
+            # The first ones more often, so that some are pulled again while they are cached.
             chosen = known[min(random.randrange(len(known)), random.randrange(len(known)))]
             self._on_nodes.add((node.name, chosen.reference))
         return chosen
@@ -233,7 +233,12 @@ class Soak:
         with _alone(self.cluster.kubeconfig, image, node) as pod:
             try:
                 interface.kubectl(
-                    self.cluster.kubeconfig, "wait", "pod", pod.name, "--for=condition=Ready", f"--timeout={PATIENCE}s"
+                    self.cluster.kubeconfig,
+                    "wait",
+                    "pod",
+                    pod.name,
+                    "--for=condition=Ready",
+                    f"--timeout={PULL_SECONDS}s",
                 )
                 seconds = pod.wait_until_pulled(60)
             except (RuntimeError, PullFailed) as error:
@@ -245,20 +250,20 @@ class Soak:
             uses = self.release.uses_cache(node, image.upstream)
             failures.append(f"afterwards, {node.name} {'uses' if uses else 'does not use'} the cache")
         excused = ""
-        away = self.trouble.outages.since(image.upstream, begun)
+        away = self.disruption.outages.since(image.upstream, begun)
         if failures and came and away:
             if not cached:
                 excused = "not cached, upstream away"
             elif self._lost_some(image, began_at, failed_at):
                 excused = "evicted before it failed, upstream away"
-        # Without its content, so that the next pull is one.
+        # With its content, so that the next pull fetches it again.
         node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", *image.names)
         return Outcome(
             image, node.name, seconds, self._served_by(image, node, mark), cached, away, tuple(failures), excused
         )
 
     def _served_by(self, image: Stored, node: Node, mark: int) -> str:
-        """Who sent its blobs; where the other node pulls the same at the same time, that pull counts for both."""
+        """Return who sent the blobs; if both nodes pull the same image at once, the requests count for both."""
         with (self.cluster.upstream.folder / "access.log").open("rb") as log:
             log.seek(mark)
             asked = [json.loads(line) for line in log.read().splitlines()]
@@ -275,13 +280,13 @@ class Soak:
         return (self.cluster.upstream.folder / "access.log").stat().st_size
 
     def _is_whole(self, image: Stored) -> bool:
-        """Whether its tag, its manifest and all its blobs are on the volume."""
+        """Return whether the tag, the manifest and all blobs are on the volume."""
         root = self.volumes[image.upstream].files / "docker" / "registry" / "v2"
         tag = root / "repositories" / image.repository / "_manifests" / "tags" / "1" / "current" / "link"
         return tag.exists() and self.volumes[image.upstream].blobs >= {image.digest, *image.blobs}
 
     def _lost_some(self, image: Stored, begin: float, end: float) -> bool:
-        """Whether parts of it were evicted between two times, in seconds since the epoch."""
+        """Return whether parts of an image were evicted between two times, in seconds since the epoch."""
         return any(
             begin <= at <= end
             for digest in (image.digest, *image.blobs)
@@ -289,8 +294,8 @@ class Soak:
         )
 
     def _watch_evictions(self, stop: threading.Event) -> None:
-        """See what disappears from the volumes: a cache that is killed forgets it."""
-        before: dict[str, set[str]] = {upstream: set() for upstream in SIZES}
+        """Record what disappears from the volumes, since a cache that is killed forgets it."""
+        before: dict[str, set[str]] = {upstream: set() for upstream in VOLUME_BYTES}
         while not stop.wait(0.2):
             for upstream, volume in self.volumes.items():
                 now = volume.blobs
@@ -304,39 +309,39 @@ class Soak:
     def _check(self, upstream: str) -> str:
         volume = self.volumes[upstream]
         address = self.release.pod(upstream)["status"]["podIP"]
-        there = volume.blobs
-        asked = 0
+        stored = volume.blobs
+        count = 0
         known: set[str] = set()
         for image in self.images:
             if image.upstream != upstream:
                 continue
             known |= {image.digest, *image.blobs}
             for kind, digests in (("manifests", {image.digest}), ("blobs", image.blobs)):
-                for digest in sorted(digests & there):
+                for digest in sorted(digests & stored):
                     path = f"/v2/{image.repository}/{kind}/{digest}"
-                    found = _digest_at(address, path)
-                    asked += 1
-                    if found != digest:
-                        self.errors.append(f"{upstream}{path} is {found}")
-        self.errors += [f"{upstream}: {digest} on the volume is of no image" for digest in sorted(there - known)]
+                    received = _digest_at(address, path)
+                    count += 1
+                    if received != digest:
+                        self.errors.append(f"{upstream}{path} is {received}")
+        self.errors += [f"{upstream}: {digest} on the volume is part of no image" for digest in sorted(stored - known)]
         if parts := [path.name for path in (volume.files / "parts").iterdir()]:
             self.errors.append(f"{upstream}: left in parts: {', '.join(sorted(parts))}")
         status = os.statvfs(volume.files)
         used = 1 - status.f_bavail / status.f_blocks
         if used > HIGH_WATER_MARK + _small_files(volume):
-            self.errors.append(f"{upstream}: {used:.1%} of the volume are in use")
-        return f"{len(there)} blobs, all of them asked for ({asked} requests), {used:.0%} of the volume in use"
+            self.errors.append(f"{upstream}: {used:.1%} of the volume is in use")
+        return f"{len(stored)} blobs, all requested ({count} requests), {used:.0%} of the volume in use"
 
 
 def _small_files(volume: SmallVolume) -> float:
-    """What links take of the volume, each a block: the high-water mark is one of blobs."""
+    """Return the share of the volume that links take, a block each: the high-water mark counts only blobs."""
     status = os.statvfs(volume.files)
     links = sum("link" in files for _, _, files in os.walk(volume.files))
     return links / status.f_blocks
 
 
 def _digest_at(address: str, path: str) -> str:
-    """The digest of what a cache answers, or the status where that is an error."""
+    """Return the digest of a response's body, or its status if that is an error."""
     connection = http.client.HTTPConnection(address, 5000, timeout=30)
     try:
         connection.request("GET", path, headers={"Accept": oci.MANIFEST})
@@ -351,7 +356,7 @@ def _digest_at(address: str, path: str) -> str:
 
 @contextmanager
 def _alone(kubeconfig: Path, image: Stored, node: Node) -> Iterator[Pod]:
-    """The image's pod on the node, of which nothing is left afterwards."""
+    """Create the image's pod on the node, and wait at the end until it is deleted."""
     pod = Pod(kubeconfig, image.reference, node)
     try:
         with pod:

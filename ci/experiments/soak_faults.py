@@ -1,4 +1,4 @@
-"""What goes wrong during a soak, one thing after the other at random moments, and when no pull could have come."""
+"""The faults during a soak, one after the other at random moments, and the times in which pulls could not succeed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from cluster.release import Release
     from upstreams.upstream import Upstream
 
-# Seconds: how long a fault stays, how long it is calm between two, and how long a pod may take to come back.
+# The durations of faults and of the times between them, and how long a pod may take to come back.
 FAULT_SECONDS = (3.0, 15.0)
 CALM_SECONDS = (2.0, 8.0)
-# Before every other fault the upstream is narrow for a moment, so that something is under way when it begins.
-NARROW = 3_000_000
+# Before about every second fault, the upstream is slow for a moment, so that requests are in flight when it begins.
+NARROW_BYTES_PER_SECOND = 3_000_000
 NARROW_SECONDS = (1.0, 4.0)
 RETURN_SECONDS = 120.0
 
-# With these, what is not cached can be had from nobody.
+# With these, content that is not cached is not available.
 OUTAGES: dict[str, Callable[[Upstream, str], None]] = {
     "stopped": lambda upstream, _: upstream.stop(),
     "hung": lambda upstream, _: upstream.hang(),
@@ -39,10 +39,10 @@ OUTAGES: dict[str, Callable[[Upstream, str], None]] = {
     "bodies break off": lambda upstream, name: upstream.break_off(name, 300_000, ranges=False),
     "bodies are wrong": lambda upstream, name: upstream.corrupt(name),
 }
-# With these every pull comes.
+# With these, every pull must succeed.
 HINDRANCES: dict[str, Callable[[Upstream, str], None]] = {
     "slow": lambda upstream, name: upstream.slow(name, 2_000_000),
-    "narrow": lambda upstream, name: upstream.bandwidth(name, NARROW),
+    "narrow": lambda upstream, name: upstream.bandwidth(name, NARROW_BYTES_PER_SECOND),
     "no lengths": lambda upstream, name: upstream.no_length(name),
     "bodies break off, the rest can be had": lambda upstream, name: upstream.break_off(name, 2_000_000),
 }
@@ -51,7 +51,7 @@ KILL = "cache pod killed"
 
 @dataclass
 class Outages:
-    """When an upstream could not be had: from a moment before each outage's begin to a moment after its end."""
+    """The times in which an upstream was unavailable, from just before each outage to just after it."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _past: list[tuple[str, float, float]] = field(default_factory=list)
@@ -71,17 +71,17 @@ class Outages:
             return name in self._now
 
     def since(self, name: str, begun: float) -> bool:
-        """Whether there was one, at any time from `begun` until now."""
+        """Return whether there was an outage at any time since `begun`."""
         with self._lock:
             return name in self._now or any(each == name and end >= begun for each, _, end in self._past)
 
 
 @dataclass
-class Trouble:
-    """Makes it, one fault after the other, until it is told to stop; each fault was ended then.
+class Disruption:
+    """Puts one fault after the other in place until it is stopped, and ends each of them.
 
-    `names` has for each upstream those under which it can be faulty. While the upstream is away a cached image is to
-    come from its cache, so no cache is killed then, and no outage begins before every node uses every cache again.
+    `names` has for each upstream those under which it can have faults. Cached images must come from their cache while
+    the upstream is unavailable, so no cache is killed then, and no outage begins before every node uses every cache.
     """
 
     upstream: Upstream
@@ -91,10 +91,10 @@ class Trouble:
     say: Callable[[str], None]
     folder: Path
     outages: Outages = field(default_factory=Outages)
-    made: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def run(self, stop: threading.Event) -> None:
-        """Make trouble."""
+        """Run until `stop` is set."""
         while not stop.wait(self.random.uniform(*CALM_SECONDS)):
             kind = self.random.choice((self._outage, self._hindrance, self._kill))
             kind(stop)
@@ -102,7 +102,7 @@ class Trouble:
     def _outage(self, stop: threading.Event) -> None:
         name = self.random.choice(sorted(OUTAGES))
         cache, host = self._target()
-        # Those without a name have no upstream at all.
+        # These two concern all upstreams.
         caches = list(self.names) if name in ("stopped", "hung") else [cache]
         self._note(name, "all" if len(caches) > 1 else host)
         if self.random.random() < 1 / 2:
@@ -128,7 +128,7 @@ class Trouble:
                 self._kill(stop)
             stop.wait(self.random.uniform(*FAULT_SECONDS))
         finally:
-            # The upstream cuts off what is under way with the fault, and for a moment takes no request.
+            # The upstream cuts the responses with the fault, and accepts no request for a moment.
             self.outages.begin(cache)
             self.upstream.resume()
             self.outages.end(cache)
@@ -153,8 +153,8 @@ class Trouble:
         )
 
     def _narrow(self, cache: str, stop: threading.Event) -> None:
-        """Have the bodies of an upstream's blobs come slowly, wherever they come from, for a moment."""
-        self.upstream.bandwidth(self.names[cache][-1], NARROW)
+        """Limit the bandwidth of the host that sends an upstream's blobs for a moment."""
+        self.upstream.bandwidth(self.names[cache][-1], NARROW_BYTES_PER_SECOND)
         stop.wait(self.random.uniform(*NARROW_SECONDS))
 
     def _target(self) -> tuple[str, str]:
@@ -162,15 +162,15 @@ class Trouble:
         return cache, self.random.choice(self.names[cache])
 
     def _note(self, name: str, target: str) -> None:
-        self.made[name] += 1
+        self.counts[name] += 1
         self.say(f"{name}: {target}")
 
 
 def keep_log(release: Release, pod: str, folder: Path) -> None:
-    """Add what a pod said to the file of its name: it may be a StatefulSet's, which has many lives."""
+    """Append the log of a pod to the file of its name, which successive pods of a StatefulSet share."""
     try:
-        said = release.kubectl("logs", pod, "--all-containers", "--prefix")
-    except RuntimeError as error:  # one that does not run yet has none
-        said = str(error)
+        log = release.kubectl("logs", pod, "--all-containers", "--prefix")
+    except RuntimeError as error:  # a pod that does not run yet has no log
+        log = str(error)
     with (folder / f"{pod}.log").open("a") as file:
-        file.write(f"{said}\n")
+        file.write(f"{log}\n")

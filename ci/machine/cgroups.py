@@ -1,6 +1,6 @@
-"""Control groups: every process of a cluster lives below one of its own, so that all of them, and only they, are ended.
+"""Control groups: all processes of a cluster are in one group, so that exactly they can be ended.
 
-Works with version 1 (one hierarchy a controller), version 2, and both beside each other (man 7 cgroups).
+Version 1, with one hierarchy for each controller, and version 2 are supported, also together (man 7 cgroups).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 
 @cache
 def hierarchies() -> tuple[Path, ...]:
-    """The mount points of all cgroup hierarchies."""
+    """Return the mount points of all cgroup hierarchies."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     return tuple(Path(mount[1]) for mount in mounts if mount[2] in ("cgroup", "cgroup2"))
 
 
 @cache
 def is_version_1() -> bool:
-    """Whether controllers are mounted one by one."""
+    """Return whether each controller has a hierarchy of its own."""
     return any((root / "cpuset.cpus").exists() and (root / "tasks").exists() for root in hierarchies())
 
 
 @dataclass(frozen=True)
 class Cgroup:
-    """One group, in every hierarchy."""
+    """One group, which is in every hierarchy."""
 
     name: str
 
@@ -36,7 +36,7 @@ class Cgroup:
         return [root / self.name for root in hierarchies()]
 
     def create(self) -> None:
-        """Make the group; in version 1 a cpuset takes no process before it has processors and memory nodes."""
+        """Create the group; in version 1, a cpuset accepts no process before it has processors and memory nodes."""
         for root in hierarchies():
             group = root
             for part in Path(self.name).parts:
@@ -48,25 +48,25 @@ class Cgroup:
                         value.write_text(inherited.read_text())
 
     def join_command(self) -> str:
-        """A line of shell that moves the shell into the group."""
+        """Return a line of shell that moves the shell into the group."""
         return "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in self.folders())
 
     def processes(self) -> set[int]:
-        """The ids of all processes in the group and below it."""
-        found: set[int] = set()
+        """Return the ids of all processes in the group and below it."""
+        processes: set[int] = set()
         for folder in self.folders():
             for procs in folder.rglob("cgroup.procs"):
                 try:
-                    found.update(map(int, procs.read_text().split()))
+                    processes.update(map(int, procs.read_text().split()))
                 except OSError:
-                    continue  # the group went away between listing and reading
-        return found - {os.getpid()}
+                    continue  # the group was removed between listing and reading
+        return processes - {os.getpid()}
 
     def kill(self, timeout: float = 30.0) -> None:
-        """End all processes in it.
+        """Kill all processes in the group.
 
         Raises:
-            TimeoutError: some are still there after `timeout` seconds.
+            TimeoutError: Some are still there after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         while processes := self.processes():
@@ -81,10 +81,10 @@ class Cgroup:
             time.sleep(0.02)
 
     def remove(self, timeout: float = 10.0) -> None:
-        """Remove the group and those below it; the kernel needs a moment after the last process ended.
+        """Remove the group and those below it; the kernel needs a moment after the last process has ended.
 
         Raises:
-            TimeoutError: a group is still busy after `timeout` seconds.
+            TimeoutError: A group is still busy after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         for folder in self.folders():

@@ -1,4 +1,4 @@
-"""Starts and ends the programs of a cluster, each with a log file, in a cgroup and in chosen namespaces."""
+"""Starts and ends programs, each with a log file, in a cgroup and in given namespaces."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 
 
 class ProgramDied(Exception):
-    """A program ended by itself; the message carries the end of its log."""
+    """A program ended by itself; the message has the end of its log."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where programs run: `enter` is the command that puts them into their namespaces, empty for this one."""
+    """Where programs run; `enter` is the beginning of the command that runs them in other namespaces."""
 
     folder: Path
     cgroup: Cgroup
     enter: tuple[str, ...] = ()
 
     def start(self, name: str, command: Sequence[object], env: Mapping[str, str] | None = None) -> int:
-        """Start a program that stays, and return its process id; its output goes to `<folder>/<name>.log`."""
+        """Start a program in the background, and return its process id; its output goes to `<folder>/<name>.log`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The shell ends at once, so the program is nobody's child here and is reaped by init.
+        # The shell ends at once, so that init becomes the parent of the program and reaps it.
         script = f'{self.cgroup.join_command()}; setsid "$@" </dev/null >>"$0" 2>&1 & echo $!'
         process = self._shell(script, str(self.log(name)), command, env or {}).strip()
         self._pid_file(name).write_text(process)
         return int(process)
 
     def run(self, command: Sequence[object], *, check: bool = True, text: str | None = None) -> str:
-        """Run a command there to its end and return what it printed.
+        """Run a command, and return its output.
 
         Raises:
-            RuntimeError: it failed and `check` is set; the message carries its output.
+            RuntimeError: It failed and `check` is set; the message has its output.
         """
         script = f'{self.cgroup.join_command()}; exec "$@"'
         return self._shell(script, "run", command, {}, check=check, text=text)
@@ -52,7 +52,7 @@ class Place:
         return self.folder / f"{name}.log"
 
     def process_id(self, name: str) -> int | None:
-        """The id of a program that was started here and still runs, else None."""
+        """Return the id of a program that was started here, or None if it does not run any more."""
         pid_file = self._pid_file(name)
         if not pid_file.exists():
             return None
@@ -66,7 +66,7 @@ class Place:
             os.kill(process, number)
 
     def stop(self, name: str, timeout: float = 10.0) -> None:
-        """End a program and wait for it; with force after `timeout` seconds."""
+        """End a program and wait for it; kill it after `timeout` seconds."""
         self.signal(name, signal.SIGCONT)
         self.signal(name, signal.SIGTERM)
         deadline = time.monotonic() + timeout
@@ -77,13 +77,17 @@ class Place:
         self._pid_file(name).unlink(missing_ok=True)
 
     def fail_if_dead(self, name: str) -> None:
-        """Raise ProgramDied when a program that was started here does not run any more."""
+        """Check that a program that was started here still runs.
+
+        Raises:
+            ProgramDied: It does not.
+        """
         if self.process_id(name) is None:
             tail = self.log(name).read_text(errors="replace")[-3000:]
             message = f"{name} ended by itself. The end of its log:\n{tail}"
             raise ProgramDied(message)
 
-    def _shell(  # noqa: PLR0913 - the two callers differ in all of it
+    def _shell(  # noqa: PLR0913 - the two callers differ in all arguments
         self,
         script: str,
         name: str,
@@ -112,16 +116,16 @@ class Place:
         return self.folder / f"{name}.pid"
 
 
-def wait_for(what: str, condition: Callable[[], object], timeout: float, interval: float = 0.1) -> None:
+def wait_for(event: str, condition: Callable[[], object], timeout: float, interval: float = 0.1) -> None:
     """Call `condition` until it returns something true.
 
     Raises:
-        TimeoutError: it did not within `timeout` seconds; the message says for what.
+        TimeoutError: It did not within `timeout` seconds; the message names the event.
     """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            message = f"waited {timeout:.0f} s for {what}"
+            message = f"waited {timeout:.0f} s for {event}"
             raise TimeoutError(message)
         time.sleep(interval)
 

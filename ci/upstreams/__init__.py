@@ -1,1 +1,1 @@
-"""Real upstream registries, their token servers and their faults."""
+"""Real upstream registries, their token server, and servers with faults."""

@@ -229,8 +229,8 @@ class _Exchange:
         """Return how many bytes of a body are sent, or None for all of it."""
         size = response.length or 0
         if self.fault.share is not None:
-            found = SIZE_IN_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            begin, whole = (int(found[1]), int(found[2])) if found else (0, size)
+            match = SIZE_IN_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            begin, whole = (int(match[1]), int(match[2])) if match else (0, size)
             return max(0, int(whole * self.fault.share) - begin)
         return self.fault.after_bytes if self.fault.after_bytes is not None and size > self.fault.after_bytes else None
 

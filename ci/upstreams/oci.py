@@ -1,4 +1,4 @@
-"""Makes OCI images (image-spec 1.1, image-layout.md) of given content, the same bytes for the same input."""
+"""Creates OCI images (image-spec 1.1, image-layout.md): the same bytes for the same content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 @dataclass(frozen=True)
 class Image:
-    """One image for linux/amd64: uncompressed layers and how its process starts."""
+    """An image for linux/amd64, with uncompressed layers."""
 
     layers: tuple[bytes, ...]
     entrypoint: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Image:
     manifest: bytes = field(init=False, default=b"")
 
     def __post_init__(self) -> None:
-        """Make config and manifest, which name the layers by digest."""
+        """Create the configuration and the manifest, which name the layers by digest."""
         config = {
             "architecture": "amd64",
             "os": "linux",
@@ -56,16 +56,16 @@ class Image:
 
     @property
     def digest(self) -> str:
-        """Digest of the manifest, `sha256:…`."""
+        """The digest of the manifest, `sha256:…`."""
         return digest(self.manifest)
 
     @property
     def size(self) -> int:
-        """Bytes that a client fetches for it: manifest, config and layers."""
+        """The bytes that a client fetches: manifest, configuration and layers."""
         return len(self.manifest) + sum(map(len, self.blobs.values()))
 
     def write_archive(self, path: Path, reference: str) -> None:
-        """Write an OCI layout in a tar file, named so that containerd imports it as `reference`."""
+        """Write an OCI layout in a tar file, which containerd imports as `reference`."""
         index = {
             "schemaVersion": 2,
             "mediaType": INDEX,
@@ -92,18 +92,18 @@ class Image:
 
 
 def digest(content: bytes) -> str:
-    """The content's digest as registries write it."""
+    """Return the digest of content, `sha256:…`."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def blob_file(root: Path, digest: str) -> Path:
-    """Where distribution has a blob below its root folder (distribution, registry/storage/paths.go)."""
+    """Return the file of a blob below the root folder of a distribution (distribution, registry/storage/paths.go)."""
     code = digest.partition(":")[2]
     return root / "docker/registry/v2/blobs/sha256" / code[:2] / code / "data"
 
 
 def layer_of_files(files: dict[str, bytes], *, links: dict[str, str] | None = None, executable: bool = False) -> bytes:
-    """One layer with these files by path, and symbolic links to their targets, owned by root."""
+    """Return a layer with these files by path, and these symbolic links to their targets, owned by root."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in sorted(files.items()):
@@ -116,7 +116,7 @@ def layer_of_files(files: dict[str, bytes], *, links: dict[str, str] | None = No
 
 
 def layer_of_tree(root: Path) -> bytes:
-    """One layer with everything below `root`, owned by root, without times."""
+    """Return a layer with everything below `root`, owned by root, without times."""
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.uid = member.gid = 0
@@ -132,7 +132,7 @@ def layer_of_tree(root: Path) -> bytes:
 
 
 def random_layer(seed: str, size: int) -> bytes:
-    """A layer of about `size` bytes that does not compress, and that is the same for the same seed."""
+    """Return a layer of about `size` bytes that cannot be compressed, and is the same for the same seed."""
     name = hashlib.sha256(seed.encode()).hexdigest()[:12]
     return layer_of_files({f"content/{name}": random.Random(seed).randbytes(size)})  # noqa: S311 - content, not a secret
 

@@ -34,12 +34,12 @@ class Site:
 
     def hosts(self) -> dict[str, tuple[str, int]]:
         """Return host and port by name: under these names it can have faults, and its requests are counted."""
-        found = {self.upstream: (self.server_name, self.port)}
+        hosts = {self.upstream: (self.server_name, self.port)}
         if self.tokens:
-            found[self.tokens] = (self.tokens, TOKEN_PORT)
+            hosts[self.tokens] = (self.tokens, TOKEN_PORT)
         if self.content:
-            found[self.content] = (self.content, CONTENT_PORT)
-        return found
+            hosts[self.content] = (self.content, CONTENT_PORT)
+        return hosts
 
 
 SITES = (

@@ -204,10 +204,12 @@ class Upstream:
     def _issue_expired(self, hosts: list[str]) -> None:
         day = timedelta(days=1)
         now = datetime.now(UTC)
-        made = pki.authority().issue_cert(*hosts, common_name="expired", not_before=now - 9 * day, not_after=now - day)
-        chain = b"".join(blob.bytes() for blob in made.cert_chain_pems)
+        issued = pki.authority().issue_cert(
+            *hosts, common_name="expired", not_before=now - 9 * day, not_after=now - day
+        )
+        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         (self.folder / "expired.pem").write_bytes(chain)
-        made.private_key_pem.write_to_path(str(self.folder / "expired.key"))
+        issued.private_key_pem.write_to_path(str(self.folder / "expired.key"))
 
     def _token_folder(self) -> Path:
         return self.folder / "tokens"

@@ -1,4 +1,4 @@
-"""What several cluster tests need."""
+"""Helpers of several cluster tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def values(path: Path, *upstreams: str) -> str:
-    """A RegistryConfig with these upstreams, in a file."""
+    """Write a RegistryConfig with these upstreams, and return its path."""
     document = {
         "apiVersion": "registry.extensions.gardener.cloud/v1alpha3",
         "kind": "RegistryConfig",
@@ -33,7 +33,7 @@ def values(path: Path, *upstreams: str) -> str:
 
 
 def containerd_files(node: Node) -> str:
-    """Everything below /etc/containerd: path, kind, mode, owner, and each file's time and digest."""
+    """Return the paths, types, modes and owners below /etc/containerd, and the time and digest of each file."""
     listing = "find /etc/containerd -printf '%p %y %m %u:%g\\n' | sort"
     files = "find /etc/containerd -type f -printf '%p %T@\\n' -exec sha256sum {} + | sort"
     return node.run("sh", "-c", f"{listing}; {files}")
@@ -41,9 +41,9 @@ def containerd_files(node: Node) -> str:
 
 @contextmanager
 def installed(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]:
-    """A release in a namespace of its own, with the private upstream's Secret in it, taken out at the end.
+    """Install a release in a namespace of its own with the private upstream's Secret, and uninstall it at the end.
 
-    Its nodes ask the caches more often than by default, so that tests wait less; tests/node has the default.
+    Its nodes probe the caches more often than by default, so that tests wait less; tests/node uses the default.
     """
     release = Release(cluster, name=name, namespace=name)
     release.uninstall()
@@ -60,7 +60,7 @@ def installed(cluster: Cluster, name: str, *arguments: str) -> Iterator[Release]
 
 
 def pull_at_first(cluster: Cluster, image: str, node: Node, *, secret: str | None = None, timeout: float = 120) -> Pull:
-    """As pulls.pull, without a try that failed, and with what was asked of the upstream for this repository alone."""
+    """Pull like pulls.pull, but fail if the first try fails, and count only the requests for this repository."""
     assert cluster.upstream is not None
     mark = cluster.upstream.mark()
     with Pod(cluster.kubeconfig, image, node, secret=secret) as pod:
@@ -79,12 +79,12 @@ def pull_at_once(cluster: Cluster, *wanted: tuple[str, Node], timeout: float = 1
 
 
 def by_digest(reference: str, image: oci.Image) -> str:
-    """How a pod names the image by its digest."""
+    """Return the reference of an image by its digest."""
     return f"{reference.rpartition(':')[0]}@{image.digest}"
 
 
-def ask(pod: Any, path: str, timeout: float = 30) -> int:
-    """The status that a cache's pod answers to a GET, whose body is read to its end."""
+def request_status(pod: Any, path: str, timeout: float = 30) -> int:
+    """Return the status of a GET request to a cache pod, after reading the whole body."""
     connection = http.client.HTTPConnection(pod["status"]["podIP"], 5000, timeout=timeout)
     try:
         connection.request("GET", path, headers={"Accept": f"{oci.INDEX}, {oci.MANIFEST}"})
@@ -95,23 +95,23 @@ def ask(pod: Any, path: str, timeout: float = 30) -> int:
         connection.close()
 
 
-def warm(pod: Any, reference: str, image: oci.Image) -> None:
-    """Have a cache's pod hold an image, as it does when somebody pulled it."""
+def fill_cache(pod: Any, reference: str, image: oci.Image) -> None:
+    """Request all of an image from a cache pod, so that it is cached."""
     repository, _, tag = reference.partition("/")[2].rpartition(":")
     for path in (f"manifests/{tag}", *(f"blobs/{digest}" for digest in image.blobs)):
-        assert ask(pod, f"/v2/{repository}/{path}") == http.HTTPStatus.OK, path
+        assert request_status(pod, f"/v2/{repository}/{path}") == http.HTTPStatus.OK, path
 
 
 def cached_image(cluster: Cluster, reference: str, *pods: Any, **more: int) -> tuple[str, oci.Image]:
-    """A new image that each of a cache's pods holds; `more` is what new_image takes."""
+    """Push a new image and have it cached by each of these pods; `more` are arguments of new_image."""
     _, image = new_image(cluster, reference, **more)
     for pod in pods:
-        warm(pod, reference, image)
+        fill_cache(pod, reference, image)
     return reference, image
 
 
-def unrest(release: Release) -> dict[str, tuple[str, list[int], list[str]]]:
-    """What changes when a cache's pod was replaced, a container of it restarted, or when it was not ready meanwhile."""
+def pod_states(release: Release) -> dict[str, tuple[str, list[int], list[str]]]:
+    """Return the data of cache pods that change when one is replaced, restarted, or not ready for a while."""
     pods = release.get("pods", "--selector=app.kubernetes.io/component=cache")["items"]
     return {
         pod["metadata"]["name"]: (
@@ -124,19 +124,19 @@ def unrest(release: Release) -> dict[str, tuple[str, list[int], list[str]]]:
 
 
 def describe(cluster: Cluster) -> str:
-    """Pods, events, logs of every release, and each node's hosts.toml."""
+    """Return all pods, events, logs of releases, and each node's hosts.toml."""
     parts = []
     for title, arguments in (
         ("pods", ["get", "pods", "--all-namespaces", "--output=wide"]),
         ("events", ["get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"]),
     ):
-        parts.append(f"--- {title}\n{_said(cluster, *arguments)}")
+        parts.append(f"--- {title}\n{_kubectl_output(cluster, *arguments)}")
     pods = interface.get(
         cluster.kubeconfig, "pods", "--all-namespaces", "--selector=app.kubernetes.io/name=registry-cache"
     )
     for pod in pods["items"]:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-        logs = _said(cluster, "logs", name, f"--namespace={namespace}", "--all-containers", "--tail=40")
+        logs = _kubectl_output(cluster, "logs", name, f"--namespace={namespace}", "--all-containers", "--tail=40")
         parts.append(f"--- log of {namespace}/{name}\n{logs}")
     for node in cluster.nodes:
         script = f'for file in $(find {REGISTRY_DIRECTORY} -type f); do echo "$file"; cat $file; done'
@@ -144,7 +144,7 @@ def describe(cluster: Cluster) -> str:
     return "\n".join(parts)
 
 
-def _said(cluster: Cluster, *arguments: str) -> str:
+def _kubectl_output(cluster: Cluster, *arguments: str) -> str:
     try:
         return "\n".join(interface.kubectl(cluster.kubeconfig, *arguments).splitlines()[-60:])
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The cluster rung: the chart in a real cluster, pulled through by real kubelets and containerds."""
+"""The cluster rung: the chart in a real cluster, with pulls by real kubelets and containerds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from cluster import pulls
 from cluster.cli import choose
 from cluster.native import NativeCluster
-from cluster_support import describe, unrest
+from cluster_support import describe, pod_states
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -23,26 +23,28 @@ PULL_SECRET = "pull-secret"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what only this rung knows; `--kubeconfig` comes from pytest-helm-charts."""
+    """Add the option of this rung; `--kubeconfig` comes from pytest-helm-charts."""
     parser.addoption(
-        "--keep-cluster", action="store_true", help="leave the test cluster up, to look around or run again"
+        "--keep-cluster",
+        action="store_true",
+        help="leave the test cluster running, to inspect it or use it again",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what looks into nodes or at the upstream where the cluster is somebody's own."""
+    """With a given cluster, skip tests that access the files of nodes or the upstream registries."""
     if (
         item.config.getoption("kubeconfig")
         and item.get_closest_marker("cluster")
         and not item.get_closest_marker("portable")
     ):
-        pytest.skip("needs the nodes' files and an upstream registry of its own: run it without --kubeconfig")
+        pytest.skip("needs access to the nodes' files and to an upstream registry of ours: run it without --kubeconfig")
 
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The test cluster: brought up for the run, taken down after it. Those that run side by side have one each."""
+    """The test cluster, which is started for the run and removed after it. Each worker has its own."""
     kubeconfig = request.config.getoption("kubeconfig")
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     chosen = choose(f"test-{worker}" if worker else "test", Path(kubeconfig) if kubeconfig else None)
@@ -56,9 +58,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def native(cluster: Cluster) -> NativeCluster:
-    """The cluster, whose nodes' processes, links and file systems can be reached."""
+    """The native cluster, whose nodes' processes, links and file systems are accessible."""
     if not isinstance(cluster, NativeCluster):
-        pytest.skip("it reaches into the namespaces of the native cluster's nodes")
+        pytest.skip("it enters the namespaces of the native cluster's nodes")
     return cluster
 
 
@@ -71,7 +73,7 @@ def pull_secret(cluster: Cluster) -> str:
 
 @pytest.fixture
 def healthy_upstream(cluster: Cluster) -> Iterator[upstream.Upstream]:
-    """The upstream, whose faults end with the test."""
+    """The upstreams, whose faults end with the test."""
     assert cluster.upstream is not None
     yield cluster.upstream
     cluster.upstream.resume()
@@ -79,17 +81,17 @@ def healthy_upstream(cluster: Cluster) -> Iterator[upstream.Upstream]:
 
 @pytest.fixture
 def undisturbed(release: Release) -> Iterator[None]:
-    """No pod of a file's own release is replaced, restarted or not ready in the meantime."""
-    before = unrest(release)
+    """Check that no cache pod of the release is replaced, restarted or not ready during the test."""
+    before = pod_states(release)
     yield
-    assert unrest(release) == before
+    assert pod_states(release) == before
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add to a failure's report what a person would look at first."""
+    """Add the state of the cluster to the report of a failure."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("cluster")
     if report.failed and cluster is not None and call.when in ("setup", "call"):

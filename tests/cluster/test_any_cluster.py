@@ -1,4 +1,4 @@
-"""What needs the API of a cluster and nothing else; with --kubeconfig it runs on yours."""
+"""Tests that need only the API of a cluster; with --kubeconfig they run on yours."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.portable, pytest.mark.xdist_group
 
 @pytest.fixture(scope="module")
 def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """Two caches, of which no image is known; that they are installed means that every node uses them."""
+    """Two caches without images; since they are installed, every node uses them."""
     path = tmp_path_factory.mktemp("any") / "values.yaml"
     caches = [{"upstream": name, "volume": {"size": "1Gi"}} for name in ("docker.io", "europe-docker.pkg.dev")]
     images = {"docker.io": "", "europe-docker.pkg.dev": ""}
     path.write_text(json.dumps({"caches": caches, "helmTest": {"images": images}}))
-    with installed(cluster, "anywhere", "--values", str(path)) as made:
-        yield made
+    with installed(cluster, "anywhere", "--values", str(path)) as running:
+        yield running
 
 
 def test_volume_is_found_by_its_upstream(release: Release) -> None:
@@ -42,7 +42,7 @@ def test_every_pod_runs_and_none_was_restarted(release: Release) -> None:
             assert container["restartCount"] == 0, pod["metadata"]["name"]
 
 
-def test_caches_answer_from_inside(release: Release) -> None:
+def test_helm_test_reaches_the_caches(release: Release) -> None:
     log = release.test()
     assert "docker.io: the cache answers" in log
     assert "europe-docker.pkg.dev: the cache answers" in log

@@ -1,4 +1,4 @@
-"""A cache's pods: what they may do, what becomes of hung ones, and of two replicas where one is away."""
+"""Cache pods: what they are allowed to do, hung containers, and two replicas of which one is away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster import ask, interface
 from cluster.native_node import REGISTRY_DIRECTORY
 from cluster.pulls import new_image
 from cluster.release import Release
-from cluster_support import cached_image, installed, pull_at_first, pull_at_once, unrest, values
+from cluster_support import cached_image, installed, pod_states, pull_at_first, pull_at_once, values
 from experiments.cluster_faults import UPSTREAM, Scene, node_lost, pod_processes, send
 from experiments.faults import HEALTHY
 from machine.processes import wait_for
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
-# Which container of which cache hangs.
+# The container that hangs, by cache.
 HUNG = {"ghcr.io": "front", "quay.io": "gate", "registry.k8s.io": "distribution"}
 REPLICAS = 2
-# Seconds: ten times what the kubelet takes to restart what hangs, and a node that is lost to be known as that.
-RESTART = 300.0
-KNOWN = 500.0
-# What a pull may take while nobody knows yet that a replica is lost: ten times what it does. containerd gives up each
+# Ten times what the kubelet needs to restart a hung container, and Kubernetes to notice that a node is lost.
+RESTART_SECONDS = 300.0
+LOST_SECONDS = 500.0
+# Ten times what a pull takes while nobody knows yet that a replica is lost. containerd gives up each
 # connection after nodeProgram.dialTimeout, the other replica after sources.PEER_CONNECT_TIMEOUT.
 UNKNOWN = 25.0
 
 
-def test_namespace_that_enforces_restricted_takes_the_caches(cluster: Cluster, tmp_path: Path) -> None:
-    """Without the program on the nodes, which mounts one of their folders; containerd is told by hand."""
+def test_namespace_that_enforces_restricted_accepts_the_caches(cluster: Cluster, tmp_path: Path) -> None:
+    """Without the node program, which mounts a folder of the node; hosts.toml is written by hand."""
     release = Release(cluster, name="restricted", namespace="restricted")
     release.uninstall()
     release.secret("unused", "name", "password")
@@ -57,7 +57,7 @@ def test_namespace_that_enforces_restricted_takes_the_caches(cluster: Cluster, t
         hosts = f'[host."{address}"]\n  capabilities = ["pull", "resolve"]\n'
         node.run("mkdir", folder)
         node.run("sh", "-c", f"cat > {folder}/hosts.toml << 'END'\n{hosts}END")
-        wait_for("the node to reach the cache", lambda: _answers(release, "docker.io", node), RESTART)
+        wait_for("the node to reach the cache", lambda: _answers(release, "docker.io", node), RESTART_SECONDS)
         reference, _ = new_image(cluster, "docker.io/library/restricted:1")
         assert pull_at_first(cluster, reference, node).served_by == "upstream through the cache"
 
@@ -73,18 +73,18 @@ def test_namespace_that_enforces_restricted_takes_the_caches(cluster: Cluster, t
 
 @pytest.fixture(scope="module")
 def release(native: NativeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """A cache with two replicas, and one for each container that hangs."""
+    """A cache with two replicas, and one cache for each container that hangs."""
     path = tmp_path_factory.mktemp("pod") / "values.yaml"
     twice = {"upstream": UPSTREAM, "volume": {"size": "1Gi"}, "highAvailability": {"enabled": True}}
     once = [{"upstream": name, "volume": {"size": "1Gi"}} for name in HUNG]
     path.write_text(json.dumps({"caches": [twice, *once], "nodeProgram": {"probe": {"maxBackoff": "0s"}}}))
-    with installed(native, "pods", "--values", str(path)) as made:
-        yield made
+    with installed(native, "pods", "--values", str(path)) as running:
+        yield running
 
 
 @pytest.fixture
 def replicas(release: Release) -> list[Any]:
-    """The pods of the cache that has two."""
+    """The pods of the cache with two replicas."""
     name = release.object_name(UPSTREAM)
     return [release.get("pod", f"{name}-{number}") for number in range(REPLICAS)]
 
@@ -100,17 +100,17 @@ def test_replicas_are_on_two_nodes_and_fetch_an_image_once(native: NativeCluster
     asked = native.upstream.requests(mark)
     assert {each.client for each in asked} <= {pod["status"]["podIP"] for pod in replicas}
     assert sorted(each.digest for each in asked if each.is_blob) == sorted(image.blobs)
-    # By its tag, and by its digest: these may be the other replica's to fetch.
+    # By tag and by digest, each of which may be fetched by either replica.
     assert sum(each.method == "GET" and "/manifests/" in each.path for each in asked) <= REPLICAS
 
 
-def test_hung_container_is_restarted_and_pulls_come_meanwhile(
+def test_hung_container_is_restarted_and_pulls_succeed_until_then(
     native: NativeCluster, release: Release, replicas: list[Any], healthy_upstream: Upstream
 ) -> None:
-    """A cache with a hung nginx, one with a hung gate, one with a hung distribution; an upstream that hangs is none."""
+    """Caches with a hung front, gate and distribution; an upstream that hangs is not a hung container."""
     cached = {name: _cached(native, [release.pod(name)], name, f"hung-{HUNG[name]}") for name in HUNG}
     silent, _ = _cached(native, replicas, UPSTREAM, "silent")
-    before = unrest(release)
+    before = pod_states(release)
     healthy_upstream.silent(UPSTREAM)
     for name, container in HUNG.items():
         _signal(native, release.pod(name), container, signal.SIGSTOP)
@@ -124,10 +124,10 @@ def test_hung_container_is_restarted_and_pulls_come_meanwhile(
         print(f"hung {name}: pulled in {each.seconds:.2f} s from {each.served_by}")
     assert pulled[-1].served_by == "cache"
     for name, container in HUNG.items():
-        wait_for(f"{container} to be restarted", partial(_was_restarted, release, name, container), RESTART)
+        wait_for(f"{container} to be restarted", partial(_was_restarted, release, name, container), RESTART_SECONDS)
         print(f"{container} was restarted {time.monotonic() - begun:.0f} s after it hung, or sooner")
         release.wait_for_nodes(name, use=True)
-    after = unrest(release)
+    after = pod_states(release)
     for pod in replicas:
         assert after[pod["metadata"]["name"]] == before[pod["metadata"]["name"]]
 
@@ -145,12 +145,12 @@ def test_one_replica_serves_while_the_other_is_replaced(
     _wait_for_replicas(release)
 
 
-def test_drain_takes_a_replica_that_is_unhealthy(native: NativeCluster, release: Release, replicas: list[Any]) -> None:
+def test_unhealthy_replica_can_be_drained(native: NativeCluster, release: Release, replicas: list[Any]) -> None:
     reference, _ = _cached(native, replicas, UPSTREAM, "drained")
     drained = replicas[1]["spec"]["nodeName"]
     (other,) = (node for node in native.nodes if node.name != drained)
     _signal(native, replicas[1], "front", signal.SIGSTOP)
-    wait_for("the replica to be unhealthy", lambda: not _ready(release, replicas[1]), RESTART)
+    wait_for("the replica to be unhealthy", lambda: not _ready(release, replicas[1]), RESTART_SECONDS)
     begun = time.monotonic()
     try:
         selector = f"--pod-selector=upstream-host={UPSTREAM}"
@@ -169,7 +169,7 @@ def test_node_of_a_replica_that_is_lost_costs_little(
     at_once, known = (_cached(native, replicas, UPSTREAM, name)[0] for name in ("lost-1", "lost-2"))
     new, newer = (new_image(native, f"{UPSTREAM}/library/lost-{name}:1", layers=6)[0] for name in ("new", "newer"))
     scene = Scene(native, release)
-    # The cluster's DNS has one pod, whose loss is another matter.
+    # The cluster's DNS has only one pod, whose loss is not the subject.
     scene.node, scene.cache_node = sorted(native.nodes, key=lambda node: node.name != _node_of_dns(native))
     with node_lost(scene):
         begun = time.monotonic()
@@ -205,7 +205,7 @@ def _signal(native: NativeCluster, pod: Any, container: str, number: signal.Sign
 
 
 def _was_restarted(release: Release, name: str, container: str) -> bool:
-    """Whether this container of a cache was restarted once, and no other ever."""
+    """Return whether this container of a cache was restarted once, and no other one."""
     statuses = release.pod(name)["status"]["containerStatuses"]
     restarts = {each["name"]: each["restartCount"] for each in statuses if each["restartCount"]}
     assert restarts in ({}, {container: 1})
@@ -218,7 +218,7 @@ def _ready(release: Release, pod: Any) -> bool:
 
 
 def _endpoints(release: Release) -> list[str]:
-    """The addresses to which the Service leads."""
+    """Return the addresses of the Service's endpoints."""
     selector = f"--selector=upstream-host={UPSTREAM}"
     (service,) = (each for each in release.get("services", selector)["items"] if each["spec"]["clusterIP"] != "None")
     slices = release.get("endpointslices", f"--selector=kubernetes.io/service-name={service['metadata']['name']}")
@@ -227,25 +227,25 @@ def _endpoints(release: Release) -> list[str]:
 
 
 def _answers(release: Release, name: str, node: Node) -> bool:
-    """Whether a node gets an answer at the address of a cache's Service."""
+    """Return whether a node gets a response at the address of a cache's Service."""
     question = [sys.executable, str(Path(ask.__file__)), release.service_address(name), "5000", "/v2/"]
     return node.run(*question).strip() == HEALTHY
 
 
 def _wait_until_left(release: Release, pod: Any, *nodes: NativeNode) -> None:
-    """Wait until the Service does not lead to a pod any more, and these nodes know."""
-    wait_for("the Service to leave it", lambda: pod["status"]["podIP"] not in _endpoints(release), KNOWN)
+    """Wait until a pod is no endpoint of the Service any more, and these nodes know it."""
+    wait_for("the Service to leave it", lambda: pod["status"]["podIP"] not in _endpoints(release), LOST_SECONDS)
 
     def known() -> bool:
-        # One of two at random, so that eight answers are no luck.
+        # kube-proxy chooses one of two at random, so that eight responses are no coincidence.
         return all(_answers(release, UPSTREAM, node) for node in nodes for _ in range(8))
 
-    wait_for("the nodes to know", known, KNOWN)
-    # A node whose probes met the pod that is away twice in a row has left the cache, and comes back.
-    wait_for("the nodes to use it", lambda: all(release.uses_cache(node, UPSTREAM) for node in nodes), KNOWN)
+    wait_for("the nodes to know", known, LOST_SECONDS)
+    # A node whose probes went to the missing pod twice in a row has withdrawn the cache, and will use it again.
+    wait_for("the nodes to use it", lambda: all(release.uses_cache(node, UPSTREAM) for node in nodes), LOST_SECONDS)
 
 
 def _wait_for_replicas(release: Release) -> None:
     release.kubectl("rollout", "status", f"statefulset/{release.object_name(UPSTREAM)}", "--timeout=240s")
-    wait_for("the Service to lead to both replicas", lambda: len(_endpoints(release)) == REPLICAS, RESTART)
+    wait_for("the Service to lead to both replicas", lambda: len(_endpoints(release)) == REPLICAS, RESTART_SECONDS)
     release.wait_for_nodes(UPSTREAM, use=True)

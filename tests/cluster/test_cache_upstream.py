@@ -1,4 +1,4 @@
-"""What a cache makes of its upstream: asked once, away, with another password; cached images come all the same."""
+"""A cache and its upstream: asked once, unavailable, with another password; cached images are served anyway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import bcrypt
 import pytest
 from cluster import interface
 from cluster.pulls import Pod, PullFailed, new_image, pull
-from cluster_support import ask, by_digest, cached_image, installed, pull_at_first, pull_at_once
+from cluster_support import by_digest, cached_image, installed, pull_at_first, pull_at_once, request_status
 from experiments.cluster_fault_costs import UNDER_WAY
 from machine.processes import wait_for
 from upstreams import sites
@@ -31,34 +31,32 @@ PUBLIC = "docker.io"
 PRIVATE = "registry.example.com"
 SECRET = "registry-example-com"
 WITHOUT_SECRET = "quay.io"
-# Seconds: ten times what the kubelet takes to bring a changed Secret into a pod.
+# Ten times what the kubelet needs to update a changed Secret in a pod.
 REFRESH = 1200.0
-# Ten times what an upstream that was away is left alone.
+# Ten times how long an upstream that was unavailable is not asked.
 BACK = 50.0
 
 
 @pytest.fixture(scope="module")
 def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """A cache each of a public and a private upstream, and one that refers to a Secret that is not there."""
+    """Caches of a public and of a private upstream, and one with a Secret that does not exist."""
     values = {
         "caches": [
             {"upstream": PUBLIC, "volume": {"size": "1Gi"}},
             {"upstream": PRIVATE, "volume": {"size": "1Gi"}, "secretReferenceName": SECRET},
             {"upstream": WITHOUT_SECRET, "volume": {"size": "1Gi"}, "secretReferenceName": "absent"},
         ],
-        # Each pull asks what its tag means.
+        # Each pull revalidates its tag.
         "cachePods": {"tagCheckInterval": "0s"},
     }
     path = tmp_path_factory.mktemp("upstream") / "values.yaml"
     path.write_text(json.dumps(values))
-    with installed(cluster, "upstreams", "--values", str(path)) as made:
-        yield made
+    with installed(cluster, "upstreams", "--values", str(path)) as running:
+        yield running
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_image_that_two_nodes_pull_at_the_same_moment_leaves_the_upstream_once(
-    cluster: Cluster, release: Release
-) -> None:
+def test_image_that_two_nodes_pull_at_the_same_time_is_fetched_once(cluster: Cluster, release: Release) -> None:
     assert cluster.upstream is not None
     reference, image = new_image(cluster, f"{PUBLIC}/library/at-once:1", layers=5)
     mark = cluster.upstream.mark()
@@ -83,7 +81,7 @@ AWAY: dict[str, Callable[[Upstream], None]] = {
 
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize("away", AWAY)
-def test_cached_image_comes_by_tag_and_by_digest_while_the_upstream_is_away(
+def test_cached_image_is_served_by_tag_and_by_digest_while_the_upstream_is_away(
     cluster: Cluster, release: Release, healthy_upstream: Upstream, away: str
 ) -> None:
     by_tag, named = _cached(cluster, release, f"{away}-tag"), _cached(cluster, release, f"{away}-digest")
@@ -116,7 +114,7 @@ def test_cache_that_starts_while_its_upstream_is_away_serves_at_once(
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_tag_that_moved_is_seen_at_the_next_pull(cluster: Cluster, release: Release) -> None:
+def test_moved_tag_is_noticed_at_the_next_pull(cluster: Cluster, release: Release) -> None:
     reference, before = _cached(cluster, release, "moved")
     _, moved = new_image(cluster, reference, layers=1)
 
@@ -124,7 +122,7 @@ def test_tag_that_moved_is_seen_at_the_next_pull(cluster: Cluster, release: Rele
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_tag_that_is_deleted_fails_as_without_the_cache_and_its_image_comes_by_digest(
+def test_deleted_tag_fails_as_without_the_cache_and_its_image_is_served_by_digest(
     cluster: Cluster, release: Release
 ) -> None:
     assert cluster.upstream is not None
@@ -138,7 +136,7 @@ def test_tag_that_is_deleted_fails_as_without_the_cache_and_its_image_comes_by_d
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_secret_that_is_not_there_is_said_and_public_images_come(cluster: Cluster, release: Release) -> None:
+def test_missing_secret_is_logged_and_public_images_are_served(cluster: Cluster, release: Release) -> None:
     reference, _ = new_image(cluster, f"{WITHOUT_SECRET}/tests/public:1")
 
     assert pull_at_first(cluster, reference, cluster.nodes[0]).served_by == "upstream through the cache"
@@ -146,13 +144,11 @@ def test_secret_that_is_not_there_is_said_and_public_images_come(cluster: Cluste
     assert "is not there or has no keys username and password" in log
 
 
-def test_pod_that_is_deleted_sends_a_layer_to_its_end(
-    cluster: Cluster, release: Release, healthy_upstream: Upstream
-) -> None:
-    """The pod ends when what it sends has ended; a fetch that it began is not lost."""
+def test_deleted_pod_sends_a_layer_to_its_end(cluster: Cluster, release: Release, healthy_upstream: Upstream) -> None:
+    """The pod ends when its responses have ended, and the blob that it was fetching is stored."""
     reference, image = new_image(cluster, f"{PUBLIC}/library/graceful:1", layers=1, layer_bytes=26_000_000)
     name = release.object_name(PUBLIC)
-    healthy_upstream.slow(PUBLIC, 2_000_000)  # the cache begins to send it after 10 s, and it ends after 13
+    healthy_upstream.slow(PUBLIC, 2_000_000)  # the cache begins to send it after 10 s and ends after 13 s
     mark = healthy_upstream.mark()
 
     with Pod(cluster.kubeconfig, reference, cluster.nodes[0]) as pod:
@@ -173,8 +169,8 @@ def test_pod_that_is_deleted_sends_a_layer_to_its_end(
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_changed_secret_takes_effect_by_itself_and_no_pull_fails_meanwhile(cluster: Cluster, release: Release) -> None:
-    """With the upstream's own change of password, which comes first: meanwhile it refuses the cache."""
+def test_changed_secret_takes_effect_by_itself_and_no_pull_fails_until_then(cluster: Cluster, release: Release) -> None:
+    """The password of the upstream changes first: until the Secret changes too, the upstream refuses the cache."""
     assert cluster.upstream is not None
     cached, _ = _cached(cluster, release, "cached", PRIVATE, "team")
     htpasswd = cluster.upstream.folder / "htpasswd"
@@ -184,7 +180,7 @@ def test_changed_secret_takes_effect_by_itself_and_no_pull_fails_meanwhile(clust
     meanwhile, _ = new_image(cluster, f"{PRIVATE}/team/meanwhile:1")
     after, _ = new_image(cluster, f"{PRIVATE}/team/after:1")
     try:
-        # distribution reads it again when its time changed (registry/auth/htpasswd/access.go).
+        # distribution reads the file again when its time changes (registry/auth/htpasswd/access.go).
         htpasswd.write_bytes(sites.USERNAME.encode() + b":" + bcrypt.hashpw(b"changed", bcrypt.gensalt(4)) + b"\n")
         password = {"stringData": {"password": "changed"}}
         release.kubectl("patch", "secret", SECRET, "--type=merge", f"--patch={json.dumps(password)}")
@@ -194,7 +190,7 @@ def test_changed_secret_takes_effect_by_itself_and_no_pull_fails_meanwhile(clust
         pod = release.pod(PRIVATE)
         wait_for(
             "the cache to be let in again",
-            lambda: ask(pod, "/v2/team/probe/manifests/1") == http.client.OK,
+            lambda: request_status(pod, "/v2/team/probe/manifests/1") == http.client.OK,
             REFRESH,
             interval=0.5,
         )
@@ -206,13 +202,13 @@ def test_changed_secret_takes_effect_by_itself_and_no_pull_fails_meanwhile(clust
 
 
 def _resume(cluster: Cluster, release: Release, name: str) -> None:
-    """Have the upstream as it should be, and wait until the cache asks it again."""
+    """End all faults of the upstream, and wait until the cache asks it again."""
     assert cluster.upstream is not None
     cluster.upstream.resume()
     new_image(cluster, f"{PUBLIC}/library/after-{name}:1", layer_bytes=1000)
     path = f"/v2/library/after-{name}/manifests/1"
     pod = release.pod(PUBLIC)
-    wait_for("the cache to ask its upstream again", lambda: ask(pod, path) == http.client.OK, BACK)
+    wait_for("the cache to ask its upstream again", lambda: request_status(pod, path) == http.client.OK, BACK)
 
 
 def _cached(

@@ -1,4 +1,4 @@
-"""Whatever a cache's volume is like, pulls come: full, too small, out of inodes, read-only; and what is old goes."""
+"""Pulls succeed when a cache's volume is full, too small, out of inodes or read-only, and old content expires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cluster.pulls import new_image
 from cluster.small_volumes import SmallVolume, small_volume
-from cluster_support import by_digest, cached_image, installed, pull_at_first, pull_at_once, warm
+from cluster_support import by_digest, cached_image, fill_cache, installed, pull_at_first, pull_at_once
 from experiments.cluster_faults import pod_processes
 from machine.processes import wait_for
 from upstreams.oci import blob_file
@@ -33,27 +33,27 @@ SIZE = 64 << 20
 KEPT = "ghcr.io"
 # Seconds.
 TTL = 20.0
-# Ten times what the kubelet takes to bring a changed ConfigMap into a pod.
+# Ten times what the kubelet needs to update a changed ConfigMap in a pod.
 REFRESH = 900.0
 
 
 @pytest.fixture(scope="module")
 def volume(native: NativeCluster) -> Iterator[SmallVolume]:
-    with small_volume(native, native.nodes[0], "small-volume", SIZE) as made:
-        yield made
+    with small_volume(native, native.nodes[0], "small-volume", SIZE) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def release(native: NativeCluster, volume: SmallVolume, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """A cache on the small volume, and one on an ordinary one; each pull asks what its tag means."""
+    """A cache on a small volume, and one on an ordinary volume; each pull revalidates its tag."""
     path = tmp_path_factory.mktemp("volumes") / "values.yaml"
     path.write_text(json.dumps(_values(volume, ttl="168h")))
-    with installed(native, "volumes", "--values", str(path)) as made:
-        yield made
+    with installed(native, "volumes", "--values", str(path)) as running:
+        yield running
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_images_that_are_several_times_the_volume_all_come_and_the_last_ones_are_cached(
+def test_images_of_several_times_the_volume_are_pulled_and_the_last_ones_are_cached(
     native: NativeCluster, release: Release, volume: SmallVolume
 ) -> None:
     images = [
@@ -73,7 +73,7 @@ def test_images_that_are_several_times_the_volume_all_come_and_the_last_ones_are
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_layer_larger_than_the_volume_comes_from_the_upstream_and_the_rest_stays(
+def test_layer_larger_than_the_volume_comes_from_the_upstream_and_nothing_is_evicted(
     native: NativeCluster, release: Release
 ) -> None:
     cached = _cached(native, release, "beside-large")
@@ -94,11 +94,11 @@ STATES: dict[str, Callable[[SmallVolume], AbstractContextManager[None]]] = {
 
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize("state", STATES)
-def test_volume_that_takes_nothing_costs_no_pull(
+def test_volume_that_cannot_be_written_costs_no_pull(
     native: NativeCluster, release: Release, volume: SmallVolume, state: str
 ) -> None:
     name = state.replace(" ", "-")
-    # The first is one that may go, where there must be room for the last.
+    # The first one may be evicted to make room for the last one.
     _, by_tag, named = (_cached(native, release, f"{name}-{which}") for which in ("old", "tag", "digest"))
     fresh, _ = new_image(native, f"{SMALL}/library/{name}-new:1", layer_bytes=100_000)
 
@@ -113,10 +113,10 @@ def test_volume_that_takes_nothing_costs_no_pull(
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_changed_time_to_live_removes_what_is_unused_by_then_and_nothing_else(
+def test_changed_time_to_live_expires_unused_content_and_nothing_else(
     native: NativeCluster, release: Release, volume: SmallVolume, tmp_path: Path
 ) -> None:
-    """The kubelet brings the changed ConfigMap into the pod that runs."""
+    """The kubelet updates the changed ConfigMap in the running pod."""
     unused = new_image(native, f"{KEPT}/tests/unused:1")
     hot = new_image(native, f"{KEPT}/tests/hot:1")
     pull_at_once(native, (unused[0], native.nodes[0]), (hot[0], native.nodes[0]))
@@ -146,25 +146,25 @@ def _cached(native: NativeCluster, release: Release, name: str) -> tuple[str, Im
 
 
 def _volume(native: NativeCluster, release: Release, upstream: str) -> Path:
-    """Where a cache's volume is reached from here, while its pod runs."""
+    """Return the path of a cache's volume on this machine, while its pod runs."""
     pod = release.pod(upstream)
     (node,) = [node for node in native.nodes if node.name == pod["spec"]["nodeName"]]
     return Path(f"/proc/{pod_processes(node, pod)[0]}/root/var/lib/registry")
 
 
 def _holds(volume: Path, image: Image) -> bool:
-    """Whether anything of an image is there."""
+    """Return whether any part of an image is stored."""
     return any(blob_file(volume, digest).parent.exists() for digest in (image.digest, *image.blobs))
 
 
 @contextmanager
 def _used(release: Release, reference: str, image: Image) -> Iterator[None]:
-    """An image is asked for again and again."""
+    """Request an image repeatedly."""
     pod, over = release.pod(KEPT), threading.Event()
 
     def use() -> None:
         while not over.wait(1):
-            warm(pod, reference, image)
+            fill_cache(pod, reference, image)
 
     with ThreadPoolExecutor() as pool:
         using = pool.submit(use)

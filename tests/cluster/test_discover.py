@@ -1,4 +1,4 @@
-"""What `discover` writes for a real cluster can be installed as it is, and asks for no more rights than it says."""
+"""`discover` writes a document for a real cluster that can be installed, and needs only the documented rights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAYER_BYTES = 3_000_000
 
 @pytest.fixture
 def pods_of_four_upstreams(cluster: Cluster, pull_secret: str) -> Iterator[dict[str, str]]:
-    """The images of pods that run, by upstream: one by digest, and one of a private upstream with a pull secret."""
+    """The images of running pods, by upstream: one by digest, and one of a private upstream with a pull secret."""
     references = {}
     for number, upstream in enumerate(FOUR):
         reference, image = new_image(cluster, f"{upstream}/discovered/image:{number}", layer_bytes=LAYER_BYTES)
@@ -44,7 +44,7 @@ def pods_of_four_upstreams(cluster: Cluster, pull_secret: str) -> Iterator[dict[
 
 @pytest.fixture
 def stranger(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
-    """A kubeconfig of a service account that has no rights yet."""
+    """A kubeconfig of a service account without rights."""
     name = "discoverer"
     _delete_account(cluster, name)
     interface.kubectl(cluster.kubeconfig, "create", "serviceaccount", name)
@@ -58,13 +58,13 @@ def stranger(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     _delete_account(cluster, name)
 
 
-def test_what_is_found_installs_and_every_node_uses_it(
+def test_document_can_be_installed_and_every_node_uses_its_caches(
     cluster: Cluster, pods_of_four_upstreams: dict[str, str], pull_secret: str, tmp_path: Path
 ) -> None:
     def found() -> Discovery:
         return discover(connect(cluster.kubeconfig, None))
 
-    # The kubelet looks at its images every 30 s, and reports them 10 s later at most.
+    # The kubelet lists its images every 30 s, and reports them at most 10 s later.
     wait_for("the nodes to report the pods' images", lambda: not _unknown(found(), pods_of_four_upstreams), 120)
     text = document_text(found())
 
@@ -85,7 +85,7 @@ def test_what_is_found_installs_and_every_node_uses_it(
         assert pull(cluster, reference, cluster.nodes[0]).served_by == "upstream through the cache"
 
 
-def test_size_on_the_node_is_that_of_what_the_registry_sends(cluster: Cluster, tmp_path: Path) -> None:
+def test_size_on_the_node_is_that_of_the_image_in_the_registry(cluster: Cluster, tmp_path: Path) -> None:
     reference, image = new_image(cluster, "quay.io/discovered/size:1", layer_bytes=LAYER_BYTES)
     with Pod(cluster.kubeconfig, reference, cluster.nodes[0]) as pod:
         pod.wait_until_pulled(timeout=120)
@@ -114,7 +114,7 @@ def test_right_to_list_pods_and_nodes_is_enough(cluster: Cluster, stranger: Path
 
 
 def _unknown(found: Discovery, references: dict[str, str]) -> set[str]:
-    """Which of the images no node reports yet."""
+    """Return the images that no node reports yet."""
     reported = set().union(*(registry.on_nodes for registry in found.registries.values()))
     return set(references.values()) - reported
 

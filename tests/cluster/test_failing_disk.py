@@ -1,4 +1,4 @@
-"""A disk that fails under a cache: what cannot be read comes from the upstream again, and pulls come all the same."""
+"""A failing disk under a cache: unreadable content is fetched again, and pulls succeed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ LAYER = 8_000_000
 
 @pytest.fixture(scope="module")
 def disk(native: NativeCluster) -> Iterator[FailingDisk]:
-    with failing_disk(native, native.nodes[0], "failing-disk", SIZE) as made:
-        yield made
+    with failing_disk(native, native.nodes[0], "failing-disk", SIZE) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,13 @@ def release(native: NativeCluster, disk: FailingDisk, tmp_path_factory: pytest.T
     path = tmp_path_factory.mktemp("disk") / "values.yaml"
     cache = {"upstream": UPSTREAM, "volume": {"size": str(SIZE), "storageClassName": disk.name}}
     path.write_text(json.dumps({"caches": [cache]}))
-    with installed(native, "disk", "--values", str(path)) as made:
-        yield made
+    with installed(native, "disk", "--values", str(path)) as running:
+        yield running
 
 
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize("offset", [0, 4096, LAYER // 2, LAYER - 1], ids=["begin", "second-sector", "middle", "end"])
-def test_layer_that_cannot_be_read_comes_from_the_upstream_again(
+def test_unreadable_layer_is_fetched_from_the_upstream_again(
     native: NativeCluster, release: Release, disk: FailingDisk, offset: int
 ) -> None:
     reference, image = _cached(native, release, f"sector-{offset}")
@@ -59,7 +59,7 @@ def test_layer_that_cannot_be_read_comes_from_the_upstream_again(
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_layer_that_changed_unnoticed_costs_one_try(native: NativeCluster, release: Release, disk: FailingDisk) -> None:
+def test_silently_changed_layer_costs_one_try(native: NativeCluster, release: Release, disk: FailingDisk) -> None:
     reference, image = _cached(native, release, "changed")
     with blob_file(disk.files, _largest(image)).open("r+b") as blob:
         blob.write(bytes(100))
@@ -73,8 +73,8 @@ def test_layer_that_changed_unnoticed_costs_one_try(native: NativeCluster, relea
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_disk_that_takes_nothing_more_costs_no_pull(native: NativeCluster, release: Release, disk: FailingDisk) -> None:
-    """The last test here: the disk stays so."""
+def test_disk_that_cannot_be_written_costs_no_pull(native: NativeCluster, release: Release, disk: FailingDisk) -> None:
+    """The last test of the file, since the disk stays like this."""
     by_tag, named = (_cached(native, release, f"stopped-{which}") for which in ("tag", "digest"))
     fresh = [
         new_image(native, f"{UPSTREAM}/library/stopped-new-{number}:1", layers=1, layer_bytes=LAYER)[0]
@@ -92,7 +92,7 @@ def test_disk_that_takes_nothing_more_costs_no_pull(native: NativeCluster, relea
     text = release.metrics_text(UPSTREAM)
     refused = re.search(r'^registry_cache_refused_requests_total\{[^}]*reason="volume"\} (\d+)', text, re.MULTILINE)
     assert refused is not None
-    assert int(refused[1]) >= len(fresh), "for an error of the disk, not for a lack of room"
+    assert int(refused[1]) >= len(fresh), "because of the error of the disk, and not because there is no room"
 
 
 def _cached(native: NativeCluster, release: Release, name: str) -> tuple[str, Image]:

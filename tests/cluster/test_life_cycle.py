@@ -1,4 +1,4 @@
-"""Install, upgrade, uninstall: an upgrade loses nothing, and an uninstall leaves each node as it was found."""
+"""Install, upgrade, uninstall: an upgrade loses nothing, and an uninstall restores each node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ server = "https://registry-1.docker.io"
 """
 
 
-def test_uninstall_leaves_each_node_as_it_was_found(cluster: Cluster, tmp_path: Path) -> None:
+def test_uninstall_leaves_each_node_as_it_was(cluster: Cluster, tmp_path: Path) -> None:
     with_foreign, plain = cluster.nodes
     folder = f"{REGISTRY_DIRECTORY}/docker.io"
     with_foreign.run("mkdir", "-p", folder)
@@ -62,7 +62,7 @@ def test_upgrade_with_one_more_cache_leaves_the_others_alone(cluster: Cluster, t
         assert pull(cluster, added, cluster.nodes[1]).served_by == "cache"
 
 
-def test_cache_taken_out_by_an_upgrade_is_left_by_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
+def test_cache_that_an_upgrade_removes_is_withdrawn_on_every_node(cluster: Cluster, tmp_path: Path) -> None:
     both = values(tmp_path / "two.yaml", "docker.io", "ghcr.io")
     with installed(cluster, "reduced", "--values", both) as release:
         release.upgrade("--values", values(tmp_path / "one.yaml", "docker.io"))
@@ -88,7 +88,7 @@ def test_generated_chart_installs_and_serves(cluster: Cluster, tmp_path: Path) -
         release.uninstall()
 
 
-def test_node_program_killed_leaves_pulls_alone_and_its_successor_tidies(cluster: Cluster, tmp_path: Path) -> None:
+def test_killed_node_program_harms_no_pull_and_the_next_one_cleans_up(cluster: Cluster, tmp_path: Path) -> None:
     with installed(cluster, "killed", "--values", values(tmp_path / "v.yaml", "docker.io")) as release:
         selector = "--selector=app.kubernetes.io/component=node"
         release.kubectl("delete", "pods", selector, "--grace-period=0", "--force")

@@ -1,4 +1,4 @@
-"""Monitoring tells the truth: a real Prometheus scrapes caches and nodes through pulls, evictions and faults.
+"""Metrics, rules and dashboard are right: a real Prometheus scrapes caches and nodes during pulls and faults.
 
 Then every query of every panel has given data, the rules are evaluated, the numbers are those of the upstream's own
 log, and the alerts that should fire do.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from cluster.pulls import new_image
-from cluster_support import ask, installed, pull_at_first, warm
+from cluster_support import fill_cache, installed, pull_at_first, request_status
 from machine import tools
 from machine.cgroups import Cgroup
 from machine.paths import CHART
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
-# One cache each for numbers that are to be exact, a volume that is too small, an upstream that fails, one replica of
-# two that is lost, credentials that are refused, and a cache that is lost.
+# One cache each for exact numbers, a volume that is too small, an upstream that fails, the loss of one of two replicas,
+# refused credentials, and the loss of a cache.
 EXACT, SMALL, FAILING, DOUBLED = "docker.io", "quay.io", "ghcr.io", "registry.k8s.io"
 PRIVATE = "registry.example.com"
 MIB = 1 << 20
@@ -52,10 +52,10 @@ VARIABLES = {
     "$release": "watched",
     "$upstream": ".+",
 }
-# The times of the rules, so that what takes hours is seen within seconds; the order of their lengths stays.
+# The durations of the rules are shortened from hours to seconds, in the same order.
 SHORTER = {"5m": "10s", "10m": "15s", "15m": "20s", "1h": "25s", "6h": "120s", "1d": "150s"}
-PATIENCE = 90.0
-# What this test makes happen; the others have only promtool's tests.
+LIMIT_SECONDS = 90.0
+# The alerts that fire here; the others are tested with promtool only.
 EXPECTED = {
     ("RegistryCacheUpstreamFailing", FAILING),
     ("RegistryCacheUpstreamLimitsRate", FAILING),
@@ -70,7 +70,7 @@ EXPECTED = {
 
 @dataclass
 class Watched:
-    """What happened while Prometheus looked, and when it began, in seconds since the epoch."""
+    """The release that Prometheus watched, what happened to it, and since when, in seconds since the epoch."""
 
     release: Release
     image: Image
@@ -90,8 +90,8 @@ def release(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ]
     path = tmp_path_factory.mktemp("monitoring") / "values.yaml"
     path.write_text(json.dumps({"caches": caches, "cachePods": {"tagCheckInterval": "0s"}}))
-    with installed(cluster, "watched", "--values", str(path)) as made:
-        yield made
+    with installed(cluster, "watched", "--values", str(path)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def prometheus(cluster: Cluster, release: Release, tmp_path_factory: pytest.Temp
 
 
 def shortened(rules: str) -> str:
-    """The rules with other times."""
+    """Return the rules with other durations."""
     rules = re.sub(r"(?<=\[)\w+(?=\])|(?<=offset )\w+", lambda found: SHORTER[found[0]], rules)
     return re.sub(r"(?<=  for: )\w+", "2s", rules)
 
@@ -169,7 +169,7 @@ def configuration(cluster: Cluster, release: Release, folder: Path) -> dict[str,
 
 
 def asked(path: str, **parameters: str) -> Any:
-    """What Prometheus answers.
+    """Return the response of Prometheus.
 
     Raises:
         OSError: it does not answer, or refuses.
@@ -179,25 +179,25 @@ def asked(path: str, **parameters: str) -> Any:
 
 
 def query(expression: str) -> list[dict[str, Any]]:
-    """The result of an instant query."""
+    """Return the result of an instant query."""
     result: list[dict[str, Any]] = asked("query", query=expression)["result"]
     return result
 
 
 def number(expression: str) -> float:
-    """The one value of an instant query."""
+    """Return the only value of an instant query."""
     (found,) = query(expression)
     return float(found["value"][1])
 
 
 def had_data(expression: str, began: float) -> bool:
-    """Whether an expression has had a value, and a finite one, since then."""
+    """Return whether an expression has had a finite value since then."""
     result = asked("query_range", query=expression, start=str(began), end=str(time.time()), step="2")["result"]
     return any(value not in ("NaN", "+Inf", "-Inf") for series in result for _, value in series["values"])
 
 
 def firing() -> set[tuple[str, str]]:
-    """Name and upstream of every alert that has fired since Prometheus was started."""
+    """Return the names and upstreams of all alerts that have fired since the start of Prometheus."""
     found = asked("series", **{"match[]": 'ALERTS{alertstate="firing"}'})
     return {(each["alertname"], each.get("upstream_host", "")) for each in found}
 
@@ -217,7 +217,7 @@ def watched(cluster: Cluster, release: Release, prometheus: None) -> Iterator[Wa
         new_image(cluster, f"{SMALL}/tests/small-{number}:1", layers=1, layer_bytes=5 * MIB) for number in range(2)
     ]
     for reference, image in (*small, small[0]):
-        warm(release.pod(SMALL), reference, image)
+        fill_cache(release.pod(SMALL), reference, image)
     _, too_large = new_image(cluster, f"{SMALL}/tests/large:1", layers=1, layer_bytes=9 * MIB)
     refused = [
         f"/v2/tests/large/blobs/{digest}" for digest, content in too_large.blobs.items() if len(content) > 8 * MIB
@@ -228,17 +228,17 @@ def watched(cluster: Cluster, release: Release, prometheus: None) -> Iterator[Wa
         upstream.deny(PRIVATE, 401)
         upstream.fail(FAILING, 500)
         for number_ in range(4):
-            ask(release.pod(FAILING), f"/v2/tests/failing-{number_}/manifests/1")
-            ask(release.pod(PRIVATE), "/v2/team/private/manifests/1")
+            request_status(release.pod(FAILING), f"/v2/tests/failing-{number_}/manifests/1")
+            request_status(release.pod(PRIVATE), "/v2/team/private/manifests/1")
             for path in refused:
-                ask(release.pod(SMALL), path)
+                request_status(release.pod(SMALL), path)
         upstream.too_many_requests(FAILING, retry_after=1)
-        ask(release.pod(FAILING), "/v2/tests/limited/manifests/1")
+        request_status(release.pod(FAILING), "/v2/tests/limited/manifests/1")
         made.requests = upstream.requests(mark)
         name = release.object_name(DOUBLED)
         release.kubectl("scale", "statefulset", name, "--replicas=1")
         wait_for(
-            "the alert of what failed", lambda: {each[0] for each in EXPECTED} & {e[0] for e in firing()}, PATIENCE
+            "the alert of what failed", lambda: {each[0] for each in EXPECTED} & {e[0] for e in firing()}, LIMIT_SECONDS
         )
         release.take_away(PRIVATE)
         yield made
@@ -246,20 +246,20 @@ def watched(cluster: Cluster, release: Release, prometheus: None) -> Iterator[Wa
         upstream.resume()
 
 
-def test_alerts_that_should_fire_do_and_no_others(watched: Watched) -> None:
+def test_expected_alerts_fire_and_no_others(watched: Watched) -> None:
     def missing() -> set[tuple[str, str]]:
         return EXPECTED - firing()
 
     try:
-        wait_for("the alerts", lambda: not missing(), PATIENCE, 1)
+        wait_for("the alerts", lambda: not missing(), LIMIT_SECONDS, 1)
     except TimeoutError:
         pytest.fail(f"did not fire: {sorted(missing())}")
     print(f"all alerts {time.time() - watched.began:.0f} s after the first pull")
-    # While a node finds out that a cache is gone, others may still use it.
+    # While one node notices that a cache is gone, another one may still use it.
     assert firing() - EXPECTED <= {("RegistryCacheNodeNotUsingCache", PRIVATE)}
 
 
-def test_every_rule_is_evaluated_and_those_that_record_give_data(watched: Watched) -> None:
+def test_every_rule_is_evaluated_and_recording_rules_have_data(watched: Watched) -> None:
     found = [rule for group in asked("rules")["groups"] for rule in group["rules"]]
     written = yaml.safe_load((MONITORING / "registry-caches.rules.yaml").read_text())
     assert len(found) == sum(len(group["rules"]) for group in written["groups"]) >= 16
@@ -269,7 +269,7 @@ def test_every_rule_is_evaluated_and_those_that_record_give_data(watched: Watche
 
 
 def expressions() -> list[tuple[str, str]]:
-    """Every query of the dashboard with its panel's title."""
+    """Return every query of the dashboard with its panel's title."""
     found = []
     for panel in json.loads((MONITORING / "registry-caches.json").read_text())["panels"]:
         for target in panel.get("targets", []):
@@ -280,7 +280,7 @@ def expressions() -> list[tuple[str, str]]:
     return found
 
 
-def test_every_query_of_the_dashboard_gives_data(watched: Watched) -> None:
+def test_every_query_of_the_dashboard_has_data(watched: Watched) -> None:
     wanted = expressions()
     assert len(wanted) >= 40
 
@@ -288,13 +288,13 @@ def test_every_query_of_the_dashboard_gives_data(watched: Watched) -> None:
         return [(title, expression) for title, expression in wanted if not had_data(expression, watched.began)]
 
     try:
-        wait_for("every query to have given data", lambda: not without_data(), PATIENCE, 1)
+        wait_for("every query to have data", lambda: not without_data(), LIMIT_SECONDS, 1)
     except TimeoutError:
         missing = "\n".join(f"{title}: {expression}" for title, expression in without_data())
         pytest.fail(f"no data for\n{missing}")
 
 
-def test_variables_offer_what_is_there(watched: Watched) -> None:
+def test_variables_of_the_dashboard_offer_every_value(watched: Watched) -> None:
     for label, expected in (
         ("namespace", {"watched"}),
         ("release", {"watched"}),
@@ -303,8 +303,8 @@ def test_variables_offer_what_is_there(watched: Watched) -> None:
         assert set(asked(f"label/{label}/values", **{"match[]": "registry_proxy_requests_total"})) == expected
 
 
-def test_bytes_are_those_of_the_upstreams_log_and_of_the_nodes(watched: Watched) -> None:
-    """To the byte: what the upstream sent, and what the kubelets got."""
+def test_bytes_match_the_upstreams_access_log_and_the_nodes(watched: Watched) -> None:
+    """Exactly as many as the upstream sent, and as the kubelets received."""
     size = sum(map(len, watched.image.blobs.values()))
     of = f'type="blob", upstream_host="{EXACT}"'
     asked_for = [each for each in watched.requests if each.upstream == EXACT]
@@ -321,7 +321,7 @@ def test_bytes_are_those_of_the_upstreams_log_and_of_the_nodes(watched: Watched)
     assert number(f"sum(registry_proxy_pulled_bytes_total{{{of}}})") == manifests == len(watched.image.manifest)
 
 
-def test_requests_are_those_of_the_upstreams_log_by_outcome(watched: Watched) -> None:
+def test_requests_by_outcome_match_the_upstreams_access_log(watched: Watched) -> None:
     pods = {
         pod["status"]["podIP"]
         for pod in watched.release.get("pods", "--selector=app.kubernetes.io/component=cache")["items"]
@@ -339,7 +339,7 @@ def test_requests_are_those_of_the_upstreams_log_by_outcome(watched: Watched) ->
         assert told == logged, upstream
 
 
-def test_whole_story_of_a_volume_that_is_too_small_is_told(watched: Watched) -> None:
+def test_metrics_explain_a_volume_that_is_too_small(watched: Watched) -> None:
     of = f'{{upstream_host="{SMALL}"}}'
     assert number(f"registry_cache_returned_bytes_total{of}") >= 5 * MIB
     assert number(f'registry_cache_removed_blobs_total{{upstream_host="{SMALL}",reason="evicted"}}') >= 2

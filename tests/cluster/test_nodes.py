@@ -1,4 +1,4 @@
-"""What a node's program tells, and that it leaves no trace however the chart is taken away."""
+"""What the node program reports, and that it leaves no trace however the chart is removed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
 CONFIGURATION = "/etc/containerd/config.toml"
 NODES = "app.kubernetes.io/component=node"
-# The program looks at containerd's configuration once a minute, and the kubelet asks it every five seconds.
-PATIENCE = 300.0
+# The program reads containerd's configuration once a minute, and the kubelet probes it every five seconds.
+LIMIT_SECONDS = 300.0
 
 
 @pytest.fixture
 def release(cluster: Cluster, tmp_path: Path) -> Iterator[Release]:
-    with installed(cluster, "noded", "--values", values(tmp_path / "v.yaml", "docker.io", "ghcr.io")) as made:
-        yield made
+    with installed(cluster, "noded", "--values", values(tmp_path / "v.yaml", "docker.io", "ghcr.io")) as running:
+        yield running
 
 
 @pytest.fixture
 def node_that_reads_a_list(cluster: Cluster) -> Iterator[Node]:
-    """A node whose configuration says what is containerd's default since 2.2; the running containerd read another."""
+    """A node whose configuration has containerd's default since 2.2, which the running containerd has not read."""
     node = cluster.nodes[0]
     before = node.run("cat", CONFIGURATION)
     assert "config_path = '/etc/containerd/certs.d'" in before
@@ -53,26 +53,26 @@ def ready(release: Release) -> str:
     return f"{status.get('numberReady', 0)}/{status['desiredNumberScheduled']}"
 
 
-def test_containerd_that_does_not_read_the_folder_is_told_where_people_look(
+def test_containerd_that_does_not_read_the_registry_directory_is_reported(
     release: Release, cluster: Cluster, node_that_reads_a_list: Node
 ) -> None:
-    """In `kubectl get daemonset`, `kubectl describe pod` and the log: what is wrong and which line to write."""
+    """`kubectl get daemonset`, `kubectl describe pod` and the log say what is wrong and which line to write."""
     (pod,) = release.get(
         "pods", "--selector", NODES, "--field-selector", f"spec.nodeName={node_that_reads_a_list.name}"
     )["items"]
     name = pod["metadata"]["name"]
-    wait_for("one node to be not ready", lambda: ready(release) == "1/2", PATIENCE)
+    wait_for("one node to be not ready", lambda: ready(release) == "1/2", LIMIT_SECONDS)
 
     def described() -> str:
         return " ".join(release.kubectl("describe", "pod", name).split())
 
-    cure = (
+    instruction = (
         f"{CONFIGURATION}: config_path is /etc/containerd/certs.d:/etc/docker/certs.d, a list, which containerd 2.1 to "
         "2.4 takes for the name of one folder (its issue 12808): write "
         'config_path = "/etc/containerd/certs.d" under [plugins."io.containerd.cri.v1.images".registry] in '
         f"{CONFIGURATION}, and restart containerd"
     )
-    wait_for("the event", lambda: cure in described(), PATIENCE)
+    wait_for("the event", lambda: instruction in described(), LIMIT_SECONDS)
     log = release.kubectl("logs", name)
     assert log.count("config_path is /etc/containerd/certs.d:/etc/docker/certs.d") == 1, "a line for each change"
 
@@ -84,7 +84,7 @@ def test_containerd_that_does_not_read_the_folder_is_told_where_people_look(
         pytest.param("objects", id="each-object-as-argo-cd-does"),
     ],
 )
-def test_nodes_are_as_they_were_found_however_it_is_taken_away(cluster: Cluster, tmp_path: Path, taken: str) -> None:
+def test_nodes_are_as_they_were_however_the_chart_is_removed(cluster: Cluster, tmp_path: Path, taken: str) -> None:
     before = [containerd_files(node) for node in cluster.nodes]
     with installed(cluster, "taken", "--values", values(tmp_path / "v.yaml", "docker.io")) as release:
         assert [containerd_files(node) for node in cluster.nodes] != before
@@ -97,7 +97,7 @@ def test_nodes_are_as_they_were_found_however_it_is_taken_away(cluster: Cluster,
         assert [containerd_files(node) for node in cluster.nodes] == before
 
 
-def test_metrics_of_each_node_tell_what_it_uses(release: Release, cluster: Cluster) -> None:
+def test_metrics_of_each_node_show_the_caches_it_uses(release: Release, cluster: Cluster) -> None:
     for node in cluster.nodes:
         with urllib.request.urlopen(f"http://{node.address}:9253/metrics", timeout=30) as answer:
             text = answer.read().decode()
@@ -111,8 +111,8 @@ def test_metrics_of_each_node_tell_what_it_uses(release: Release, cluster: Clust
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-def test_programs_of_two_releases_are_on_the_same_nodes(cluster: Cluster, release: Release, tmp_path: Path) -> None:
-    """Each with its own upstreams; the second has no port left for its metrics, and works all the same."""
+def test_programs_of_two_releases_run_on_the_same_nodes(cluster: Cluster, release: Release, tmp_path: Path) -> None:
+    """Each has its own upstreams. The second one has no port for its metrics, and works nevertheless."""
     with installed(cluster, "second", "--values", values(tmp_path / "second.yaml", "quay.io")) as second:
         assert ready(release) == ready(second) == "2/2"
         (pod, *_) = second.get("pods", "--selector", NODES)["items"]
@@ -121,8 +121,10 @@ def test_programs_of_two_releases_are_on_the_same_nodes(cluster: Cluster, releas
         )
 
 
-def test_new_version_of_the_program_rolls_over_node_by_node(cluster: Cluster, release: Release, tmp_path: Path) -> None:
-    """Ten percent of two nodes is one: while one is without its file, the other has it."""
+def test_new_version_of_the_program_is_rolled_out_node_by_node(
+    cluster: Cluster, release: Release, tmp_path: Path
+) -> None:
+    """Ten percent of two nodes is one: while one has no file, the other one does."""
     missing = 0
     document = json.loads((tmp_path / "v.yaml").read_text())
     document["nodeProgram"] = {"dialTimeout": "600ms"}
@@ -137,5 +139,5 @@ def test_new_version_of_the_program_rolls_over_node_by_node(cluster: Cluster, re
         missing = max(missing, sum("dial_timeout" not in text for text in files))
         return all('"600ms"' in text for text in files)
 
-    wait_for("every node to have the new file", everywhere, PATIENCE)
+    wait_for("every node to have the new file", everywhere, LIMIT_SECONDS)
     assert missing <= 1

@@ -1,4 +1,4 @@
-"""What `registry-cache plan` says of each kind of change is what the upgrade then really does."""
+"""An upgrade does what `registry-cache plan` says, for each kind of change."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GROWN = {**RENAMED, "volume": {"size": "2Gi", "storageClassName": "planned"}}
 TWO = {**GROWN, "highAvailability": {"enabled": True}}
 KEPT = {"volumeClaims": {"retentionPolicy": "Retain"}}
 NODE = {**FIRST["nodeProgram"], "dialTimeout": "600ms"}
-# Each an upgrade from the one before it that is not refused.
+# Each is an upgrade of the last one before it that is not refused.
 UPGRADES: dict[str, dict[str, Any]] = {
     "another ttl": {**FIRST, "caches": [SHORTER, QUAY]},
     "another order": {**FIRST, "caches": [QUAY, SHORTER]},
@@ -68,7 +68,7 @@ UPGRADES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class State:
-    """What runs: UIDs of each cache's pod, of its claim, of all claims, and of the pods on the nodes."""
+    """The UIDs of each cache's pod and claim, of all claims, and of the node programs' pods."""
 
     pods: dict[str, str]
     claims: dict[str, str]
@@ -87,7 +87,7 @@ def state(release: Release) -> State:
         for claim in release.get("persistentvolumeclaims")["items"]
         if "deletionTimestamp" not in claim["metadata"]
     }
-    # The first replica of each.
+    # Of the first replica each.
     caches = {
         pod["metadata"]["labels"]["upstream-host"]: pod
         for pod in of("cache")
@@ -108,7 +108,7 @@ def state(release: Release) -> State:
 
 
 def untrue(made: Plan, before: State, after: State) -> list[str]:
-    """What the plan said otherwise than it came."""
+    """Return the differences between the plan and what happened."""
     caches: dict[str, Change] = {change.upstream: change for change in made.changes if change.upstream}
     nodes = [change for change in made.changes if change.part == "nodes"]
     said, came = {}, {}
@@ -142,7 +142,7 @@ def test_upgrades_do_what_was_planned(cluster: Cluster, tmp_path: Path) -> None:
     refused = []
     storage_class = json.dumps(EXPANDABLE)
     interface.kubectl(cluster.kubeconfig, "apply", "--filename", "-", text=storage_class)
-    # The default, since the upgrades say nothing of it.
+    # The default, since the upgrades do not set it.
     with installed(cluster, RELEASE, "--values", str(path), "--set", "nodeProgram.probe.interval=8s") as release:
         old, before = FIRST, state(release)
         for title, new in UPGRADES.items():

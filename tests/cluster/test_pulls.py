@@ -1,4 +1,4 @@
-"""What one node pulled, no node pulls from the upstream again; and a cache that is away harms no pull."""
+"""An image that one node pulled is not fetched from the upstream again, and a missing cache harms no pull."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
 
 @pytest.fixture(scope="module")
 def release(cluster: Cluster) -> Iterator[Release]:
-    """The chart, installed with the example that the README shows."""
+    """The chart with the example of the README."""
     with installed(
         cluster, "registry-cache", "--values", str(REPOSITORY / "examples" / "registry-config.yaml")
-    ) as made:
-        yield made
+    ) as running:
+        yield running
 
 
 def test_second_node_is_served_from_the_cache(cluster: Cluster, release: Release) -> None:
@@ -59,7 +59,7 @@ def test_private_image_is_cached_with_the_credentials_of_the_secret(cluster: Clu
     assert second.blobs == []
 
 
-def test_private_image_comes_with_the_pods_pull_secret_when_its_cache_is_away(
+def test_private_image_is_pulled_with_the_pull_secret_when_its_cache_is_away(
     cluster: Cluster, release: Release, pull_secret: str
 ) -> None:
     reference, _ = new_image(cluster, "registry.example.com/team/fallback:1")
@@ -70,7 +70,7 @@ def test_private_image_comes_with_the_pods_pull_secret_when_its_cache_is_away(
         release.bring_back("registry.example.com")
 
 
-def test_credentials_are_in_the_secret_alone(cluster: Cluster, release: Release) -> None:
+def test_credentials_are_only_in_the_secret(cluster: Cluster, release: Release) -> None:
     pull(cluster, new_image(cluster, "registry.example.com/team/secrecy:1")[0], cluster.nodes[0])
     name = release.object_name("registry.example.com")
     places = {
@@ -88,11 +88,11 @@ def test_credentials_are_in_the_secret_alone(cluster: Cluster, release: Release)
             assert secret not in text, f"{secret!r} is in {place}"
 
 
-def test_pull_without_the_cache_goes_to_the_upstream_and_comes_back_by_itself(
+def test_pulls_go_to_the_upstream_while_the_cache_is_away_and_use_it_again_afterwards(
     cluster: Cluster, release: Release, healthy_upstream: Upstream
 ) -> None:
     node = cluster.nodes[0]
-    # An upstream without a cache: what a pull of the same size costs where there is none.
+    # An upstream without a cache, for the time of a pull of the same size.
     direct = pull(cluster, new_image(cluster, "quay.io/tests/direct:1")[0], node)
     references = [new_image(cluster, f"docker.io/library/away:{number}")[0] for number in range(3)]
 
@@ -107,18 +107,18 @@ def test_pull_without_the_cache_goes_to_the_upstream_and_comes_back_by_itself(
     assert withdrawn.served_by == "upstream"
     assert again.served_by == "upstream through the cache"
     print(f"direct {direct.seconds:.2f} s, cache away {at_once.seconds:.2f} s, withdrawn {withdrawn.seconds:.2f} s")
-    # The promise is 3 s more than direct; ten times that only a hang breaks.
+    # The promise is 3 s more than a direct pull; only a hang takes ten times that.
     assert at_once.seconds < direct.seconds + 30
     assert withdrawn.seconds < direct.seconds + 30
 
 
-def test_image_that_is_nowhere_fails_and_harms_nothing(cluster: Cluster, release: Release) -> None:
+def test_image_that_does_not_exist_fails_and_harms_nothing(cluster: Cluster, release: Release) -> None:
     with pytest.raises(PullFailed, match=r"(?i)not found"):
         pull(cluster, "docker.io/library/nowhere:1", cluster.nodes[0], timeout=10)
     assert all(release.uses_cache(node, "docker.io") for node in cluster.nodes)
 
 
-def test_helm_test_proves_the_caches_from_inside(cluster: Cluster, release: Release) -> None:
+def test_helm_test_checks_the_caches_from_inside_the_cluster(cluster: Cluster, release: Release) -> None:
     new_image(cluster, "docker.io/library/busybox:latest")
     new_image(cluster, "registry.k8s.io/pause:3.10")
 
@@ -128,7 +128,7 @@ def test_helm_test_proves_the_caches_from_inside(cluster: Cluster, release: Rele
         assert name in log
 
 
-def test_helm_test_fails_where_a_cache_does_not_answer(cluster: Cluster, release: Release) -> None:
+def test_helm_test_fails_when_a_cache_does_not_answer(cluster: Cluster, release: Release) -> None:
     release.take_away("registry.k8s.io")
     try:
         with pytest.raises(RuntimeError, match=r"registry\.k8s\.io"):
@@ -137,19 +137,19 @@ def test_helm_test_fails_where_a_cache_does_not_answer(cluster: Cluster, release
         release.bring_back("registry.k8s.io")
 
 
-def test_command_of_the_notes_shows_the_hit(cluster: Cluster, release: Release) -> None:
+def test_command_in_the_notes_shows_the_hit(cluster: Cluster, release: Release) -> None:
     reference, _ = new_image(cluster, "docker.io/library/notes:1")
     for node in cluster.nodes:
         pull(cluster, reference, node)
     notes = interface.helm(cluster.kubeconfig, "get", "notes", release.name, "--namespace", release.namespace)
     (command,) = re.findall(r"^\s*(kubectl get --raw \S*docker-io\S*)", notes, re.MULTILINE)
 
-    shown = interface.kubectl(cluster.kubeconfig, *command.replace("'", "").replace('"', "").split()[1:])
+    output = interface.kubectl(cluster.kubeconfig, *command.replace("'", "").replace('"', "").split()[1:])
 
-    assert re.search(r'registry_proxy_hits_total\{[^}]*type="blob"\} [1-9]', shown)
+    assert re.search(r'registry_proxy_hits_total\{[^}]*type="blob"\} [1-9]', output)
 
 
-def test_cache_pod_killed_in_the_middle_of_a_layer(
+def test_pull_succeeds_when_the_cache_pod_is_killed_while_it_sends_a_layer(
     cluster: Cluster, release: Release, healthy_upstream: Upstream
 ) -> None:
     reference, image = new_image(cluster, "docker.io/library/killed:1", layers=1, layer_bytes=30_000_000)
@@ -166,6 +166,6 @@ def test_cache_pod_killed_in_the_middle_of_a_layer(
     broken_off = [
         request for request in healthy_upstream.requests(mark) if request.is_blob and request.status in (200, 206)
     ]
-    assert len(broken_off) > len(image.blobs), "the layer was asked for again after the cache broke off"
+    assert len(broken_off) > len(image.blobs), "the layer was requested again after the cache was killed"
     release.kubectl("rollout", "status", f"statefulset/{name}", "--timeout=120s")
     release.wait_for_nodes("docker.io", use=True)

@@ -1,4 +1,4 @@
-"""The test cluster itself: it leaves nothing behind, and its upstream can be watched and made to fail."""
+"""The test cluster itself: it leaves nothing behind, and its upstreams can have faults."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ pytestmark = pytest.mark.cluster
 
 
 def traces(cluster: NativeCluster, bridge: str) -> set[str]:
-    """What a cluster has on this machine, on which others may come and go meanwhile."""
+    """Return what a cluster has on this machine, where other clusters may start and stop at the same time."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     routes = Path("/proc/net/route").read_text().splitlines()
-    found = {f"namespace {path.name}" for path in Path("/run/netns").glob(f"{cluster.prefix}-*")}
-    found |= {f"cgroup {path}" for root in hierarchies() for path in root.glob(cluster.prefix)}
-    found |= {f"link {each.name}" for each in Path("/sys/class/net").iterdir() if each.name.split("-")[0] == bridge}
-    found |= {f"route {line}" for line in routes if line.split()[0] == bridge}
+    names = {f"namespace {path.name}" for path in Path("/run/netns").glob(f"{cluster.prefix}-*")}
+    names |= {f"cgroup {path}" for root in hierarchies() for path in root.glob(cluster.prefix)}
+    names |= {f"link {each.name}" for each in Path("/sys/class/net").iterdir() if each.name.split("-")[0] == bridge}
+    names |= {f"route {line}" for line in routes if line.split()[0] == bridge}
     owned = (f"/{cluster.prefix}-", f"{cluster.folder}/")
-    found |= {f"mount {line}" for line in mounts if any(each in line for each in owned)}
-    return found | {f"process {line}" for line in _command_lines() if any(each in line for each in owned)}
+    names |= {f"mount {line}" for line in mounts if any(each in line for each in owned)}
+    return names | {f"process {line}" for line in _command_lines() if any(each in line for each in owned)}
 
 
-def of_a_node() -> set[Path]:
-    """Where a node's programs write on a machine of their own."""
+def node_paths() -> set[Path]:
+    """Return the paths to which the programs of an ordinary node write."""
     return {path for place in ("etc/c*", "opt/*", "var/lib/*") for path in Path("/").glob(place)}
 
 
 def test_down_leaves_nothing_behind(cluster: Cluster) -> None:
     if not isinstance(cluster, NativeCluster):
         pytest.skip("this is about the native cluster; kind deletes its containers itself")
-    before = of_a_node()
+    before = node_paths()
     second = NativeCluster(f"{cluster.name}-second")
     second.up()
     bridge = second.network.bridge
@@ -55,9 +55,16 @@ def test_down_leaves_nothing_behind(cluster: Cluster) -> None:
     finally:
         second.down()
     assert traces(second, bridge) == set()
-    assert of_a_node() == before
+    assert node_paths() == before
     assert not cluster_folder(second.name).exists()
     assert second.status() == f"{second.name}: down"
+
+
+def test_nodes_have_no_files_of_a_container_runtime_on_this_machine(native: NativeCluster) -> None:
+    for node in native.nodes:
+        assert node.run("ls", "/etc/cni/net.d") == "10-pods.conflist\n"
+        assert node.run("ls", "/etc/containerd").split() == ["certs.d", "config.toml"]
+        assert node.run("ls", "/etc/kubernetes", "/opt/cni", check=False) == ""
 
 
 def test_upstream_fails_stops_and_comes_back(cluster: Cluster, healthy_upstream: Upstream) -> None:
@@ -76,7 +83,7 @@ def test_upstream_fails_stops_and_comes_back(cluster: Cluster, healthy_upstream:
     assert _status(healthy_upstream) == 200
 
 
-def test_upstream_is_slow_when_told(cluster: Cluster, healthy_upstream: Upstream) -> None:
+def test_upstream_can_be_slow(cluster: Cluster, healthy_upstream: Upstream) -> None:
     reference, _ = new_image(cluster, "quay.io/tests/slow:1", layers=1, layer_bytes=4_000_000)
     healthy_upstream.slow("quay.io", 2_000_000)
     start = time.monotonic()
@@ -85,7 +92,7 @@ def test_upstream_is_slow_when_told(cluster: Cluster, healthy_upstream: Upstream
 
 
 def _status(upstream: Upstream, timeout: float = 10) -> int:
-    """What the upstream that stands for docker.io answers, asked as the cluster's programs ask it."""
+    """Return the status of the upstream that stands in for docker.io, as the cluster's programs get it."""
     context = ssl.create_default_context(cafile=str(pki.authority_file()))
     context.check_hostname = False
     request = urllib.request.Request(f"https://{upstream.address}/v2/", headers={"Host": "registry-1.docker.io"})

@@ -1,4 +1,4 @@
-"""Volumes: they grow by an upgrade under the running cache, shrink by none, and go with their cache or stay."""
+"""Volumes grow by an upgrade under the running cache, never shrink, and are deleted with their cache or kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MEBIBYTE = 2**20
 
 @pytest.fixture
 def expandable(cluster: Cluster) -> Iterator[str]:
-    """A storage class like the default one, whose claims may grow; nothing here makes their volumes grow."""
+    """A storage class like the default one, whose claims may grow, although nothing makes their volumes grow."""
     storage_class = {
         "metadata": {"name": EXPANDABLE, "annotations": {"defaultVolumeType": "local"}},
         "provisioner": "rancher.io/local-path",
@@ -42,7 +42,7 @@ def expandable(cluster: Cluster) -> Iterator[str]:
 
 @contextmanager
 def created(cluster: Cluster, storage_class: dict[str, Any]) -> Iterator[None]:
-    """A storage class, for as long as a test takes."""
+    """Create a storage class for the duration of a test."""
     same = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "volumeBindingMode": "WaitForFirstConsumer"}
     interface.kubectl(cluster.kubeconfig, "apply", "--filename", "-", text=json.dumps({**same, **storage_class}))
     try:
@@ -53,13 +53,13 @@ def created(cluster: Cluster, storage_class: dict[str, Any]) -> Iterator[None]:
 
 @pytest.fixture
 def in_memory(cluster: Cluster) -> Iterator[SmallVolume]:
-    """A volume of 64 MiB that can really grow, which none of a test cluster's provisioners lets one do."""
-    with small_volume(cluster, cluster.nodes[0], "in-memory", 64 * MEBIBYTE) as made:
-        yield made
+    """A volume of 64 MiB that can really grow, which the provisioners of the test cluster do not support."""
+    with small_volume(cluster, cluster.nodes[0], "in-memory", 64 * MEBIBYTE) as running:
+        yield running
 
 
 def grow(volume: SmallVolume, size: int, release: Release, claim: str) -> None:
-    """Do what a storage driver's resizer does for a claim that asks for more."""
+    """Expand a volume as the resizer of a storage driver does."""
     volume.resize(size)
     patch = json.dumps({"spec": {"capacity": {"storage": str(size)}}})
     release.kubectl("patch", "persistentvolume", volume.name, "--patch", patch)
@@ -68,7 +68,7 @@ def grow(volume: SmallVolume, size: int, release: Release, claim: str) -> None:
 
 
 def written(path: Path, *caches: dict[str, Any], **more: object) -> tuple[str, str]:
-    """A values file with these caches, as helm's arguments."""
+    """Write a values file with these caches, and return it as arguments of helm."""
     path.write_text(json.dumps({"caches": list(caches), **more}))
     return "--values", str(path)
 
@@ -78,7 +78,7 @@ def cache(upstream: str, **volume: str) -> dict[str, Any]:
 
 
 def claims(release: Release) -> dict[str, Any]:
-    """The claims that are there to stay, by their upstream."""
+    """Return the claims that are not being deleted, by upstream."""
     found = release.get("persistentvolumeclaims")["items"]
     return {
         one["metadata"]["labels"]["upstream-host"]: one for one in found if "deletionTimestamp" not in one["metadata"]
@@ -86,28 +86,26 @@ def claims(release: Release) -> dict[str, Any]:
 
 
 def running(release: Release, upstream: str) -> tuple[str, list[int]]:
-    """What changes where a cache is replaced, or a container of it restarts."""
+    """Return the data of a cache pod that changes when it is replaced or a container restarts."""
     pod = release.pod(upstream)
     return pod["metadata"]["uid"], [one["restartCount"] for one in pod["status"]["containerStatuses"]]
 
 
 def everything(release: Release) -> dict[str, str]:
-    """The version of each object that the chart or helm wrote."""
+    """Return the resource version of each object of the chart or of helm."""
     found = release.get("configmaps,secrets,services,statefulsets,daemonsets,persistentvolumeclaims")["items"]
     return {f"{one['kind']} {one['metadata']['name']}": one["metadata"]["resourceVersion"] for one in found}
 
 
 def may_hold(release: Release, upstream: str) -> int:
-    """How many bytes of content the cache says that its volume may hold."""
+    """Return the capacity of the volume, by the cache's metrics."""
     text = release.metrics_text(upstream)
     found = re.search(r"^registry_cache_capacity_bytes\{.*\} (\S+)$", text, re.MULTILINE)
     assert found is not None, text
     return int(float(found[1]))
 
 
-def test_claim_grows_by_an_upgrade_and_the_cache_goes_on_running(
-    cluster: Cluster, expandable: str, tmp_path: Path
-) -> None:
+def test_claim_grows_by_an_upgrade_while_the_cache_runs(cluster: Cluster, expandable: str, tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     before = written(path, cache("docker.io", size="1Gi", storageClassName=expandable))
     with installed(cluster, "grown", *before) as release:
@@ -141,7 +139,7 @@ def test_running_cache_uses_the_room_of_a_volume_that_has_grown(
         release.upgrade(*written(path, cache("docker.io", size=str(192 * MEBIBYTE), storageClassName=in_memory.name)))
         grow(in_memory, 192 * MEBIBYTE, release, claim["metadata"]["name"])
 
-        # The kubelet writes a changed ConfigMap into a pod within about a minute.
+        # The kubelet updates a changed ConfigMap in a pod within about a minute.
         more = "the cache to see the new room"
         wait_for(more, lambda: may_hold(release, "docker.io") > 128 * MEBIBYTE, timeout=150)
         assert running(release, "docker.io") == was
@@ -151,7 +149,7 @@ def test_running_cache_uses_the_room_of_a_volume_that_has_grown(
         assert pull(cluster, larger, cluster.nodes[1]).served_by == "cache"
 
 
-def test_what_no_volume_can_become_is_refused_before_anything_is_changed(
+def test_impossible_changes_of_volumes_are_refused_before_anything_is_changed(
     cluster: Cluster, expandable: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "values.yaml"
@@ -161,7 +159,7 @@ def test_what_no_volume_can_become_is_refused_before_anything_is_changed(
         smaller = cache("docker.io", size="1.5Gi")
         other = cache("ghcr.io", size="1Gi", storageClassName="local-path")
         unset = cache("ghcr.io", size="1Gi")
-        # With something else that would change, and be half done.
+        # Together with another change, which must not be applied either.
         ttl = {"garbageCollection": {"ttl": "1h"}}
         name = "cache-volume-unshrunk-registry-cache-docker-io-0"
         shrinks = (
@@ -185,19 +183,19 @@ def test_what_no_volume_can_become_is_refused_before_anything_is_changed(
                 release.upgrade(*written(path, *change))
             assert everything(release) == before
 
-        # The same size in other words, and the default class by its name, are no change.
+        # The same size in another unit, and the default class by its name, are no change.
         was = {upstream: running(release, upstream) for upstream in ("docker.io", "ghcr.io")}
         same = cache("docker.io", size="2048Mi", storageClassName="local-path")
         release.upgrade(*written(path, same, github))
         assert {upstream: running(release, upstream) for upstream in was} == was
 
-        # A claim that goes as soon as its pod does is no volume to install on.
+        # A claim that is being deleted cannot be used.
         release.kubectl("delete", "persistentvolumeclaim", name, "--wait=false")
         with pytest.raises(RuntimeError, match=f"caches.0.: the claim {name} is being deleted"):
             release.upgrade(*written(path, same, github))
 
 
-def test_volume_goes_with_its_cache_or_stays(cluster: Cluster, tmp_path: Path) -> None:
+def test_volume_is_deleted_with_its_cache_or_kept(cluster: Cluster, tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     docker, github, quay = (cache(upstream, size="1Gi") for upstream in ("docker.io", "ghcr.io", "quay.io"))
     retain = {"cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}}
@@ -238,7 +236,7 @@ def pods(release: Release, upstream: str) -> list[Any]:
 
 
 def uninstall(release: Release) -> None:
-    """The release alone, and not its namespace."""
+    """Uninstall the release, but keep its namespace."""
     interface.helm(
         release.cluster.kubeconfig,
         "uninstall",

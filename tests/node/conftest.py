@@ -1,4 +1,4 @@
-"""What the tests of cache pods share."""
+"""Fixtures of the tests of cache pods."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Upstream registries of a file's own, and cache pods before them."""
-    with pod_bench(tmp_path_factory.mktemp("pods")) as made:
-        yield made
+    """Upstream registries for one file of tests, and cache pods before them."""
+    with pod_bench(tmp_path_factory.mktemp("folder with spaces")) as running:
+        yield running
 
 
 @pytest.fixture
 def faults_end(bench: Bench) -> Iterator[None]:
-    """The upstreams have no faults afterwards."""
+    """End all faults of the upstreams after the test."""
     yield
     bench.upstream.resume()

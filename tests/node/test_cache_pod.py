@@ -1,4 +1,4 @@
-"""The cache pod as the chart has it, without Kubernetes, before upstream registries that can be watched."""
+"""The chart's cache pod without Kubernetes, before upstream registries with an access log."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from experiments.pod_bench import Bench
 
 CLIENTS = 50
-# As the kubelet and the chart have it.
+# The user of the chart's containers.
 USER = 65532
 
 
 @pytest.fixture(scope="module")
 def pod(bench: Bench) -> Iterator[CachePod]:
-    """One that several tests use, each with images of its own."""
+    """A pod for several tests, each with its own images."""
     with bench.pod() as running:
         yield running
 
 
-def test_cold_pull_gives_the_upstreams_bytes(bench: Bench, pod: CachePod) -> None:
+def test_cold_pull_returns_the_upstreams_bytes(bench: Bench, pod: CachePod) -> None:
     image = bench.push("cold")
     mark = bench.upstream.mark()
     pull(pod, "cold", image)
     assert sent_references(bench.upstream.requests(mark)) == sorted(["1", *image.blobs])
 
 
-def test_second_pull_asks_the_upstream_for_nothing(bench: Bench, pod: CachePod) -> None:
+def test_second_pull_sends_no_request_to_the_upstream(bench: Bench, pod: CachePod) -> None:
     image = bench.push("second")
     pull(pod, "second", image)
     mark = bench.upstream.mark()
@@ -74,7 +74,7 @@ def test_bodies_without_a_length_are_cached(bench: Bench, pod: CachePod) -> None
         bench.upstream.resume()
 
 
-def test_cache_by_tokens_and_another_host_for_blobs(bench: Bench) -> None:
+def test_upstream_with_tokens_and_another_host_for_blobs(bench: Bench) -> None:
     site = "lscr.example.com"
     image = bench.push("tokens", site=site)
     with bench.pod({"upstream": site, "remoteURL": f"https://{site}"}) as pod:
@@ -87,7 +87,7 @@ def test_cache_by_tokens_and_another_host_for_blobs(bench: Bench) -> None:
     assert {request.scheme for request in content} == {""}
 
 
-def test_replicas_give_each_other_what_they_have(bench: Bench) -> None:
+def test_replicas_fetch_from_each_other(bench: Bench) -> None:
     image = bench.push("replicas")
     cache = {"upstream": UPSTREAM, "highAvailability": {"enabled": True}}
     pods = [bench.new_pod(cache, ordinal=ordinal) for ordinal in range(2)]
@@ -105,8 +105,8 @@ def test_replicas_give_each_other_what_they_have(bench: Bench) -> None:
     assert sent_references(bench.upstream.requests(mark)) == sorted(image.blobs)
 
 
-def test_replica_without_its_gate_says_nothing_of_what_the_upstream_has(bench: Bench) -> None:
-    """So at its start too: its front comes first, and knows what is on its own volume alone."""
+def test_replica_without_its_gate_does_not_answer_for_the_upstream(bench: Bench) -> None:
+    """That is so at its start too: its front starts first, and knows only what is on its own volume."""
     known, new = (
         {name: bench.push(name) for name in (f"{kind}-{number}" for number in range(6))} for kind in ("a", "b")
     )
@@ -121,7 +121,7 @@ def test_replica_without_its_gate_says_nothing_of_what_the_upstream_has(bench: B
         for name, image in known.items():
             pull(pods[0], name, image)
         pods[1].start()
-        # It was away until now, and is not asked for a while then.
+        # It was unavailable until now, and is not asked for a while.
         wait_for("the replica to be asked", lambda: _is_asked(pods[0], known), HANG_SECONDS, 0.5)
         pods[1].kill("gate")
         for name, image in {**known, **new}.items():
@@ -137,7 +137,7 @@ def _is_asked(pod: CachePod, names: Iterable[str]) -> bool:
     return "the other replica answers again" in pod.log("gate")
 
 
-def test_containers_run_as_the_chart_says(pod: CachePod) -> None:
+def test_containers_run_with_the_privileges_of_the_chart(pod: CachePod) -> None:
     for name, container in pod.containers.items():
         for process in pod.processes(name)[1:] or pod.processes(name):
             status = dict(
@@ -156,7 +156,7 @@ def test_containers_run_as_the_chart_says(pod: CachePod) -> None:
             assert ("ro" if mount.get("readOnly") else "rw") in options[mount["mountPath"]]
 
 
-def test_volume_is_kept_when_the_pod_is_started_again(bench: Bench) -> None:
+def test_volume_is_kept_when_the_pod_is_restarted(bench: Bench) -> None:
     image = bench.push("again")
     with bench.pod(volume=Tmpfs("32m")) as pod:
         pull(pod, "again", image)
@@ -168,7 +168,7 @@ def test_volume_is_kept_when_the_pod_is_started_again(bench: Bench) -> None:
         assert bench.upstream.requests(mark) == []
 
 
-def test_container_is_killed_hung_and_started_again(bench: Bench) -> None:
+def test_containers_can_be_killed_stopped_and_started(bench: Bench) -> None:
     with bench.pod() as pod:
         pod.hang("gate")
         assert not pod.lives()
@@ -183,7 +183,7 @@ def test_container_is_killed_hung_and_started_again(bench: Bench) -> None:
         assert pod.lives()
 
 
-def test_secret_is_replaced_at_once(bench: Bench) -> None:
+def test_secret_is_updated_at_once(bench: Bench) -> None:
     cache = {"upstream": UPSTREAM, "secretReferenceName": "login"}
     with bench.pod(cache) as pod:
         folder = Path(f"/proc/{pod.process('gate')}/root/etc/registry-cache/credentials")

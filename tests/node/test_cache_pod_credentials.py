@@ -1,4 +1,4 @@
-"""Credentials of a cache pod: for the upstream, its token server and a proxy; where they go and where they never do."""
+"""Credentials of a cache pod for the upstream, its token server and a proxy: where they are sent, and nowhere else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cache_of(site: str, **more: Any) -> dict[str, Any]:
 
 
 def assert_nowhere(pod: CachePod, *secrets: str) -> None:
-    """Find a secret in no log, environment or command line of the pod, neither as it is nor as HTTP has it."""
+    """Check that no log, environment or command line of the pod has a secret, neither plain nor encoded for HTTP."""
     places = {f"log of {name}": pod.log_file(name).read_bytes() for name in pod.containers}
     for name in pod.containers:
         for process in pod.processes(name):
@@ -69,17 +69,17 @@ def test_rotated_secret_takes_effect_without_a_restart(bench: Bench) -> None:
         assert_nowhere(pod, PASSWORD, WRONG["password"], f"{USERNAME}:{PASSWORD}")
 
 
-def test_wrong_credentials_are_said_once_and_counted(bench: Bench) -> None:
+def test_wrong_credentials_are_logged_once_and_counted(bench: Bench) -> None:
     bench.push("wrong", site=PRIVATE)
     mark = bench.upstream.mark()
     with bench.pod(cache_of(PRIVATE), secrets={"login": WRONG}) as pod:
         for number in range(20):
             assert send_request(pod, manifest_path("wrong", f"{number}")).status == 403
-        said = [line for line in pod.log("gate").splitlines() if "credentials" in line]
-        print(*said, sep="\n")
-        assert len(said) == 1
-        assert "registry.example.com" in said[0]
-        assert "401" in said[0]
+        lines = [line for line in pod.log("gate").splitlines() if "credentials" in line]
+        print(*lines, sep="\n")
+        assert len(lines) == 1
+        assert "registry.example.com" in lines[0]
+        assert "401" in lines[0]
         assert pod.metrics()["registry_cache_refused_credentials_total"] >= 1
         assert_nowhere(pod, WRONG["password"])
     tried = [each for each in bench.upstream.requests(mark) if each.scheme == "Basic"]
@@ -87,7 +87,7 @@ def test_wrong_credentials_are_said_once_and_counted(bench: Bench) -> None:
     assert len(tried) <= 20
 
 
-def test_public_images_come_without_and_with_wrong_credentials(bench: Bench) -> None:
+def test_public_images_are_served_without_and_with_wrong_credentials(bench: Bench) -> None:
     public = [bench.push(f"public-{number}", site=TOKENS) for number in range(2)]
     with bench.pod(cache_of(TOKENS)) as pod:
         pull(pod, "public-0", public[0])
@@ -98,7 +98,7 @@ def test_public_images_come_without_and_with_wrong_credentials(bench: Bench) -> 
         assert_nowhere(pod, WRONG["password"])
 
 
-def test_token_server_gives_more_to_who_has_credentials(bench: Bench) -> None:
+def test_private_images_need_credentials_at_the_token_server(bench: Bench) -> None:
     image = bench.push("secret", site=TOKENS)
     bench.upstream.push(f"{TOKENS}/private/secret:1", image)
     with bench.pod(cache_of(TOKENS)) as pod:
@@ -114,7 +114,7 @@ def test_token_server_gives_more_to_who_has_credentials(bench: Bench) -> None:
 
 @dataclass
 class Proxy:
-    """An HTTP proxy that wants a login, and where it went."""
+    """An HTTP proxy that asks for credentials, and the hosts that it connected to."""
 
     login: dict[str, str]
     tunnels: list[str] = field(default_factory=list)
@@ -140,7 +140,7 @@ class Proxy:
                     _pass_on(self.connection, server)
 
             def log_message(self, *_: object) -> None:
-                """Nothing."""
+                """Log nothing."""
 
         with PlainServer((own_network.ADDRESS, PROXY_PORT), Handler) as server:
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -156,13 +156,13 @@ def _pass_on(client: socket.socket, server: socket.socket) -> None:
                 content = each.recv(1 << 16)
                 other[each].sendall(content)
             except ConnectionError:
-                return  # one of them hung up
+                return  # one of them has closed its connection
             if not content:
                 return
 
 
 def test_proxy_with_credentials_and_no_proxy(bench: Bench) -> None:
-    """The upstream, its token server and its blobs' host; the pod knows no address of any of them."""
+    """For the upstream, its token server and its blobs' host, whose addresses the pod cannot resolve."""
     image = bench.push("proxied", site=TOKENS)
     other = bench.push("proxied-2", site=TOKENS)
     url = f"http://{own_network.ADDRESS}:{PROXY_PORT}"
@@ -189,7 +189,7 @@ def test_proxy_with_credentials_and_no_proxy(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", ["caSecretName", "caConfigMapName"])
 def test_certificates_of_a_private_authority_are_taken_from_a_bundle(bench: Bench, kind: str) -> None:
-    """As they are by then: one that holds no certificate any more is said, and costs no cached image."""
+    """The current bundle counts: one without a certificate is reported, and costs no cached image."""
     image = bench.push(f"bundle-{kind}".lower())
     values = {"upstreamSettings": {UPSTREAM: {kind: "bundle"}}}
     bundle = {"ca.crt": pki.authority_file().read_text()}
@@ -209,7 +209,7 @@ def test_certificates_of_a_private_authority_are_taken_from_a_bundle(bench: Benc
         pod.close()
 
 
-def test_secret_that_is_not_there_holds_up_nothing(bench: Bench) -> None:
+def test_missing_secret_delays_nothing(bench: Bench) -> None:
     image = bench.push("no-secret")
     with bench.pod({"upstream": UPSTREAM, "secretReferenceName": "nowhere"}) as pod:
         begun = time.monotonic()
@@ -220,7 +220,7 @@ def test_secret_that_is_not_there_holds_up_nothing(bench: Bench) -> None:
         assert pod.log("gate").splitlines().count(f"the Secret nowhere {NO_KEYS}, asking without") == 1
 
 
-def test_secret_with_other_keys_is_named_at_the_start_and_its_values_are_not(bench: Bench) -> None:
+def test_secret_with_other_keys_is_reported_at_the_start_without_its_values(bench: Bench) -> None:
     other = {"user": USERNAME, "token": PASSWORD}
     with bench.pod(cache_of(PRIVATE), secrets={"login": other}) as pod:
         assert pod.log("gate").splitlines().count(f"the Secret login {NO_KEYS}, asking without") == 1
@@ -229,10 +229,8 @@ def test_secret_with_other_keys_is_named_at_the_start_and_its_values_are_not(ben
 
 
 @pytest.mark.parametrize("kind", ["caSecretName", "caConfigMapName"])
-def test_authority_that_is_not_there_is_named_and_what_is_cached_is_served(
-    bench: Bench, tmp_path: Path, kind: str
-) -> None:
-    """At the start and when the upstream is asked; from the moment on that it is there, the upstream answers."""
+def test_missing_authority_is_reported_and_cached_images_are_served(bench: Bench, tmp_path: Path, kind: str) -> None:
+    """It is reported at the start and when the upstream is asked, which answers as soon as the authority is there."""
     repository = f"authority-{kind}".lower()
     image = bench.push(repository)
     bundle = {"ca.crt": pki.authority_file().read_text()}

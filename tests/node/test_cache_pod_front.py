@@ -1,4 +1,4 @@
-"""How the front of a cache pod behaves: without its gate, before it is ready, for what is no pull, and at its end."""
+"""The front of a cache pod: without its gate, before it is ready, for requests that are no pulls, and at its end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def image(bench: Bench) -> oci.Image:
 
 @pytest.fixture(scope="module")
 def pod(bench: Bench, image: oci.Image) -> Iterator[CachePod]:
-    """One with an image in it."""
+    """A pod that has an image."""
     begun = time.monotonic()
     with bench.pod() as running:
         seconds = time.monotonic() - begun
@@ -47,7 +47,7 @@ def pod(bench: Bench, image: oci.Image) -> Iterator[CachePod]:
         assert_no_defect(running)
 
 
-def test_cached_images_come_without_gate_and_others_are_refused(bench: Bench, pod: CachePod, image: oci.Image) -> None:
+def test_without_gate_only_cached_images_are_served(bench: Bench, pod: CachePod, image: oci.Image) -> None:
     new = bench.push("unseen")
     pod.kill("gate")
     try:
@@ -85,14 +85,14 @@ def test_pushes_are_refused(pod: CachePod, image: oci.Image) -> None:
     pull(pod, "known", image)
 
 
-@pytest.mark.parametrize("trouble", ["kill", "hang"])
-def test_pod_is_not_ready_while_distribution_is_away(pod: CachePod, image: oci.Image, trouble: str) -> None:
-    getattr(pod, trouble)("distribution")
+@pytest.mark.parametrize("action", ["kill", "hang"])
+def test_pod_is_not_ready_while_distribution_is_away(pod: CachePod, image: oci.Image, action: str) -> None:
+    getattr(pod, action)("distribution")
     wait_for("the pod to be unready", lambda: send_request(pod, "/v2/").status == 503, HANG_SECONDS)
     assert not pod.is_ready()
     for digest, content in image.blobs.items():
         assert is_right(send_request(pod, blob_path("known", digest)), content)
-    if trouble == "kill":
+    if action == "kill":
         assert send_request(pod, manifest_path("known")).refused
         pod.start_container("distribution")
     else:
@@ -101,7 +101,7 @@ def test_pod_is_not_ready_while_distribution_is_away(pod: CachePod, image: oci.I
     pull(pod, "known", image)
 
 
-def test_heads_say_what_there_is(bench: Bench, pod: CachePod) -> None:
+def test_head_requests_describe_the_content(bench: Bench, pod: CachePod) -> None:
     image = bench.push("heads")
     content = dict(image.blobs)
     for known in (False, True):
@@ -119,7 +119,7 @@ def test_heads_say_what_there_is(bench: Bench, pod: CachePod) -> None:
     assert send_request(pod, manifest_path("heads", "no-such-tag"), method="HEAD").status == 404
 
 
-def test_parts_of_blobs_come_as_they_are_asked_for(pod: CachePod, image: oci.Image) -> None:
+def test_ranges_of_blobs_are_sent_as_requested(pod: CachePod, image: oci.Image) -> None:
     digest, content = max(image.blobs.items(), key=lambda blob: len(blob[1]))
     size = len(content)
     for asked, begin, end in (
@@ -135,7 +135,7 @@ def test_parts_of_blobs_come_as_they_are_asked_for(pod: CachePod, image: oci.Ima
     assert send_request(pod, blob_path("known", digest), Range=f"bytes={size}-").status == 416
 
 
-def test_what_is_cached_is_listed(bench: Bench, pod: CachePod) -> None:
+def test_cached_repositories_and_tags_are_listed(bench: Bench, pod: CachePod) -> None:
     for name in ("list-a", "list-b"):
         pull(pod, name, bench.push(name))
     connection = connect(pod)
@@ -148,7 +148,7 @@ def test_what_is_cached_is_listed(bench: Bench, pod: CachePod) -> None:
     }
 
 
-def test_names_and_paths_that_are_none_are_refused(pod: CachePod) -> None:
+def test_invalid_names_and_paths_are_refused(pod: CachePod) -> None:
     for path in (
         *("/v2", "/v1/", "/v2/UPPER/manifests/1", "/v2/library/known/manifests/", "/v2/library/known/blobs/x"),
         *("/v2/../../etc/passwd", "/blobs/sha256/00", "/registry/v2/", "/v2/library/known/manifests/%2e%2e"),
@@ -159,8 +159,8 @@ def test_names_and_paths_that_are_none_are_refused(pod: CachePod) -> None:
         assert b"root:" not in got.body
 
 
-def test_what_is_being_sent_ends_before_the_pod_does(bench: Bench) -> None:
-    """Blobs that still come from the upstream, and one that a client reads slowly."""
+def test_responses_are_completed_before_the_pod_ends(bench: Bench) -> None:
+    """Some blobs are still being fetched from the upstream, and one client reads slowly."""
     image = bench.push("draining", layers=2, size=2 * MIB)
     slow = bench.push("draining-slowly", layers=2, size=12 * MIB)
     large, content = max(slow.blobs.items(), key=lambda blob: len(blob[1]))
@@ -178,7 +178,7 @@ def test_what_is_being_sent_ends_before_the_pod_does(bench: Bench) -> None:
             ]
             wait_for("a fetch", lambda: list((pod.volume_folder / "parts").iterdir()), HANG_SECONDS, 0.02)
             stopping = pool.submit(pod.stop)
-            time.sleep(0.5)  # in the middle
+            time.sleep(0.5)  # in the middle of the transfers
             assert response.read() == content
             connection.close()
             for got, blob in pulls:
@@ -189,13 +189,13 @@ def test_what_is_being_sent_ends_before_the_pod_does(bench: Bench) -> None:
         assert_no_defect(pod)
 
 
-def test_pod_that_serves_nobody_ends_at_once(bench: Bench, image: oci.Image) -> None:
+def test_idle_pod_ends_at_once(bench: Bench, image: oci.Image) -> None:
     with bench.pod() as pod:
         pull(pod, "known", image)
         idle = connect(pod)
         idle.request("GET", "/v2/")
         idle.getresponse().read()
-        # As containerd's, which opens one more than it needs when several requests begin at once.
+        # containerd opens one connection more than it needs when several requests begin at once.
         spare = connect(pod)
         spare.connect()
         ended = pod.stop()
@@ -205,23 +205,23 @@ def test_pod_that_serves_nobody_ends_at_once(bench: Bench, image: oci.Image) -> 
         assert max(ended.values()) < FAST_SECONDS
 
 
-def test_gate_that_is_hung_up_on_says_nothing(pod: CachePod, image: oci.Image) -> None:
-    def hang_up(digest: str) -> None:
+def test_closed_connections_are_not_logged(pod: CachePod, image: oci.Image) -> None:
+    def close_early(digest: str) -> None:
         connection = connect(pod)
         connection.request("GET", blob_path("known", digest))
         connection.close()
 
     before = pod.log("gate")
-    run_together(hang_up, list(image.blobs) * 5)
+    run_together(close_early, list(image.blobs) * 5)
     pull(pod, "known", image)
     assert pod.log("gate") == before
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-def test_body_of_a_question_is_never_the_next_question(
+def test_body_of_a_request_is_never_taken_for_the_next_request(
     bench: Bench, pod: CachePod, image: oci.Image, framing: str
 ) -> None:
-    """Else one client would choose what another one gets, who comes over the same connection to gate."""
+    """Otherwise one client could choose the response to another one, which shares its connection to the gate."""
     other = f"other-{framing}"
     bench.push(other)
     inner = f"GET {manifest_path(other)} HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -240,7 +240,7 @@ def test_body_of_a_question_is_never_the_next_question(
 
 
 def test_idle_connections_keep_nobody_from_pulling(bench: Bench, image: oci.Image) -> None:
-    """Where the container runtime gives each program 1024 descriptors and lets it ask for more, as many do."""
+    """The container runtime allows 1024 descriptors and lets programs raise that, as many do."""
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, usual[1]))
     try:

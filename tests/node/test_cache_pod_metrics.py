@@ -1,4 +1,4 @@
-"""What a cache pod tells Prometheus: held against the upstream's own log, and against what clients got, to the byte."""
+"""The metrics of a cache pod are exactly right, by the upstream's access log and by what clients received."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from experiments.pod_bench import Bench
 
 CLIENTS = 100
-PATIENCE = 30.0
+LIMIT_SECONDS = 30.0
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def pod(bench: Bench) -> Iterator[CachePod]:
 
 
 def settled(pod: CachePod, kind: str, pushed: int) -> dict[str, float]:
-    """The metrics, once the word of what the front sent last has come."""
+    """Return the metrics, once they include the last bytes that the front sent."""
     name = f'registry_proxy_pushed_bytes_total{{type="{kind}"}}'
-    wait_for(f"{pushed} bytes to be told", lambda: pod.metrics()[name] >= pushed, PATIENCE, 0.05)
+    wait_for(f"{pushed} bytes to be counted", lambda: pod.metrics()[name] >= pushed, LIMIT_SECONDS, 0.05)
     return pod.metrics()
 
 
-def test_bytes_and_requests_are_those_of_the_upstreams_log_and_of_the_clients(bench: Bench, pod: CachePod) -> None:
+def test_bytes_and_requests_match_the_upstreams_log_and_the_clients(bench: Bench, pod: CachePod) -> None:
     image = bench.push("exact", layers=3)
     digests = list(image.blobs)
     mark = bench.upstream.mark()
@@ -49,36 +49,36 @@ def test_bytes_and_requests_are_those_of_the_upstreams_log_and_of_the_clients(be
     status, part = get(pod, f"/v2/library/exact/blobs/{digests[0]}", Range="bytes=10-99")
     assert (status, len(part)) == (206, 90)
     assert get(pod, f"/v2/library/exact/blobs/{digests[0]}", method="HEAD") == (200, b"")
-    found = settled(pod, "blob", sent + len(part))
+    metrics = settled(pod, "blob", sent + len(part))
     asked = bench.upstream.requests(mark)
-    assert found['registry_proxy_pushed_bytes_total{type="blob"}'] == sent + 90
-    assert found['registry_proxy_pushed_bytes_total{type="manifest"}'] == 2 * len(image.manifest)
-    assert found['registry_proxy_pulled_bytes_total{type="blob"}'] == sum(r.body_bytes for r in asked if r.is_blob)
-    assert found['registry_proxy_pulled_bytes_total{type="manifest"}'] == len(image.manifest)
-    assert found['registry_proxy_misses_total{type="blob"}'] == len(digests)
-    assert found['registry_proxy_hits_total{type="blob"}'] == len(digests) + 2
-    assert found['registry_proxy_requests_total{type="blob"}'] == 2 * len(digests) + 2
-    assert found['registry_proxy_misses_total{type="manifest"}'] == 1
-    assert found['registry_proxy_hits_total{type="manifest"}'] == 1
+    assert metrics['registry_proxy_pushed_bytes_total{type="blob"}'] == sent + 90
+    assert metrics['registry_proxy_pushed_bytes_total{type="manifest"}'] == 2 * len(image.manifest)
+    assert metrics['registry_proxy_pulled_bytes_total{type="blob"}'] == sum(r.body_bytes for r in asked if r.is_blob)
+    assert metrics['registry_proxy_pulled_bytes_total{type="manifest"}'] == len(image.manifest)
+    assert metrics['registry_proxy_misses_total{type="blob"}'] == len(digests)
+    assert metrics['registry_proxy_hits_total{type="blob"}'] == len(digests) + 2
+    assert metrics['registry_proxy_requests_total{type="blob"}'] == 2 * len(digests) + 2
+    assert metrics['registry_proxy_misses_total{type="manifest"}'] == 1
+    assert metrics['registry_proxy_hits_total{type="manifest"}'] == 1
     by_method = {
-        method: sum(v for k, v in found.items() if k.startswith("registry_cache_upstream_requests_total") and of in k)
+        method: sum(v for k, v in metrics.items() if k.startswith("registry_cache_upstream_requests_total") and of in k)
         for method, of in (("GET", 'method="GET"'), ("HEAD", 'method="HEAD"'))
     }
     assert by_method == {method: sum(r.method == method for r in asked) for method in ("GET", "HEAD")}
 
 
-def test_bytes_that_many_clients_got_at_once_are_all_told(bench: Bench, pod: CachePod) -> None:
+def test_bytes_of_many_clients_at_once_are_all_counted(bench: Bench, pod: CachePod) -> None:
     image = bench.push("crowd", layers=2, size=20_000)
     paths = [f"/v2/library/crowd/blobs/{digest}" for digest in image.blobs] * 200
     with ThreadPoolExecutor(CLIENTS) as pool:
         sent = sum(len(body) for _, body in pool.map(lambda path: get(pod, path), paths))
-    found = settled(pod, "blob", sent)
-    assert found['registry_proxy_pushed_bytes_total{type="blob"}'] == sent
-    assert found["registry_cache_untold_answers_total"] == 0
-    assert found['registry_proxy_requests_total{type="blob"}'] == len(paths)
+    metrics = settled(pod, "blob", sent)
+    assert metrics['registry_proxy_pushed_bytes_total{type="blob"}'] == sent
+    assert metrics["registry_cache_untold_answers_total"] == 0
+    assert metrics['registry_proxy_requests_total{type="blob"}'] == len(paths)
 
 
-def test_long_blob_that_a_client_leaves_counts_for_what_went_out(bench: Bench, pod: CachePod) -> None:
+def test_abandoned_response_counts_the_bytes_that_were_sent(bench: Bench, pod: CachePod) -> None:
     image = bench.push("left", layers=1, size=40_000_000)
     digest = max(image.blobs, key=lambda each: len(image.blobs[each]))
     whole = len(get(pod, f"/v2/library/left/blobs/{digest}")[1])
@@ -87,11 +87,11 @@ def test_long_blob_that_a_client_leaves_counts_for_what_went_out(bench: Bench, p
     connection.request("GET", f"/v2/library/left/blobs/{digest}?ns={UPSTREAM}")
     assert connection.getresponse().read(1000)
     connection.close()
-    found = settled(pod, "blob", whole + 1000)
-    assert whole + 1000 <= found['registry_proxy_pushed_bytes_total{type="blob"}'] < 2 * whole
+    metrics = settled(pod, "blob", whole + 1000)
+    assert whole + 1000 <= metrics['registry_proxy_pushed_bytes_total{type="blob"}'] < 2 * whole
 
 
-def test_resumed_fetch_counts_each_byte_that_came(bench: Bench, pod: CachePod) -> None:
+def test_resumed_fetch_counts_each_received_byte(bench: Bench, pod: CachePod) -> None:
     image = bench.push("broken", size=900_000)
     digest = max(image.blobs, key=lambda each: len(image.blobs[each]))
     mark = bench.upstream.mark()
@@ -103,12 +103,12 @@ def test_resumed_fetch_counts_each_byte_that_came(bench: Bench, pod: CachePod) -
     assert (status, body) == (200, image.blobs[digest])
     asked = [request for request in bench.upstream.requests(mark) if request.is_blob]
     assert len(asked) > 1
-    found = settled(pod, "blob", len(body))
-    pulled = found['registry_proxy_pulled_bytes_total{type="blob"}']
+    metrics = settled(pod, "blob", len(body))
+    pulled = metrics['registry_proxy_pulled_bytes_total{type="blob"}']
     assert len(body) <= pulled <= sum(request.body_bytes for request in asked)
 
 
-def test_upstream_that_is_away_and_what_is_refused_for_it_are_told(bench: Bench, pod: CachePod) -> None:
+def test_unavailable_upstream_and_refused_requests_are_counted(bench: Bench, pod: CachePod) -> None:
     image = bench.push("away")
     digest = min(image.blobs)
     assert pod.metrics()["registry_cache_upstream_up"] == 1
@@ -117,15 +117,15 @@ def test_upstream_that_is_away_and_what_is_refused_for_it_are_told(bench: Bench,
         assert get(pod, f"/v2/library/away/blobs/{digest}")[0] == 503
     finally:
         bench.upstream.resume()
-    found = pod.metrics()
-    assert found["registry_cache_upstream_up"] == 0
-    assert found['registry_cache_upstream_requests_total{method="GET",outcome="429"}'] == 1
-    assert found['registry_cache_refused_requests_total{reason="429"}'] == 1
+    metrics = pod.metrics()
+    assert metrics["registry_cache_upstream_up"] == 0
+    assert metrics['registry_cache_upstream_requests_total{method="GET",outcome="429"}'] == 1
+    assert metrics['registry_cache_refused_requests_total{reason="429"}'] == 1
     assert get(pod, "/v2/x/blobs/uploads/", method="POST")[0] == 405
     assert pod.metrics()['registry_cache_refused_requests_total{reason="push"}'] == 1
 
 
-def test_what_replicas_give_each_other_is_no_clients_request(bench: Bench) -> None:
+def test_requests_between_replicas_are_not_counted_as_clients_requests(bench: Bench) -> None:
     image = bench.push("replicas-told", layers=4)
     cache = {"upstream": UPSTREAM, "highAvailability": {"enabled": True}}
     pods = [bench.new_pod(cache, ordinal=ordinal) for ordinal in range(2)]
@@ -137,13 +137,13 @@ def test_what_replicas_give_each_other_is_no_clients_request(bench: Bench) -> No
         sent = sum(
             len(get(pod, f"/v2/library/replicas-told/blobs/{digest}")[1]) for pod in pods for digest in image.blobs
         )
-        found = [settled(pod, "blob", sent // 2) for pod in pods]
+        metrics = [settled(pod, "blob", sent // 2) for pod in pods]
     finally:
         for pod in pods:
             pod.close()
 
     def total(name: str) -> float:
-        return sum(each[name] for each in found)
+        return sum(each[name] for each in metrics)
 
     assert total('registry_proxy_requests_total{type="blob"}') == 2 * len(image.blobs)
     assert total('registry_proxy_pushed_bytes_total{type="blob"}') == sent
@@ -152,7 +152,7 @@ def test_what_replicas_give_each_other_is_no_clients_request(bench: Bench) -> No
     assert total("registry_cache_replica_bytes_total") == sent // 2
 
 
-def test_promtool_finds_nothing_wrong_with_the_metrics(pod: CachePod) -> None:
+def test_promtool_accepts_the_metrics(pod: CachePod) -> None:
     text = pod.metrics_text()
     promtool = tools.debian_program("promtool")
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""One fetch for all, whatever its clients do: each blob and manifest leaves the upstream once."""
+"""Each blob and manifest is fetched from the upstream once for all clients, whatever they do."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def shared_pod(bench: Bench) -> Iterator[CachePod]:
 
 @pytest.fixture
 def pod(bench: Bench, shared_pod: CachePod) -> Iterator[CachePod]:
-    """A pod whose upstream has no faults afterwards."""
+    """A pod whose upstream's faults end with the test."""
     yield shared_pod
     bench.upstream.resume()
 
 
 @pytest.fixture(scope="module")
 def hung(bench: Bench, shared_pod: CachePod) -> Iterator[tuple[oci.Image, dict[str, Future[Response]]]]:
-    """What is asked of a pod whose gate hangs; the front waits for it 28 s, during which the other tests run."""
+    """Requests to a pod whose gate hangs; the front waits 28 s for it, and the other tests run in that time."""
     image = bench.push("hung")
     unseen = bench.push("hung-unseen")
     with bench.pod() as pod, ThreadPoolExecutor(CLIENTS) as pool:
@@ -73,7 +73,7 @@ def hung(bench: Bench, shared_pod: CachePod) -> Iterator[tuple[oci.Image, dict[s
 
 @pytest.fixture(autouse=True)
 def _early(hung: object) -> None:
-    """Have it begin with the first test."""
+    """Begin with the first test."""
 
 
 def hang_up(client: socket.socket) -> None:
@@ -86,11 +86,11 @@ def reset(client: socket.socket) -> None:
 
 
 def stall(client: socket.socket) -> None:
-    """Read nothing, for as long as the others need."""
+    """Read nothing while the others read."""
 
 
 @pytest.mark.parametrize("misbehave", [hang_up, reset, stall])
-def test_first_client_that_misbehaves_costs_nobody_anything(bench: Bench, pod: CachePod, misbehave: object) -> None:
+def test_misbehaving_first_client_costs_the_others_nothing(bench: Bench, pod: CachePod, misbehave: object) -> None:
     name = misbehave.__name__.replace("_", "-")  # type: ignore[attr-defined]
     image = bench.push(name, layers=9, size=100_000)
     assert len(image.layers) == 10
@@ -106,7 +106,7 @@ def test_first_client_that_misbehaves_costs_nobody_anything(bench: Bench, pod: C
     wait_for("the upstream to be asked", lambda: pod.metrics()["registry_cache_stored_manifests"] >= 1, HANG_SECONDS)
     with ThreadPoolExecutor(1) as pool:
         others = pool.submit(pull_together, pod, name, image, CLIENTS)
-        time.sleep(0.3)  # in the middle of what takes about two seconds
+        time.sleep(0.3)  # in the middle of the transfers, which take about two seconds
         for client in first:
             misbehave(client)  # type: ignore[operator]
         others.result(HANG_SECONDS)
@@ -130,7 +130,7 @@ def test_bodies_without_a_length_are_fetched_once_for_all(bench: Bench, pod: Cac
 
 
 @pytest.mark.parametrize("containers", [("gate",), ("front", "gate", "distribution")], ids=["gate", "pod"])
-def test_restart_in_the_middle_costs_one_more_fetch_at_most(
+def test_restart_during_a_fetch_costs_at_most_one_more(
     bench: Bench, pod: CachePod, containers: tuple[str, ...]
 ) -> None:
     name = f"restart-{len(containers)}"
@@ -141,7 +141,7 @@ def test_restart_in_the_middle_costs_one_more_fetch_at_most(
     digest, content = next((each, layer) for each, layer in image.blobs.items() if len(layer) > 2 * MIB)
     parts = pod.volume_folder / "parts"
     with ThreadPoolExecutor(1) as pool:
-        under_way = pool.submit(_ask_or_lose, pod, blob_path(name, digest), content)
+        under_way = pool.submit(_is_complete, pod, blob_path(name, digest), content)
         wait_for("the blob to be under way", lambda: list(parts.iterdir()), HANG_SECONDS, 0.02)
         for container in containers:
             pod.kill(container)
@@ -157,16 +157,16 @@ def test_restart_in_the_middle_costs_one_more_fetch_at_most(
     assert sent_bytes(requests) <= 1.02 * image.size + len(content)
 
 
-def _ask_or_lose(pod: CachePod, path: str, content: bytes) -> bool:
-    """Whether all of it came; where not, an error did, or the connection ended."""
+def _is_complete(pod: CachePod, path: str, content: bytes) -> bool:
+    """Return whether all of the content came; otherwise the response must be an error, or the connection must end."""
     try:
         return is_right(send_request(pod, path), content)
     except (ConnectionError, http.client.HTTPException):
         return False
 
 
-def test_long_blob_is_sent_while_it_comes_and_breaks_off_if_it_cannot_be_ended(bench: Bench, pod: CachePod) -> None:
-    """Two blobs of about 14 s together: the upstream's connection breaks off once, later it goes away for good."""
+def test_long_blob_is_sent_while_it_is_fetched_and_breaks_off_with_the_fetch(bench: Bench, pod: CachePod) -> None:
+    """Two blobs take about 14 s together: the upstream's connections are cut once, and later it is stopped."""
     image = bench.push("long", layers=1, size=1)
     long = bench.push("long-ended", layers=2, size=4 * MIB)
     lost = bench.push("long-lost", layers=2, size=16 * MIB)
@@ -187,7 +187,7 @@ def test_long_blob_is_sent_while_it_comes_and_breaks_off_if_it_cannot_be_ended(b
         resumed = pool.submit(_break_off_and_resume, pod, path, len(whole))
         broken = [pool.submit(send_request, pod, blob_path("long-lost", lost_digest)) for _ in range(3)]
         time.sleep(4)
-        bench.upstream.bandwidth(UPSTREAM, 800_000)  # breaks off what is under way
+        bench.upstream.bandwidth(UPSTREAM, 800_000)  # cuts the responses
         assert resumed.result(HANG_SECONDS) == whole
         for each in all_of_it:
             assert is_right(each.result(HANG_SECONDS), whole)
@@ -219,7 +219,7 @@ def test_long_blob_is_sent_while_it_comes_and_breaks_off_if_it_cannot_be_ended(b
 
 
 def _break_off_and_resume(pod: CachePod, path: str, size: int) -> bytes:
-    """Read a third, hang up, and ask for the rest."""
+    """Read a third, close the connection, and request the rest."""
     connection = connect(pod)
     connection.request("GET", path)
     response = connection.getresponse()
@@ -231,10 +231,10 @@ def _break_off_and_resume(pod: CachePod, path: str, size: int) -> bytes:
     return begin + got.body
 
 
-def test_gate_that_hangs_costs_time_and_no_cached_content(
+def test_hung_gate_costs_time_and_no_cached_content(
     hung: tuple[oci.Image, dict[str, Future[Response]]],
 ) -> None:
-    """Until the kubelet ends it."""
+    """That is the state until the kubelet restarts it."""
     image, answers = hung
     known = {manifest_path("hung"): image.manifest, manifest_path("hung", image.digest): image.manifest}
     known |= {blob_path("hung", digest): content for digest, content in image.blobs.items()}

@@ -1,4 +1,4 @@
-"""What a cache pod gives while its upstream is away, slow or wrong, and how often it asks it."""
+"""What a cache pod serves while its upstream is unavailable, slow or wrong, and how often it asks the upstream."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LYING_PORT = 5050
 
 @pytest.fixture(scope="module")
 def image(bench: Bench) -> oci.Image:
-    """One that is cached before anything is wrong."""
+    """An image that is cached before a fault begins."""
     return bench.push("known")
 
 
@@ -58,7 +58,7 @@ AWAY: dict[str, Callable[[CachePod, Bench], None]] = {
 
 
 @pytest.mark.parametrize("fault", AWAY)
-def test_upstream_that_is_away_costs_no_cached_image(bench: Bench, image: oci.Image, fault: str) -> None:
+def test_unavailable_upstream_costs_no_cached_image(bench: Bench, image: oci.Image, fault: str) -> None:
     with bench.pod(values=AT_EACH_PULL) as pod:
         pull(pod, "known", image)
         AWAY[fault](pod, bench)
@@ -96,7 +96,7 @@ def test_upstream_that_is_away_costs_no_cached_image(bench: Bench, image: oci.Im
             pull(pod, "came-back", new)
 
 
-def test_token_server_that_is_away_costs_no_cached_image(bench: Bench) -> None:
+def test_unavailable_token_server_costs_no_cached_image(bench: Bench) -> None:
     site = "lscr.example.com"
     image = bench.push("tokens-away", site=site)
     with bench.pod({"upstream": site, "remoteURL": f"https://{site}"}, values=AT_EACH_PULL) as pod:
@@ -116,7 +116,7 @@ def test_one_token_and_one_head_for_many_pulls(bench: Bench) -> None:
     with bench.pod(cache, values={"cachePods": {"tagCheckInterval": "3s"}}) as pod:
         mark = bench.upstream.mark()
         pull(pod, "counted", image)
-        time.sleep(3)  # the window
+        time.sleep(3)  # the tag check interval
         for _ in range(4):
             assert all(
                 got.status == 200
@@ -131,13 +131,13 @@ def test_one_token_and_one_head_for_many_pulls(bench: Bench) -> None:
     assert [each.status for each in requests if each.upstream == site and not each.scheme] == [401]
 
 
-def test_tag_is_followed_when_it_moves_and_forgotten_when_it_goes(bench: Bench) -> None:
+def test_moved_tag_is_followed_and_deleted_tag_is_removed(bench: Bench) -> None:
     old = bench.push("moving")
     with bench.pod(values={"cachePods": {"tagCheckInterval": "2s"}}) as pod:
         pull(pod, "moving", old)
         new = bench.push("moving", layers=2)
         assert is_right(send_request(pod, manifest_path("moving")), old.manifest)
-        time.sleep(2)  # the window
+        time.sleep(2)  # the tag check interval
         pull(pod, "moving", new)
         tags = bench.upstream.folder / f"storage/{UPSTREAM}/docker/registry/v2/repositories/library/moving/_manifests"
         shutil.rmtree(tags / "tags" / "1")
@@ -152,7 +152,7 @@ def test_tag_is_followed_when_it_moves_and_forgotten_when_it_goes(bench: Bench) 
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no-ranges"])
-def test_bodies_that_break_off_are_mended_or_refused(
+def test_bodies_that_break_off_are_resumed_or_refused(
     bench: Bench, shared_pod: CachePod, image: oci.Image, *, ranges: bool
 ) -> None:
     name = f"breaking-{ranges}".lower()
@@ -184,7 +184,7 @@ def test_wrong_bodies_are_refused(bench: Bench, shared_pod: CachePod, image: oci
 
 
 class LyingHandler(BaseHTTPRequestHandler):
-    """A registry of one image that says of each blob that it is `more` bytes longer than it is."""
+    """A registry of one image that announces each blob as `more` bytes longer than it is."""
 
     image: ClassVar[oci.Image]
     more: ClassVar[int]
@@ -201,21 +201,21 @@ class LyingHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.mark.parametrize("more", [-100, 100], ids=["short", "long"])
 @pytest.mark.parametrize("known", [False, True], ids=["unknown", "known"])
-def test_length_that_is_wrong_is_refused(bench: Bench, *, known: bool, more: int) -> None:
-    made = oci.Image(layers=(oci.random_layer(f"lying {more}", 100_000),))
-    handler = type("Handler", (LyingHandler,), {"image": made, "more": more})
+def test_wrong_length_is_refused(bench: Bench, *, known: bool, more: int) -> None:
+    lying = oci.Image(layers=(oci.random_layer(f"lying {more}", 100_000),))
+    handler = type("Handler", (LyingHandler,), {"image": lying, "more": more})
     with PlainServer((own_network.ADDRESS, LYING_PORT), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         cache = {"upstream": UPSTREAM, "remoteURL": f"http://{own_network.ADDRESS}:{LYING_PORT}"}
         with bench.pod(cache) as pod:
             if known:
-                assert is_right(send_request(pod, manifest_path("lying")), made.manifest)
-            for digest, content in made.blobs.items():
+                assert is_right(send_request(pod, manifest_path("lying")), lying.manifest)
+            for digest, content in lying.blobs.items():
                 got = send_request(pod, blob_path("lying", digest))
                 print(got.status, f"{got.head_seconds:.1f} s", got.body[:200])
                 assert is_right(got, content) or got.refused

@@ -1,4 +1,4 @@
-"""What a cache pod does with a volume that is full, small, read-only or damaged, and what is removed from it when."""
+"""A cache pod with a volume that is full, small, read-only or damaged, and what is evicted, expired or discarded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def image(bench: Bench) -> oci.Image:
-    """One that is cached before anything is wrong."""
+    """An image that is cached before a fault begins."""
     return bench.push("known")
 
 
@@ -47,11 +47,11 @@ def refused(got: Response) -> bool:
 
 
 def layer(image: oci.Image) -> tuple[str, bytes]:
-    """The largest blob, and its digest."""
+    """Return the digest and the content of the largest blob."""
     return max(image.blobs.items(), key=lambda blob: len(blob[1]))
 
 
-def test_volume_full_of_something_else_refuses_what_is_new(bench: Bench, image: oci.Image) -> None:
+def test_volume_full_of_foreign_files_refuses_new_content(bench: Bench, image: oci.Image) -> None:
     new = bench.push("too-much", layers=2, size=6 * MIB)
     digest, _ = layer(new)
     with bench.pod(volume=Tmpfs("8m")) as pod:
@@ -65,7 +65,7 @@ def test_volume_full_of_something_else_refuses_what_is_new(bench: Bench, image: 
         pull(pod, "known", image)
         bench.upstream.resume()
         assert [each.digest for each in bench.upstream.requests(mark) if each.is_blob] == [digest]
-        # What can be had by eviction is had, and all the rest refused; nothing is wrong or short.
+        # What fits after an eviction is served, and the rest is refused; nothing is wrong or incomplete.
         for _ in range(2):
             for each, content in (*new.blobs.items(), *image.blobs.items()):
                 is_right(send_request(pod, blob_path("too-much", each)), content)
@@ -74,7 +74,7 @@ def test_volume_full_of_something_else_refuses_what_is_new(bench: Bench, image: 
         assert pod.metrics()['registry_cache_refused_requests_total{reason="no-room"}'] >= 1
 
 
-def test_volume_nearly_full_gives_the_room_of_what_was_used_least(bench: Bench, image: oci.Image) -> None:
+def test_least_recently_used_content_is_evicted_from_a_nearly_full_volume(bench: Bench, image: oci.Image) -> None:
     new = bench.push("fits", layers=2, size=2 * MIB)
     with bench.pod(volume=Tmpfs("8m")) as pod:
         pull(pod, "known", image)
@@ -84,7 +84,7 @@ def test_volume_nearly_full_gives_the_room_of_what_was_used_least(bench: Bench, 
         assert pod.metrics()['registry_cache_removed_blobs_total{reason="evicted"}'] >= 1
 
 
-def test_layer_larger_than_the_volume_is_never_asked_for(bench: Bench, image: oci.Image) -> None:
+def test_layer_larger_than_the_volume_is_never_fetched(bench: Bench, image: oci.Image) -> None:
     new = bench.push("larger", layers=2, size=9 * MIB)
     digest, _ = layer(new)
     with bench.pod(volume=Tmpfs("8m")) as pod:
@@ -98,7 +98,7 @@ def test_layer_larger_than_the_volume_is_never_asked_for(bench: Bench, image: oc
         assert bench.upstream.requests(mark) == []
 
 
-def test_volume_without_inodes_serves_what_it_has(bench: Bench, image: oci.Image) -> None:
+def test_volume_without_inodes_serves_cached_content(bench: Bench, image: oci.Image) -> None:
     new = bench.push("no-inodes")
     with bench.pod(volume=Tmpfs("32m", inodes=200)) as pod:
         pull(pod, "known", image)
@@ -123,7 +123,7 @@ def test_volume_without_inodes_serves_what_it_has(bench: Bench, image: oci.Image
             assert is_right(got, content) or refused(got)
 
 
-def test_read_only_volume_serves_what_it_has_after_a_restart_too(bench: Bench, image: oci.Image) -> None:
+def test_read_only_volume_serves_cached_content_also_after_a_restart(bench: Bench, image: oci.Image) -> None:
     new, later = bench.push("unwritable"), bench.push("writable-again")
     with bench.pod(volume=Tmpfs("16m")) as pod:
         pull(pod, "known", image)
@@ -148,7 +148,7 @@ def test_read_only_volume_serves_what_it_has_after_a_restart_too(bench: Bench, i
 
 
 @pytest.mark.parametrize("spoil", ["truncate", "empty", "lengthen", "remove"])
-def test_file_that_was_changed_in_size_is_fetched_anew_or_refused(bench: Bench, spoil: str) -> None:
+def test_file_of_another_size_is_fetched_again_or_refused(bench: Bench, spoil: str) -> None:
     name = f"spoilt-{spoil}"
     image = bench.push(name)
     digest, content = layer(image)
@@ -169,14 +169,14 @@ def test_file_that_was_changed_in_size_is_fetched_anew_or_refused(bench: Bench, 
 
 
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=500-"}], ids=["again", "rest"])
-def test_bit_that_was_flipped_costs_one_client_one_try(bench: Bench, headers: dict[str, str]) -> None:
-    """A blob of the right size is sent unread; who finds out comes back."""
+def test_flipped_bit_costs_one_client_one_try(bench: Bench, headers: dict[str, str]) -> None:
+    """A blob of the right size is sent without a check; the client that notices tries again."""
     name = f"flipped-{len(headers)}"
     image = bench.push(name)
     digest, content = layer(image)
     with bench.pod(volume=Tmpfs("16m")) as pod:
         pull(pod, name, image)
-        # It is to know neither the blob's content nor who asked for it.
+        # So that it knows neither the blob's content nor which client requested it.
         pod.kill("gate")
         pod.start_container("gate")
         pod.wait_until_ready()
@@ -192,7 +192,7 @@ def test_bit_that_was_flipped_costs_one_client_one_try(bench: Bench, headers: di
         assert is_right(send_request(pod, blob_path(name, digest)), content)
 
 
-def test_manifest_that_was_changed_is_fetched_anew(bench: Bench) -> None:
+def test_changed_manifest_is_fetched_again(bench: Bench) -> None:
     image = bench.push("changed")
     with bench.pod(volume=Tmpfs("16m")) as pod:
         pull(pod, "changed", image)
@@ -202,7 +202,7 @@ def test_manifest_that_was_changed_is_fetched_anew(bench: Bench) -> None:
 
 
 def test_cold_blobs_at_once_share_a_small_volume(bench: Bench) -> None:
-    """Two images that do not fit together, eight clients: who finds no room is refused, and nothing is wrong."""
+    """Eight clients pull two images that do not fit together: some are refused, and nothing is wrong."""
     images = {name: bench.push(name, layers=5, size=2 * MIB) for name in ("share-1", "share-2")}
     with bench.pod(volume=Tmpfs("15m")) as pod:
         for name in images:
@@ -210,7 +210,7 @@ def test_cold_blobs_at_once_share_a_small_volume(bench: Bench) -> None:
         asked = [(name, digest) for name, each in images.items() for digest in each.blobs] * 8
         answers = run_together(lambda each: send_request(pod, blob_path(*each)), asked)
         right = [is_right(got, images[name].blobs[digest]) for (name, digest), got in zip(asked, answers, strict=True)]
-        print(f"{sum(right)} of {len(right)} were served, the others refused")
+        print(f"{sum(right)} of {len(right)} were served, and the others refused")
         assert sum(right) >= len(right) / 4
         for got, came in zip(answers, right, strict=True):
             assert came or got.refused
@@ -225,8 +225,8 @@ def set_room(pod: CachePod, **changes: object) -> None:
     pod.set_config_map(name, {**data, "room.json": json.dumps({**json.loads(data["room.json"]), **changes})})
 
 
-def test_limits_apply_to_what_is_there_as_they_change(bench: Bench) -> None:
-    """For ever, then less room, then a short time from the last use: of the manifest alone, as nodes ask."""
+def test_changed_limits_apply_to_stored_content(bench: Bench) -> None:
+    """Content is kept for ever, then with less room, then for a short time since the use of its manifest."""
     names = ("filler", "cold", "hot")
     images = {name: bench.push(f"kept-{name}", layers=2, size=MIB) for name in names}
     cache = {"upstream": UPSTREAM, "garbageCollection": {"ttl": "0s"}}
@@ -235,7 +235,7 @@ def test_limits_apply_to_what_is_there_as_they_change(bench: Bench) -> None:
             pull(pod, f"kept-{name}", images[name])
         stored = pod.metrics()["registry_cache_stored_bytes"]
         begun = time.monotonic()
-        # All but about the first layer of what was used first.
+        # All but about the first layer of the least recently used image.
         set_room(pod, capacity=int(stored), highWaterMarkPercent=90)
         wait_for("the volume to be used less", lambda: _evicted(pod) > 0, HANG_SECONDS)
         print(f"a smaller size applied after {time.monotonic() - begun:.1f} s")

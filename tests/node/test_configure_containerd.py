@@ -1,4 +1,4 @@
-"""nodeProgram.configureContainerd with a real containerd: it reads the folder afterwards, or all is as it was."""
+"""nodeProgram.configureContainerd: a real containerd reads the registry directory then, or nothing has changed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PATIENCE = 60.0
-# As a supervisor does it: the process ends and another one takes its place; which reads the configuration.
+LIMIT_SECONDS = 60.0
+# As a supervisor does it: the process ends, and a new one reads the configuration.
 RESTART = """#!/bin/sh
 old=$(cat {folder}/pid)
 kill "$old"
@@ -30,7 +30,7 @@ IMAGES = "[plugins.'io.containerd.cri.v1.images'.registry]"
 
 @dataclass
 class Machine:
-    """A node with a containerd that is restarted by a script; on_host is empty, since it is this machine."""
+    """A node with a containerd that is restarted by a script; on_host is empty, since the host is this machine."""
 
     folder: Path
 
@@ -70,14 +70,14 @@ class Machine:
             },
         )
         command = [*CONFIGURE_CONTAINERD, "--config", path]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3 * PATIENCE)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3 * LIMIT_SECONDS)
 
     @property
     def client(self) -> list[str]:
         return [str(tools.go_binary("containerd", "ctr")), "--address", str(self.folder / "sock")]
 
     def config_path(self) -> str:
-        """What the containerd that runs reads, by its own word."""
+        """Return the registry directory in the output of `containerd config dump`."""
         command = [tools.go_binary("containerd", "containerd"), "--config", self.main, "config", "dump"]
         dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return next(line.split("'")[1] for line in dump.splitlines() if line.strip().startswith("config_path = '"))
@@ -91,20 +91,20 @@ class Machine:
             first = subprocess.Popen([program, "--config", self.main], stdout=log, stderr=log)
         (self.folder / "pid").write_text(f"{first.pid}\n")
         try:
-            wait_for("containerd", (self.folder / "sock").exists, PATIENCE)
+            wait_for("containerd", (self.folder / "sock").exists, LIMIT_SECONDS)
             yield
         finally:
             subprocess.run(["kill", self.process], check=False)
-            first.wait(PATIENCE)
+            first.wait(LIMIT_SECONDS)
             print((self.folder / "log").read_text(errors="replace")[-2000:])
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     tools.ensure_native()
-    made = Machine(tmp_path)
-    made.certs.mkdir()
-    return made
+    new = Machine(tmp_path)
+    new.certs.mkdir()
+    return new
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def machine(tmp_path: Path) -> Machine:
         pytest.param(f"{IMAGES}\nconfig_path = '/etc/containerd/certs.d:/etc/docker/certs.d'", id="a-list-and-no-end"),
     ],
 )
-def test_line_is_written_once_and_containerd_reads_the_folder(machine: Machine, text: str) -> None:
+def test_line_is_written_once_and_containerd_reads_the_registry_directory(machine: Machine, text: str) -> None:
     machine.write(text)
     before = machine.main.read_text()
     with machine.running():
@@ -137,7 +137,7 @@ def test_line_is_written_once_and_containerd_reads_the_folder(machine: Machine, 
         assert (machine.main.read_text(), machine.process) == (after, process)
 
 
-def test_line_that_did_not_help_is_not_written_again(machine: Machine) -> None:
+def test_line_without_effect_is_not_written_again(machine: Machine) -> None:
     machine.write("")
     with machine.running():
         machine.run()
@@ -149,8 +149,8 @@ def test_line_that_did_not_help_is_not_written_again(machine: Machine) -> None:
         assert machine.main.read_text() == text
 
 
-def test_containerd_that_does_not_come_back_gets_its_file_back(machine: Machine) -> None:
-    """A restart that works only with the file as it was."""
+def test_configuration_is_restored_if_containerd_does_not_come_back(machine: Machine) -> None:
+    """The restart succeeds only with the old file."""
     machine.write("")
     before = machine.main.read_text()
     script = f"grep -q config_path {machine.main} && exit 1; exec {machine.folder}/restart"
@@ -163,7 +163,7 @@ def test_containerd_that_does_not_come_back_gets_its_file_back(machine: Machine)
         assert not (machine.folder / "config.toml.registry-cache-new").exists()
 
 
-def test_file_that_containerd_refuses_takes_no_effect(machine: Machine) -> None:
+def test_file_that_containerd_refuses_is_not_used(machine: Machine) -> None:
     machine.write("")
     before = machine.main.read_text()
     with machine.running():
@@ -175,7 +175,7 @@ def test_file_that_containerd_refuses_takes_no_effect(machine: Machine) -> None:
         assert sorted(path.name for path in machine.folder.glob("config.toml*")) == ["config.toml"]
 
 
-def test_mirrors_in_the_way_are_left_for_a_person(machine: Machine) -> None:
+def test_conflicting_mirrors_are_reported_and_kept(machine: Machine) -> None:
     mirrors = "[plugins.'io.containerd.cri.v1.images'.registry.mirrors.'docker.io']\nendpoint = ['https://x']\n"
     machine.write(mirrors)
     with machine.running():
@@ -187,6 +187,6 @@ def test_mirrors_in_the_way_are_left_for_a_person(machine: Machine) -> None:
 
 
 def _head(text: str) -> str:
-    """The table under which the line was written."""
+    """Return the table in which the line was written."""
     lines = text.splitlines()
     return lines[next(number for number, line in enumerate(lines) if "config_path" in line) - 1]

@@ -1,4 +1,4 @@
-"""What we make of containerd's configuration, compared with what real containerds make of it."""
+"""Our reading of containerd's configuration, compared with that of real containerds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHORT, SERVICE, IMAGES = containerd_configuration.TABLES.values()
 # Below it all is seen, as by containerd itself.
 HOST = Host({"/": Path("/")})
 UPSTREAM = "registry.invalid"
-PATIENCE = 60.0
+LIMIT_SECONDS = 60.0
 LOCALLY = """
 [plugins."io.containerd.grpc.v1.cri".containerd]
   discard_unpacked_layers = true
@@ -46,8 +46,8 @@ class Containerd:
 
     @property
     def version(self) -> str:
-        said = subprocess.run([self.program, "--version"], capture_output=True, text=True, check=True).stdout
-        return said.split()[2]
+        output = subprocess.run([self.program, "--version"], capture_output=True, text=True, check=True).stdout
+        return output.split()[2]
 
     @property
     def main(self) -> Path:
@@ -250,7 +250,7 @@ def test_containerd_does_not_start_without_a_file_that_is_imported(containerd: C
         {"config.toml": "version = 2\nimports = ['1.toml']\nroot = 'FOLDER/root'\nstate = 'FOLDER/run'\n"}
     )
     command = [containerd.program, "--config", containerd.main]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
     assert done.returncode == 1
     assert "1.toml: no such file or directory" in done.stderr
     with pytest.raises(Refused, match=r"1\.toml, which is not there"):
@@ -272,10 +272,10 @@ def _pull(channel: grpc.Channel) -> None:
     name = f"{UPSTREAM}/image:1".encode()
     image = b"\x0a" + bytes([len(name)]) + name
     pull = channel.unary_unary("/runtime.v1.ImageService/PullImage")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LIMIT_SECONDS
     while True:
         with pytest.raises(grpc.RpcError) as caught:
-            pull(b"\x0a" + bytes([len(image)]) + image, timeout=PATIENCE)
+            pull(b"\x0a" + bytes([len(image)]) + image, timeout=LIMIT_SECONDS)
         if caught.value.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
             break
         time.sleep(0.1)

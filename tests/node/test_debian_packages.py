@@ -77,7 +77,7 @@ def _libraries(program: Path, folders: str) -> dict[str, str]:
     """Return the path of each library that a program is loaded with, by name."""
     command = ["/lib64/ld-linux-x86-64.so.2", "--library-path", folders, "--list", str(program)]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return dict(re.findall(r"^\s+(\S+) => (\S+)", listed, re.MULTILINE))
+    return dict(re.findall(r"^\s+(\S+) => (.+) \(0x", listed, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", ["conntrack", "ip", "mkfs.btrfs", "nft", "nginx", "prometheus", "promtool", "runc"])

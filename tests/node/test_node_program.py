@@ -29,9 +29,9 @@ from upstreams.push import push_image
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Ten times what the program needs at most, which is with the settings that the chart ships: two bad probes.
-PATIENCE = 150.0
-# What the program may use with ten caches.
+# Ten times the most that the program needs, which is the time of two failed probes with default settings.
+LIMIT_SECONDS = 150.0
+# The memory that the program may use with ten caches.
 PROMISED_KIB = 25 * 1024
 FOREIGN = '# theirs\n[host."http://127.0.0.1:9"]\n  capabilities = ["pull"]\n'
 
@@ -51,7 +51,7 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """The upstream, as images name it."""
+        """The upstream's name in image references."""
         return f"127.0.0.1:{self.upstream.port}"
 
     @property
@@ -60,13 +60,13 @@ class Machine:
         return self.certs / f"127.0.0.1_{self.upstream.port}_" / "hosts.toml"
 
     def push(self, name: str) -> tuple[str, oci.Image]:
-        """Put an image of its own content into the upstream."""
+        """Push an image with unique content to the upstream."""
         image = images.busybox(oci.random_layer(name, 300_000), label=name)
         push_image(f"127.0.0.1:{self.upstream.port}", name, "1", image)
         return f"127.0.0.1:{self.upstream.port}/{name}:1", image
 
     def pull(self, reference: str) -> None:
-        """Pull as containerd does for a kubelet: by the registry folder, cache first; what it had is forgotten."""
+        """Pull with the registry directory, as containerd does for a kubelet, and remove the image again."""
         client = [tools.go_binary("containerd", "ctr"), "--address", self.folder / "containerd.sock"]
         self.place.run([*client, "images", "pull", "--local", "--hosts-dir", self.certs, reference])
         self.place.run([*client, "images", "remove", "--sync", reference])
@@ -94,7 +94,7 @@ class Machine:
         )
 
     def containerd_configuration(self) -> Path:
-        """What a node's containerd would be told; the one here pulls for a client that names the folder itself."""
+        """Write the configuration of a node's containerd; here, the client names the registry directory instead."""
         path = self.folder / "node-containerd.toml"
         path.write_text(
             f"version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '{self.certs}'\n"
@@ -105,7 +105,7 @@ class Machine:
         return self.folder / "state" / owner.replace("/", "-")
 
     def not_ready(self, owner: str = "space/name") -> str:
-        """What the readiness probe would show; empty where the program is ready or did not start yet."""
+        """Return what the readiness probe would show; nothing if the program is ready or has not started yet."""
         try:
             return (self.state(owner) / "not-ready").read_text()
         except FileNotFoundError:
@@ -115,51 +115,51 @@ class Machine:
         return self.place.start(name, [*UNPRIVILEGED_COMMAND, "--config", configuration or self.configure()])
 
     def wait_until_used(self, *, used: bool) -> None:
-        wait_for(f"the cache to be {'used' if used else 'left'}", lambda: self.hosts.exists() is used, PATIENCE)
+        wait_for(f"the cache to be {'used' if used else 'left'}", lambda: self.hosts.exists() is used, LIMIT_SECONDS)
 
     def locks(self) -> list[Path]:
-        """By which programs know of each other that they live."""
+        """Return the lock files by which running programs know of each other."""
         return [*self.certs.glob(".registry-cache-*.lock")]
 
     def folders(self) -> list[str]:
         return sorted(path.name for path in self.certs.iterdir() if path.is_dir())
 
     def files(self) -> dict[str, tuple[int, int, int, bytes]]:
-        """Every folder and file but the locks of programs that run: mode, owner, and a file's time and content."""
-        found = {}
+        """Return mode, owner, time and content of every folder and file but the locks."""
+        entries = {}
         for path in sorted(set(self.certs.rglob("*")) - set(self.locks())):
             status = path.stat()
             content, when = (path.read_bytes(), status.st_mtime_ns) if path.is_file() else (b"", 0)
-            found[str(path.relative_to(self.certs))] = (status.st_mode, status.st_uid, when, content)
-        return found
+            entries[str(path.relative_to(self.certs))] = (status.st_mode, status.st_uid, when, content)
+        return entries
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """All of it running, and ended with its processes after the test; logs are shown where it failed."""
+    """Run all of it for one test, and print the ends of all logs."""
     tools.ensure_native()
     place = Place(tmp_path / "run", Cgroup(f"rcache-node-tests-{os.getpid()}"))
     place.cgroup.create()
     place.folder.mkdir()
     upstream = Distribution(place, "upstream", _free_port())
     cache = Distribution(place, "cache", _free_port(), remote=upstream.url)
-    made = Machine(place, tmp_path, upstream, cache)
-    made.certs.mkdir()
+    new = Machine(place, tmp_path, upstream, cache)
+    new.certs.mkdir()
     try:
         upstream.start()
         cache.start()
-        _start_containerd(made)
-        yield made
+        _start_containerd(new)
+        yield new
     finally:
         place.cgroup.kill()
         place.cgroup.remove()
         for log in sorted(place.folder.glob("*.log")):
             print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
-        for path in sorted(made.certs.rglob("hosts.toml*")):
+        for path in sorted(new.certs.rglob("hosts.toml*")):
             print(f"--- {path}", path.read_text(errors="replace"), sep="\n")
 
 
-def test_first_pull_fills_the_cache_and_the_second_is_served_from_it(machine: Machine) -> None:
+def test_second_pull_is_served_from_the_cache(machine: Machine) -> None:
     reference, image = machine.push("first")
     machine.start_program()
     machine.wait_until_used(used=True)
@@ -179,7 +179,7 @@ def test_first_pull_fills_the_cache_and_the_second_is_served_from_it(machine: Ma
         pytest.param(signal.SIGSTOP, signal.SIGCONT, id="silent"),
     ],
 )
-def test_cache_that_does_not_answer_is_left_and_used_again(
+def test_cache_that_does_not_answer_is_withdrawn_and_used_again(
     machine: Machine, away: signal.Signals, back: signal.Signals | None
 ) -> None:
     machine.start_program()
@@ -187,8 +187,8 @@ def test_cache_that_does_not_answer_is_left_and_used_again(
 
     machine.cache.signal(away)
     machine.wait_until_used(used=False)
-    # No empty folder stays: it would hide _default.
-    wait_for("what is left to go", lambda: machine.files() == {}, PATIENCE)
+    # No empty folder stays, since it would hide _default.
+    wait_for("the other files to go", lambda: machine.files() == {}, LIMIT_SECONDS)
     machine.pull(machine.push("away")[0])
     assert machine.cache.blob_requests() == []
 
@@ -201,22 +201,22 @@ def test_cache_that_does_not_answer_is_left_and_used_again(
     assert machine.cache.blob_requests()
 
 
-def test_with_the_settings_that_the_chart_ships_it_is_left_and_used_again_in_the_promised_time(
+def test_cache_is_withdrawn_and_used_again_in_the_promised_time_with_default_settings(
     machine: Machine,
 ) -> None:
-    """The cache is silent, which takes longest to notice: each bad probe costs its timeout."""
+    """The cache is silent, which takes longest to notice: each failed probe takes its timeout."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     machine.start_program(machine.configure(probe=values["nodeProgram"]["probe"]))
     machine.wait_until_used(used=True)
-    for away, what in ((True, "withdrawn"), (False, "used again")):
+    for away, change in ((True, "withdrawn"), (False, "used again")):
         machine.cache.signal(signal.SIGSTOP if away else signal.SIGCONT)
         begun = time.monotonic()
         machine.wait_until_used(used=not away)
         seconds = time.monotonic() - begun
-        print(f"{what} after {seconds:.1f} s")
+        print(f"{change} after {seconds:.1f} s")
 
 
-def test_cache_that_answers_wrongly_is_not_used(machine: Machine) -> None:
+def test_cache_with_wrong_responses_is_not_used(machine: Machine) -> None:
     machine.cache.signal(signal.SIGKILL)
     closed = machine.folder / "htpasswd"
     closed.write_text("nobody:$2y$05$JbVxm0Gm9Z8q3o0yZlYwAeq0w0u3g9p1ZQKx0m6N9yq1mY0q3bX5K\n")
@@ -224,15 +224,15 @@ def test_cache_that_answers_wrongly_is_not_used(machine: Machine) -> None:
     machine.cache.start()
     machine.start_program()
 
-    wait_for("the reason", lambda: "status 401" in machine.not_ready(), PATIENCE)
+    wait_for("the reason", lambda: "status 401" in machine.not_ready(), LIMIT_SECONDS)
 
     assert machine.files() == {}
 
 
-def test_ten_caches_get_their_files_in_little_memory_and_leave_none(machine: Machine) -> None:
+def test_ten_caches_need_little_memory_and_leave_no_files(machine: Machine) -> None:
     upstreams = tuple(f"r{number}.example.com" for number in range(10))
     process = machine.start_program(machine.configure(upstreams=upstreams))
-    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    wait_for("ready", (machine.state() / "ready").exists, LIMIT_SECONDS)
 
     assert machine.folders() == list(upstreams)
     status = Path(f"/proc/{process}/status").read_text()
@@ -257,8 +257,8 @@ def test_ten_caches_get_their_files_in_little_memory_and_leave_none(machine: Mac
         pytest.param("_default", id="default"),
     ],
 )
-def test_foreign_mirror_follows_the_cache_and_counts_alone_when_the_cache_is_away(machine: Machine, place: str) -> None:
-    """As containerd reads it: nothing of ours may hide what somebody else put there."""
+def test_foreign_mirror_comes_after_the_cache_and_alone_when_the_cache_is_away(machine: Machine, place: str) -> None:
+    """As containerd reads it: no file of ours may hide a foreign one."""
     theirs = Distribution(machine.place, "theirs", _free_port(), remote=machine.upstream.url)
     theirs.start()
     path = machine.certs / place.format(port=machine.upstream.port) / "hosts.toml"
@@ -269,18 +269,18 @@ def test_foreign_mirror_follows_the_cache_and_counts_alone_when_the_cache_is_awa
     before = machine.files()
 
     machine.start_program()
-    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    wait_for("ready", (machine.state() / "ready").exists, LIMIT_SECONDS)
     machine.pull(machine.push("with")[0])
     assert machine.cache.blob_requests()
     assert theirs.blob_requests() == []
 
     machine.cache.signal(signal.SIGKILL)
-    machine.pull(machine.push("next")[0])  # while the file still names the cache, or just not any more
+    machine.pull(machine.push("next")[0])  # while the file still names the cache, or right after that
     assert theirs.blob_requests(), "their mirror comes next"
-    wait_for("the foreign file alone", lambda: machine.files() == before, PATIENCE)
+    wait_for("the foreign file alone", lambda: machine.files() == before, LIMIT_SECONDS)
 
     machine.cache.start()
-    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    wait_for("ready", (machine.state() / "ready").exists, LIMIT_SECONDS)
     machine.place.stop("program")
     assert machine.files() == before
 
@@ -293,21 +293,21 @@ def test_foreign_file_that_appears_while_the_cache_is_in_use_is_respected(machin
     def hosts() -> list[str]:
         return list(tomllib.loads(machine.hosts.read_text())["host"])
 
-    wait_for("both", lambda: hosts() == [machine.cache.url, "http://127.0.0.1:9"], PATIENCE)
+    wait_for("both", lambda: hosts() == [machine.cache.url, "http://127.0.0.1:9"], LIMIT_SECONDS)
     machine.pull(machine.push("both")[0])
     machine.place.stop("program")
     assert machine.hosts.read_text() == FOREIGN
     assert [path.name for path in machine.hosts.parent.iterdir()] == ["hosts.toml"]
 
 
-def test_told_to_end_it_leaves_the_folder_as_it_was(machine: Machine) -> None:
+def test_program_restores_the_registry_directory_when_it_ends(machine: Machine) -> None:
     other = machine.certs / "127.0.0.1:1"
     other.mkdir()
     (other / "hosts.toml").write_text(FOREIGN)
-    os.chown(other / "hosts.toml", 12345, 12345)  # without capabilities such a file gets no second name
+    os.chown(other / "hosts.toml", 12345, 12345)  # without capabilities, such a file cannot be linked
     before = machine.files()
     machine.start_program(machine.configure(upstreams=(machine.name, "127.0.0.1:1")))
-    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    wait_for("ready", (machine.state() / "ready").exists, LIMIT_SECONDS)
     assert (other / "hosts.toml").read_text() != FOREIGN
 
     machine.place.stop("program")
@@ -317,20 +317,20 @@ def test_told_to_end_it_leaves_the_folder_as_it_was(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_while_probes_hang_it_ends_at_once(machine: Machine, number: signal.Signals) -> None:
+def test_program_ends_at_once_while_probes_hang(machine: Machine, number: signal.Signals) -> None:
     long = {"interval": "100ms", "timeout": "1m", "failureThreshold": 2, "maxBackoff": "0s"}
     with _running(machine.configure(probe=long)) as program:
         machine.wait_until_used(used=True)
         machine.cache.signal(signal.SIGSTOP)
-        wait_for("a probe to hang", lambda: _is_asked(machine.cache.port), PATIENCE)
-        for _ in range(3):  # impatient people and supervisors repeat themselves
+        wait_for("a probe to hang", lambda: _has_connection(machine.cache.port), LIMIT_SECONDS)
+        for _ in range(3):  # impatient people and supervisors repeat signals
             program.send_signal(number)
         assert program.wait(timeout=5) == 0
     assert machine.files() == {}
 
 
-def test_stopped_and_continued_it_goes_on(machine: Machine) -> None:
-    """As a frozen machine is: the wait for a signal comes back empty then, and not without an answer."""
+def test_stopped_program_continues(machine: Machine) -> None:
+    """As with a frozen machine: the wait for a signal then returns nothing."""
     with _running(machine.configure()) as program:
         machine.wait_until_used(used=True)
         program.send_signal(signal.SIGSTOP)
@@ -341,7 +341,7 @@ def test_stopped_and_continued_it_goes_on(machine: Machine) -> None:
         assert machine.hosts.exists()
 
 
-def test_killed_it_leaves_pulls_alone_and_the_next_start_tidies(machine: Machine) -> None:
+def test_killed_program_harms_no_pull_and_the_next_one_cleans_up(machine: Machine) -> None:
     machine.start_program()
     machine.wait_until_used(used=True)
     machine.place.signal("program", signal.SIGKILL)
@@ -353,17 +353,17 @@ def test_killed_it_leaves_pulls_alone_and_the_next_start_tidies(machine: Machine
     machine.wait_until_used(used=False)
 
 
-def test_two_releases_share_the_folder_and_take_over_from_each_other(machine: Machine) -> None:
+def test_two_releases_share_the_registry_directory_and_take_over_from_each_other(machine: Machine) -> None:
     upstreams = {"one/name": (machine.name, "one.example.com"), "two/name": (machine.name, "two.example.com")}
     for owner, names in upstreams.items():
         machine.start_program(machine.configure(owner=owner, upstreams=names), name=owner.partition("/")[0])
-        wait_for(f"{owner} to settle", lambda owner=owner: _settled(machine, owner), PATIENCE)  # type: ignore[misc]
+        wait_for(f"{owner} to settle", lambda owner=owner: _settled(machine, owner), LIMIT_SECONDS)  # type: ignore[misc]
     assert (machine.state("one/name") / "ready").exists()
     refused = f"{machine.name}: the nodes' program of one/name looks after it\n"
-    wait_for("the second to say why", lambda: machine.not_ready("two/name") == refused, PATIENCE)
+    wait_for("the second to say why", lambda: machine.not_ready("two/name") == refused, LIMIT_SECONDS)
 
     machine.place.stop("one")
-    wait_for("the other to take over", (machine.state("two/name") / "ready").exists, PATIENCE)
+    wait_for("the other to take over", (machine.state("two/name") / "ready").exists, LIMIT_SECONDS)
     assert set(machine.folders()) == {machine.hosts.parent.name, "two.example.com"}
     machine.pull(machine.push("taken")[0])
     assert machine.cache.blob_requests()
@@ -372,14 +372,14 @@ def test_two_releases_share_the_folder_and_take_over_from_each_other(machine: Ma
     assert machine.files() == {}
 
 
-def test_what_a_killed_release_left_is_taken_over_by_one_of_another_name(machine: Machine) -> None:
+def test_files_of_a_killed_release_are_taken_over_by_another_release(machine: Machine) -> None:
     machine.start_program(machine.configure(owner="old/name", upstreams=(machine.name, "gone.example.com")), name="old")
-    wait_for("the old one to be ready", (machine.state("old/name") / "ready").exists, PATIENCE)
+    wait_for("the old one to be ready", (machine.state("old/name") / "ready").exists, LIMIT_SECONDS)
     machine.place.signal("old", signal.SIGKILL)
 
     machine.start_program(machine.configure(owner="new/name"), name="new")
 
-    wait_for("the new one to be ready", (machine.state("new/name") / "ready").exists, PATIENCE)
+    wait_for("the new one to be ready", (machine.state("new/name") / "ready").exists, LIMIT_SECONDS)
     assert machine.folders() == [machine.hosts.parent.name]
     assert "written by new/name" in machine.hosts.read_text()
     assert len(machine.locks()) == 1
@@ -387,7 +387,7 @@ def test_what_a_killed_release_left_is_taken_over_by_one_of_another_name(machine
     assert [*machine.certs.iterdir()] == []
 
 
-def test_cache_that_comes_and_goes_is_kept_out_with_growing_patience(machine: Machine) -> None:
+def test_unstable_cache_is_withdrawn_with_growing_backoff(machine: Machine) -> None:
     probe = {"interval": "100ms", "timeout": "500ms", "failureThreshold": 1, "maxBackoff": "5m"}
     machine.start_program(machine.configure(probe=probe))
     for _ in range(2):
@@ -397,12 +397,12 @@ def test_cache_that_comes_and_goes_is_kept_out_with_growing_patience(machine: Ma
         machine.cache.start()
     begun = time.monotonic()
     reason = f"{machine.name}: it came and went; it is used again once it has answered for 15 s\n"
-    wait_for("the reason", lambda: machine.not_ready() == reason, PATIENCE)
+    wait_for("the reason", lambda: machine.not_ready() == reason, LIMIT_SECONDS)
     machine.wait_until_used(used=True)
     assert time.monotonic() - begun > 12
 
 
-def test_metrics_tell_of_probes_and_withdrawals(machine: Machine) -> None:
+def test_metrics_count_probes_and_withdrawals(machine: Machine) -> None:
     port = _free_port()
     machine.start_program(machine.configure(metrics_port=port))
     machine.wait_until_used(used=True)
@@ -410,7 +410,7 @@ def test_metrics_tell_of_probes_and_withdrawals(machine: Machine) -> None:
     machine.wait_until_used(used=False)
 
     def samples() -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_SECONDS) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
             text = answer.read().decode()
         return {
@@ -419,51 +419,51 @@ def test_metrics_tell_of_probes_and_withdrawals(machine: Machine) -> None:
         }
 
     withdrawn = f'registry_cache_node_withdrawals_total{{upstream_host="{machine.name}",reason="no_connection"}}'
-    wait_for("the withdrawal to be counted", lambda: samples().get(withdrawn) == 1, PATIENCE)
-    found = samples()
+    wait_for("the withdrawal to be counted", lambda: samples().get(withdrawn) == 1, LIMIT_SECONDS)
+    values = samples()
     label = f'{{upstream_host="{machine.name}"'
-    assert found[f"registry_cache_node_mirror_active{label}}}"] == 0
-    assert found[f'registry_cache_node_probes_total{label},result="ok"}}'] >= 1
-    assert found[f'registry_cache_node_probes_total{label},result="no_connection"}}'] >= 2
-    assert found["registry_cache_node_containerd_reads_registry_directory"] == 1
+    assert values[f"registry_cache_node_mirror_active{label}}}"] == 0
+    assert values[f'registry_cache_node_probes_total{label},result="ok"}}'] >= 1
+    assert values[f'registry_cache_node_probes_total{label},result="no_connection"}}'] >= 2
+    assert values["registry_cache_node_containerd_reads_registry_directory"] == 1
     machine.cache.start()
     machine.wait_until_used(used=True)
-    wait_for("it to be active", lambda: samples()[f"registry_cache_node_mirror_active{label}}}"] == 1, PATIENCE)
+    wait_for("it to be active", lambda: samples()[f"registry_cache_node_mirror_active{label}}}"] == 1, LIMIT_SECONDS)
 
 
-def test_port_of_the_metrics_that_is_taken_is_told_and_stops_nothing(machine: Machine) -> None:
+def test_used_port_of_the_metrics_is_reported_and_stops_nothing(machine: Machine) -> None:
     machine.start_program(machine.configure(metrics_port=machine.upstream.port))
-    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    wait_for("ready", (machine.state() / "ready").exists, LIMIT_SECONDS)
     assert f"no metrics, port {machine.upstream.port} cannot be listened on: Address already in use" in (
         machine.place.log("program").read_text()
     )
 
 
-def test_containerd_that_does_not_read_the_folder_is_told_and_pulls_go_on(machine: Machine) -> None:
+def test_containerd_that_does_not_read_the_registry_directory_is_reported_and_pulls_succeed(machine: Machine) -> None:
     configuration = machine.configure()
     machine.containerd_configuration().write_text("version = 3\n")
     machine.start_program(configuration)
     machine.wait_until_used(used=True)
 
-    wait_for("the reason", lambda: machine.not_ready().startswith("containerd: "), PATIENCE)
+    wait_for("the reason", lambda: machine.not_ready().startswith("containerd: "), LIMIT_SECONDS)
 
     assert f"config_path = '{machine.certs}'" in machine.not_ready().replace('"', "'")
     machine.place.stop("program")
     assert machine.files() == {}
 
 
-def test_state_tells_when_every_cache_is_used(machine: Machine) -> None:
+def test_state_is_ready_when_every_cache_is_used(machine: Machine) -> None:
     machine.start_program()
-    wait_for("ready", (machine.state() / "ready").exists, PATIENCE)
+    wait_for("ready", (machine.state() / "ready").exists, LIMIT_SECONDS)
     assert not (machine.state() / "not-ready").exists()
     machine.cache.signal(signal.SIGKILL)
-    wait_for("not ready", machine.not_ready, PATIENCE)
+    wait_for("not ready", machine.not_ready, LIMIT_SECONDS)
     assert machine.not_ready() == f"{machine.name}: the cache does not answer: connection refused\n"
     log = machine.place.log("program").read_text().splitlines()
     assert len(log) == 2, "a line for each change, none for quiet"
 
 
-def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
+def test_wrong_configuration_is_refused_with_all_problems(machine: Machine) -> None:
     path = machine.configure(
         probe={"interval": "5 seconds", "timeout": "1s", "failureThreshold": 1, "maxBackoff": "0s"}, owner="x"
     )
@@ -472,7 +472,7 @@ def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=LIMIT_SECONDS,
     )
     assert done.returncode == 2
     assert "owner: is 'x', not a namespace and a name" in done.stderr
@@ -482,7 +482,7 @@ def test_wrong_configuration_is_refused_whole(machine: Machine) -> None:
 
 @contextmanager
 def _running(configuration: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The program as a child, whose exit code can be seen."""
+    """Run the program as a child process, whose exit code is known."""
     program = subprocess.Popen([*map(str, UNPRIVILEGED_COMMAND), "--config", str(configuration)])
     try:
         yield program
@@ -491,14 +491,14 @@ def _running(configuration: Path) -> Iterator[subprocess.Popen[bytes]]:
         program.wait()
 
 
-def _is_asked(port: int) -> bool:
-    """Whether somebody is connected to a port of this machine (/proc/net/tcp: remote address, state 01)."""
+def _has_connection(port: int) -> bool:
+    """Return whether there is a connection to a port of this machine (/proc/net/tcp: remote address, state 01)."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return any(line[2].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
 
 
 def _settled(machine: Machine, owner: str) -> bool:
-    """Whether the program looked at each of its caches once."""
+    """Return whether the program has probed each of its caches."""
     return (machine.state(owner) / "ready").exists() or "looks after it" in machine.not_ready(owner)
 
 
@@ -518,7 +518,7 @@ disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.images', 
 """
     )
     machine.place.start("containerd", [tools.go_binary("containerd", "containerd"), "-c", folder / "containerd.toml"])
-    wait_for("containerd", (folder / "containerd.sock").exists, PATIENCE)
+    wait_for("containerd", (folder / "containerd.sock").exists, LIMIT_SECONDS)
 
 
 def _free_port() -> int:

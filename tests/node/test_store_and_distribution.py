@@ -1,4 +1,4 @@
-"""What a real distribution answers from the volume of a cache, after anything and while it changes."""
+"""A real distribution serves the volume of a cache correctly, after any sequence of changes and during them."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ IMAGES = [
 INDEXES = [index_of(IMAGES[:2], INDEX), index_of(IMAGES[1:], None), index_of(IMAGES, DOCKER_LIST)]
 MANIFESTS = [*IMAGES, *INDEXES]
 BLOBS = [*LAYERS, CONFIG]
-PATIENCE = 60.0
+LIMIT_SECONDS = 60.0
 
 
 class Connection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: Path) -> None:
-        """Lead to the socket at a path."""
-        super().__init__("registry", timeout=PATIENCE)
+        """Set up a connection to the socket at a path."""
+        super().__init__("registry", timeout=LIMIT_SECONDS)
         self._path = path
 
     def connect(self) -> None:
         import socket  # noqa: PLC0415
 
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(LIMIT_SECONDS)
         self.sock.connect(str(self._path))
 
 
 @dataclass
 class Distribution:
-    """A real registry that reads the volume, as in the cache's pod."""
+    """A distribution that reads the volume, as in a cache pod."""
 
     place: Place
     root: Path
@@ -80,7 +80,7 @@ class Distribution:
             "http": {"net": "unix", "addr": str(self.socket)},
         }
         start_distribution(self.place, "distribution", configuration)
-        wait_for("distribution to listen", self.socket.exists, PATIENCE)
+        wait_for("distribution to listen", self.socket.exists, LIMIT_SECONDS)
 
     def get(self, path: str) -> tuple[int, bytes, str | None]:
         connection = Connection(self.socket)
@@ -92,7 +92,7 @@ class Distribution:
             connection.close()
 
     def check(self, path: str, wanted: list[bytes]) -> None:
-        """Ask for something and note where the answer is neither one of those that are right, nor that it is not there.
+        """Send a request, and record a response that is neither right nor says that the content does not exist.
 
         A blob that goes between distribution's look at it and its opening of it (blobserver.go, ServeBlob) is an
         answer that is cut before its first byte: not wrong content, and every client sees that its length is missing.
@@ -123,7 +123,7 @@ class Distribution:
 
 @pytest.fixture
 def distribution(tmp_path: Path) -> Iterator[Distribution]:
-    # The path of a socket is short (unix(7)).
+    # The path of a socket must be short (unix(7)).
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), Cgroup(f"rcache-store-{os.getpid()}"))
         place.cgroup.create()
@@ -137,22 +137,22 @@ def distribution(tmp_path: Path) -> Iterator[Distribution]:
             print(place.log("distribution").read_text()[-3000:])
 
 
-def do_something(store: Store, chosen: random.Random) -> None:
-    """One of all that is done to a store."""
+def change_store(store: Store, chosen: random.Random) -> None:
+    """Change the store in one of all possible ways."""
     repository = chosen.choice(REPOSITORIES)
     content = chosen.choice(BLOBS)
     manifest = chosen.choice(MANIFESTS)
-    what = chosen.randrange(8)
-    if what <= 1:
+    choice = chosen.randrange(8)
+    if choice <= 1:
         put(store, repository, content)
-    elif what <= 3:
+    elif choice <= 3:
         store.put_manifest(repository, manifest, chosen.choice([None, *TAGS]))
-    elif what == 4:
+    elif choice == 4:
         store.use(repository, digest(chosen.choice([content, manifest])))
         store.manifest(repository, digest(manifest))
-    elif what == 5:
+    elif choice == 5:
         store.remove_tag(repository, chosen.choice(TAGS))
-    elif what == 6:
+    elif choice == 6:
         with suppress(FileNotFoundError):
             store.set_tag(repository, chosen.choice(TAGS), digest(manifest))
     else:
@@ -160,7 +160,7 @@ def do_something(store: Store, chosen: random.Random) -> None:
             store._discard(name, "evicted")
 
 
-def test_all_that_was_put_is_answered(distribution: Distribution, tmp_path: Path) -> None:
+def test_all_stored_content_is_served(distribution: Distribution, tmp_path: Path) -> None:
     store = Store(tmp_path, 64 * KIB * KIB)
     store.load()
     for repository in REPOSITORIES:
@@ -179,17 +179,17 @@ def test_all_that_was_put_is_answered(distribution: Distribution, tmp_path: Path
     assert set(distribution.answers) == {200}
 
 
-def test_every_answer_is_right_after_any_sequence_and_after_kills(distribution: Distribution, tmp_path: Path) -> None:
+def test_every_response_is_right_after_any_sequence_and_after_kills(distribution: Distribution, tmp_path: Path) -> None:
     chosen = random.Random(1)  # noqa: S311 - the same each time
     store = Store(tmp_path, 3 * KIB * KIB)
     store.load()
     for _ in range(120):
         for _ in range(chosen.randrange(6)):
             with suppress(NoRoom, FileNotFoundError):
-                do_something(store, chosen)
+                change_store(store, chosen)
         if chosen.random() < 0.5:
             with suppress(Killed, NoRoom, FileNotFoundError), trouble_at(chosen.randrange(60), Killed, lasting=True):
-                do_something(store, chosen)
+                change_store(store, chosen)
             distribution.check_all()
             store = Store(tmp_path, 3 * KIB * KIB)
             store.load()
@@ -198,7 +198,7 @@ def test_every_answer_is_right_after_any_sequence_and_after_kills(distribution: 
     assert set(distribution.answers) == {200, 404}
 
 
-def test_every_answer_is_right_while_the_store_changes(distribution: Distribution, tmp_path: Path) -> None:
+def test_every_response_is_right_while_the_store_changes(distribution: Distribution, tmp_path: Path) -> None:
     store = Store(tmp_path, 3 * KIB * KIB)
     store.load()
     ended = threading.Event()
@@ -218,7 +218,7 @@ def test_every_answer_is_right_while_the_store_changes(distribution: Distributio
     try:
         for _ in range(1000):
             with suppress(NoRoom, FileNotFoundError):
-                do_something(store, chosen)
+                change_store(store, chosen)
     finally:
         ended.set()
         for thread in threads:

@@ -1,4 +1,4 @@
-"""The upstream's client against real registries, token servers, TLS and proxies, and against every fault of theirs."""
+"""The client of upstreams with real registries, tokens, TLS and proxies, and with every fault of theirs."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from upstream.client import Answer
     from upstreams.scripted_server import Script
 
-# Far more than any of these answers needs.
-PATIENCE = 20.0
-# What a deadline may be missed by on a machine that is busy.
-SLACK = 3.0
+# Far more than any of these responses needs.
+LIMIT_SECONDS = 20.0
+# By how much a deadline may be missed on a busy machine.
+SLACK_SECONDS = 3.0
 OTHER_PASSWORD = "s3cret-2"
 ACCEPT = (oci.MANIFEST, oci.INDEX)
 LAYER = oci.random_layer("upstream-client", 3_000_000)
@@ -52,15 +52,15 @@ BLOB = f"blobs/{LAYER_DIGEST}"
 
 @dataclass
 class Watched:
-    """A client, what it observed, and what it logged."""
+    """A client with its observations and log lines."""
 
     settings: Settings
-    read_timeout: float = PATIENCE
+    read_timeout: float = LIMIT_SECONDS
     seen: list[tuple[str, str]] = field(default_factory=list)
     logged: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Make the client."""
+        """Create the client."""
         self.client = Client(
             self.settings,
             observe=lambda method, outcome, seconds: self.seen.append(
@@ -71,14 +71,14 @@ class Watched:
         )
 
     def open(self, path: str, repository: str = "public/a", method: str = "GET", **options: Any) -> Answer:
-        return self.client.open(method, repository, path, **{"timeout": PATIENCE, "accept": ACCEPT, **options})
+        return self.client.open(method, repository, path, **{"timeout": LIMIT_SECONDS, "accept": ACCEPT, **options})
 
     def body(self, path: str, repository: str = "public/a", **options: Any) -> bytes:
         with self.open(path, repository, **options) as answer:
             return whole(answer)
 
     def problem(self, path: str = "manifests/1", **options: Any) -> Unavailable:
-        """How asking, or reading the answer, fails."""
+        """Return the error of a request, or of reading its response."""
         with pytest.raises(Unavailable) as raised:
             self.body(path, **options)
         return raised.value
@@ -93,17 +93,17 @@ def whole(answer: Answer) -> bytes:
 
 @contextlib.contextmanager
 def program(command: list[object], port: int, log: Path) -> Iterator[None]:
-    """A program that runs until we leave, once it listens."""
+    """Run a program, and wait until it listens."""
     environment = {**tools.program_environment(), "OTEL_TRACES_EXPORTER": "none"}
     with log.open("ab") as output:
         process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, env=environment)
     try:
-        wait_for(f"{command[0]} to listen", lambda: process.poll() is not None or listens(port), PATIENCE)
+        wait_for(f"{command[0]} to listen", lambda: process.poll() is not None or listens(port), LIMIT_SECONDS)
         assert process.poll() is None, log.read_text()
         yield
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(LIMIT_SECONDS)
 
 
 def listens(port: int) -> bool:
@@ -119,7 +119,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the registries hold: one image in two repositories (distribution, registry/storage/paths.go)."""
+    """The storage of the registries, with one image in two repositories (distribution, registry/storage/paths.go)."""
     tools.ensure_registry()
     root: Path = tmp_path_factory.mktemp("storage")
     below = root / "docker/registry/v2"
@@ -140,7 +140,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def registry(storage: Path, folder: Path, auth: dict[str, Any] | None = None) -> Iterator[str]:
-    """The URL of a real distribution."""
+    """Run a distribution, and return its URL."""
     port = free_port()
     configuration: dict[str, Any] = {
         "version": 0.1,
@@ -163,7 +163,7 @@ def open_registry(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def secret(folder: Path, username: str = USERNAME, password: str = PASSWORD) -> Path:
-    """A mounted Secret, each value with the newline that tools add."""
+    """Write a mounted Secret, whose values have the newline that tools add."""
     folder.mkdir(exist_ok=True)
     (folder / "username").write_text(f"{username}\n")
     (folder / "password").write_text(f"{password}\n")
@@ -171,7 +171,7 @@ def secret(folder: Path, username: str = USERNAME, password: str = PASSWORD) -> 
 
 
 def assert_no_secret(*texts: object) -> None:
-    """Not in a log line, a message, or what a traceback would show of the exceptions."""
+    """Check that no log line, message or traceback has a secret."""
     for text in texts:
         if isinstance(text, BaseException):
             assert_no_secret(f"{text!r} {text.args}", text.__cause__, text.__context__)
@@ -182,10 +182,10 @@ def assert_no_secret(*texts: object) -> None:
             assert login not in str(text)
 
 
-# A registry that asks nobody who he is
+# A registry without authentication
 
 
-def test_registry_without_authentication_is_asked_once_for_each_thing(open_registry: str) -> None:
+def test_registry_without_authentication_gets_one_request_for_each_object(open_registry: str) -> None:
     asked = Watched(Settings(open_registry))
     with asked.open("manifests/1") as manifest:
         assert whole(manifest) == IMAGE.manifest
@@ -200,7 +200,7 @@ def test_registry_without_authentication_is_asked_once_for_each_thing(open_regis
     assert asked.logged == []
 
 
-def test_rest_of_a_blob_is_asked_for_by_range(open_registry: str) -> None:
+def test_rest_of_a_blob_is_requested_by_range(open_registry: str) -> None:
     asked = Watched(Settings(open_registry))
     with asked.open(BLOB, offset=1_000_000) as answer:
         assert (answer.status, answer.offset, answer.length) == (206, 1_000_000, len(LAYER) - 1_000_000)
@@ -209,27 +209,27 @@ def test_rest_of_a_blob_is_asked_for_by_range(open_registry: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_what_is_not_there_is_not_found(open_registry: str, method: str) -> None:
+def test_missing_content_is_not_found(open_registry: str, method: str) -> None:
     asked = Watched(Settings(open_registry + "/"))
     with pytest.raises(NotFound, match=r"^http://127\.0\.0\.1:[0-9]+ has no public/a/manifests/2$"):
         asked.open("manifests/2", method=method)
     assert asked.seen == [(method, "404")]
 
 
-def test_many_threads_ask_at_once(open_registry: str) -> None:
+def test_many_threads_send_requests_at_once(open_registry: str) -> None:
     asked = Watched(Settings(open_registry))
     with ThreadPoolExecutor(16) as pool:
         bodies = list(pool.map(lambda _: asked.body(BLOB), range(32)))
     assert bodies == [LAYER] * 32
 
 
-def test_proxies_of_the_environment_do_not_count(open_registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_ignored(open_registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert Watched(Settings(open_registry)).body("manifests/1") == IMAGE.manifest
 
 
-def test_credentials_that_cannot_be_read_are_said_and_not_sent(open_registry: str, tmp_path: Path) -> None:
+def test_unreadable_credentials_are_logged_and_not_sent(open_registry: str, tmp_path: Path) -> None:
     (tmp_path / "username").mkdir()
     asked = Watched(Settings(open_registry, credentials=tmp_path))
     for _ in range(2):
@@ -237,13 +237,13 @@ def test_credentials_that_cannot_be_read_are_said_and_not_sent(open_registry: st
     assert asked.logged == ["the credentials cannot be read, asking without: Is a directory"]
 
 
-def test_secret_that_is_missing_is_named_from_the_start_on(open_registry: str, tmp_path: Path) -> None:
+def test_missing_secret_is_logged_at_the_start(open_registry: str, tmp_path: Path) -> None:
     (tmp_path / "user").write_text(PASSWORD)
     asked = Watched(Settings(open_registry, credentials=tmp_path, credentials_source="the Secret creds"))
-    said = ["the Secret creds is not there or has no keys username and password, asking without"]
-    assert asked.logged == said
+    expected = ["the Secret creds is not there or has no keys username and password, asking without"]
+    assert asked.logged == expected
     assert asked.body("manifests/1") == IMAGE.manifest
-    assert asked.logged == said
+    assert asked.logged == expected
 
 
 def test_first_request_that_fails_does_not_stop_the_others() -> None:
@@ -253,18 +253,18 @@ def test_first_request_that_fails_does_not_stop_the_others() -> None:
     with ScriptedServer(serve) as server, ThreadPoolExecutor(4) as pool:
         asked = Watched(Settings(server.url))
         hangs = pool.submit(asked.problem, timeout=0.5)
-        wait_for("the first request", lambda: server.heads, PATIENCE, 0.01)
+        wait_for("the first request", lambda: server.heads, LIMIT_SECONDS, 0.01)
         assert list(pool.map(lambda _: asked.body("manifests/1"), range(3))) == [b""] * 3
-        assert hangs.result(PATIENCE).kind == "timeout"
+        assert hangs.result(LIMIT_SECONDS).kind == "timeout"
         assert asked.seen[0] == ("GET", "timeout")
 
 
-# Basic
+# Basic authentication
 
 
 @pytest.fixture
 def closed_registry(storage: Path, tmp_path: Path) -> Iterator[str]:
-    """Takes one user with the awkward password alone; the file may change while it runs."""
+    """A registry for one user with the awkward password, whose file may change while it runs."""
     let_in(tmp_path, PASSWORD)
     with registry(storage, tmp_path, {"htpasswd": {"realm": "a, b", "path": str(tmp_path / "htpasswd")}}) as url:
         yield url
@@ -275,7 +275,7 @@ def let_in(folder: Path, password: str) -> None:
     (folder / "htpasswd").write_bytes(line)
 
 
-def test_basic_credentials_of_any_bytes_are_taken(closed_registry: str, tmp_path: Path) -> None:
+def test_basic_credentials_of_any_bytes_are_accepted(closed_registry: str, tmp_path: Path) -> None:
     asked = Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret")))
     assert asked.body("manifests/1") == IMAGE.manifest
     assert asked.body(BLOB) == LAYER
@@ -283,7 +283,7 @@ def test_basic_credentials_of_any_bytes_are_taken(closed_registry: str, tmp_path
     assert asked.logged == []
 
 
-def test_wrong_basic_credentials_are_said_once_left_alone_and_taken_when_they_are_right(
+def test_wrong_basic_credentials_are_logged_once_and_tried_again_when_they_change(
     closed_registry: str, tmp_path: Path
 ) -> None:
     asked = Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret", password=OTHER_PASSWORD)))
@@ -295,7 +295,7 @@ def test_wrong_basic_credentials_are_said_once_left_alone_and_taken_when_they_ar
     (line,) = asked.logged
     assert re.fullmatch(r"with the credentials, http://\S+ answers 401; asking without for public/a", line)
     assert_no_secret(line, asked.client)
-    # Asked, asked with them, asked without; then without alone.
+    # Without credentials, with them, and without again; then only without.
     assert asked.seen == [("GET", "401")] * 5
 
     secret(tmp_path / "secret")
@@ -315,11 +315,11 @@ def test_credentials_that_appear_later_are_used(closed_registry: str, tmp_path: 
 
 @pytest.fixture
 def token_server() -> Iterator[TokenServer]:
-    made = TokenServer("service", f"{USERNAME}:{PASSWORD}")
-    with made.listen("127.0.0.1", 0) as server:
-        made.url = f"http://127.0.0.1:{server.server_address[1]}"
+    tokens = TokenServer("service", f"{USERNAME}:{PASSWORD}")
+    with tokens.listen("127.0.0.1", 0) as server:
+        tokens.url = f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield made
+        yield tokens
         server.shutdown()
 
 
@@ -335,7 +335,7 @@ def token_registry(storage: Path, tmp_path: Path, token_server: TokenServer) -> 
 SCOPE = "repository:public/a:pull"
 
 
-def test_token_is_fetched_after_the_first_401_and_used_again(token_registry: str, token_server: TokenServer) -> None:
+def test_token_is_fetched_after_the_first_401_and_reused(token_registry: str, token_server: TokenServer) -> None:
     asked = Watched(Settings(token_registry))
     for _ in range(2):
         assert asked.body("manifests/1") == IMAGE.manifest
@@ -344,11 +344,11 @@ def test_token_is_fetched_after_the_first_401_and_used_again(token_registry: str
     assert token_server.requests == [(SCOPE, None)]
     with pytest.raises(Denied, match=r"^http://\S+ answers 401$"):
         asked.open("manifests/1", "private/a")
-    # Who knows the way is not sent back again: the token comes first.
+    # The challenge is known now, so the token is fetched first.
     assert asked.seen[5:] == [("token", "2xx"), ("GET", "401")]
 
 
-def test_first_requests_of_many_threads_bring_one_401(
+def test_first_requests_of_many_threads_cause_one_401(
     token_registry: str, token_server: TokenServer, tmp_path: Path
 ) -> None:
     asked = Watched(Settings(token_registry, credentials=secret(tmp_path / "secret")))
@@ -366,9 +366,7 @@ def test_many_threads_fetch_one_token(token_registry: str, token_server: TokenSe
     assert asked.seen.count(("GET", "401")) == 1
 
 
-def test_token_that_is_over_is_fetched_again_before_it_is_refused(
-    token_registry: str, token_server: TokenServer
-) -> None:
+def test_expired_token_is_replaced_before_it_is_refused(token_registry: str, token_server: TokenServer) -> None:
     token_server.announced_seconds = 1
     asked = Watched(Settings(token_registry))
     asked.body("manifests/1")
@@ -377,10 +375,10 @@ def test_token_that_is_over_is_fetched_again_before_it_is_refused(
     assert asked.seen == [("GET", "401"), *[("token", "2xx"), ("GET", "2xx")] * 2]
 
 
-def test_token_that_the_registry_takes_no_more_is_replaced_once(token_registry: str, token_server: TokenServer) -> None:
+def test_refused_token_is_replaced_once(token_registry: str, token_server: TokenServer) -> None:
     asked = Watched(Settings(token_registry))
     asked.body("manifests/1")
-    # The registry takes it a minute longer.
+    # The registry accepts it for a minute longer.
     token_server.accepted_seconds = -3000
     key = next(iter(asked.client._tokens._tokens))
     asked.client._tokens._tokens[key] = asked.client._tokens._tokens[key]._replace(
@@ -397,7 +395,7 @@ def test_token_that_the_registry_takes_no_more_is_replaced_once(token_registry: 
     assert asked.seen[6:] == [("token", "2xx"), ("GET", "401")]
 
 
-def test_wrong_credentials_leave_public_images_and_are_read_again(
+def test_wrong_credentials_do_not_affect_public_images_and_are_read_again(
     token_registry: str, token_server: TokenServer, tmp_path: Path
 ) -> None:
     folder = secret(tmp_path / "secret", password=OTHER_PASSWORD)
@@ -419,7 +417,7 @@ def test_wrong_credentials_leave_public_images_and_are_read_again(
     assert asked.logged == [line]
 
 
-def test_secret_that_changes_while_it_is_refused_is_tried_at_once(
+def test_secret_that_changes_during_its_refusal_is_tried_at_once(
     token_registry: str, token_server: TokenServer, tmp_path: Path
 ) -> None:
     folder = secret(tmp_path / "secret", password=OTHER_PASSWORD)
@@ -427,14 +425,14 @@ def test_secret_that_changes_while_it_is_refused_is_tried_at_once(
     token_server.silent = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pull = pool.submit(asked.body, "manifests/1", "private/a")
-        wait_for("the token server to be asked", lambda: token_server.requests, PATIENCE, 0.01)
+        wait_for("the token server to be asked", lambda: token_server.requests, LIMIT_SECONDS, 0.01)
         secret(folder)
         token_server.silent.set()
-        assert pull.result(PATIENCE) == IMAGE.manifest
+        assert pull.result(LIMIT_SECONDS) == IMAGE.manifest
     assert asked.logged == []
 
 
-def test_secret_that_is_replaced_is_used_before_the_token_ends(
+def test_replaced_secret_is_used_before_the_token_expires(
     token_registry: str, token_server: TokenServer, tmp_path: Path
 ) -> None:
     folder = secret(tmp_path / "secret")
@@ -448,7 +446,7 @@ def test_secret_that_is_replaced_is_used_before_the_token_ends(
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "429"), (503, "5xx"), (404, "malformed"), (400, "4xx")])
-def test_token_server_with_a_fault_is_no_answer_and_asked_again(
+def test_token_server_with_a_fault_is_asked_again(
     token_registry: str, token_server: TokenServer, status: int, kind: str
 ) -> None:
     asked = Watched(Settings(token_registry))
@@ -460,25 +458,23 @@ def test_token_server_with_a_fault_is_no_answer_and_asked_again(
     assert asked.body("manifests/1") == IMAGE.manifest
 
 
-def test_token_server_that_is_silent_does_not_cost_more_than_the_deadline(
-    token_registry: str, token_server: TokenServer
-) -> None:
+def test_silent_token_server_does_not_exceed_the_deadline(token_registry: str, token_server: TokenServer) -> None:
     asked = Watched(Settings(token_registry))
     token_server.silent = threading.Event()
     begin = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
         kinds = list(pool.map(lambda _: asked.problem(timeout=0.5).kind, range(4)))
     assert kinds == ["timeout"] * 4
-    assert time.monotonic() - begin < 0.5 + SLACK
+    assert time.monotonic() - begin < 0.5 + SLACK_SECONDS
     token_server.silent.set()
 
 
-def test_token_server_that_moved_is_found(
+def test_moved_token_server_is_found(
     storage: Path, tmp_path: Path, token_server: TokenServer, token_registry: str
 ) -> None:
     asked = Watched(Settings(token_registry))
     asked.body("manifests/1")
-    # As if it had been another one all the time, which is gone now.
+    # As if there had been another token server, which does not exist any more.
     challenge = asked.client._challenge
     assert challenge is not None
     gone = {**challenge.parameters, "realm": "http://127.0.0.1:1/token"}
@@ -534,19 +530,19 @@ def test_upstream_with_a_fault_is_unavailable_in_time(serve: Script, kind: str, 
     assert message in problem.message
     assert "127.0.0.1" in problem.message
     assert_no_secret(problem)
-    assert time.monotonic() - begin < 0.7 + SLACK
+    assert time.monotonic() - begin < 0.7 + SLACK_SECONDS
     assert asked.seen[-1][1] in (kind, "2xx", "3xx")
 
 
-def test_upstream_that_is_not_there_is_unavailable() -> None:
+def test_missing_upstream_is_unavailable() -> None:
     assert Watched(Settings("http://127.0.0.1:1")).problem().kind == "refused"
     assert Watched(Settings("http://name.invalid")).problem().kind == "dns"
 
 
-def test_connection_that_is_never_made_does_not_cost_more_than_the_deadline() -> None:
+def test_connection_that_is_not_accepted_does_not_exceed_the_deadline() -> None:
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        # Nobody accepts them, so the kernel drops what comes after the first two.
+        # They are not accepted, so the kernel drops all connections after the first two.
         for _ in range(4):
             waiting = open_sockets.enter_context(socket.socket())
             waiting.settimeout(0)
@@ -554,7 +550,7 @@ def test_connection_that_is_never_made_does_not_cost_more_than_the_deadline() ->
         begin = time.monotonic()
         problem = Watched(Settings(f"http://127.0.0.1:{listener.getsockname()[1]}")).problem(timeout=0.5)
         assert problem.kind == "timeout"
-        assert time.monotonic() - begin < 0.5 + SLACK
+        assert time.monotonic() - begin < 0.5 + SLACK_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -568,7 +564,7 @@ def test_connection_that_is_never_made_does_not_cost_more_than_the_deadline() ->
     ],
 )
 @pytest.mark.parametrize(("status", "kind"), [(429, "429"), (503, "5xx")])
-def test_wait_that_a_server_asks_for_is_passed_on(header: str, seconds: float | None, status: int, kind: str) -> None:
+def test_retry_after_is_passed_on(header: str, seconds: float | None, status: int, kind: str) -> None:
     with ScriptedServer(send(f"HTTP/1.1 {status} x\n{header}")) as server:
         problem = Watched(Settings(server.url)).problem()
     assert (problem.kind, problem.retry_after) == (kind, seconds)
@@ -606,7 +602,7 @@ def stops_in_the_middle(connection: socket.socket, _: str) -> None:
         ),
     ],
 )
-def test_body_that_breaks_off_is_no_end(serve: Script, kind: str, message: str) -> None:
+def test_body_that_breaks_off_is_an_error(serve: Script, kind: str, message: str) -> None:
     with ScriptedServer(serve) as server:
         asked = Watched(Settings(server.url), read_timeout=0.3)
         with asked.open("manifests/1") as answer:
@@ -619,10 +615,10 @@ def test_body_that_breaks_off_is_no_end(serve: Script, kind: str, message: str) 
         answer.read(1)
 
 
-def test_body_that_is_reset_is_cut() -> None:
+def test_reset_body_is_cut() -> None:
     def serve(connection: socket.socket, head: str) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
-        goes_on.wait(PATIENCE)
+        goes_on.wait(LIMIT_SECONDS)
         reset(connection, head)
 
     goes_on = threading.Event()
@@ -653,8 +649,8 @@ def test_body_without_a_length_is_read_to_its_end(serve: Script) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_what_a_server_says_before_its_answer_is_passed_over(method: str) -> None:
-    """RFC 9110, section 15.2: any number of answers of 1xx may come before the one that counts."""
+def test_interim_responses_are_skipped(method: str) -> None:
+    """RFC 9110, section 15.2: any number of 1xx responses may come before the final one."""
     before = "HTTP/1.1 103 Early Hints\nLink: </x>\nContent-Length: 5\n\nHTTP/1.1 100 Continue\n\nHTTP/1.1 102 x\n\n"
     with ScriptedServer(send(f"{before}HTTP/1.1 200 OK\nContent-Length: 3\nX: y", body=b"123")) as server:
         asked = Watched(Settings(server.url))
@@ -664,7 +660,7 @@ def test_what_a_server_says_before_its_answer_is_passed_over(method: str) -> Non
     assert asked.seen == [(method, "2xx")]
 
 
-def test_other_protocol_that_nobody_asked_for_is_refused() -> None:
+def test_unrequested_protocol_is_refused() -> None:
     with ScriptedServer(
         send("HTTP/1.1 101 Switching Protocols\nUpgrade: x", body=b"HTTP/1.1 200 OK\r\n\r\n")
     ) as server:
@@ -676,7 +672,7 @@ def test_other_protocol_that_nobody_asked_for_is_refused() -> None:
 def test_body_ends_with_its_length_though_the_connection_stays(rest: bytes) -> None:
     def serve(connection: socket.socket, head: str) -> None:
         send("HTTP/1.1 200 OK\nConnection: keep-alive\nContent-Length: 8", body=b"12345678" + rest)(connection, head)
-        with contextlib.suppress(ConnectionError):  # as it is where the client has not read all
+        with contextlib.suppress(ConnectionError):  # as the client has not read all
             assert connection.recv(1) == b""
         left.set()
 
@@ -684,11 +680,11 @@ def test_body_ends_with_its_length_though_the_connection_stays(rest: bytes) -> N
     with ScriptedServer(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
         begin = time.monotonic()
         assert whole(answer) == b"12345678"
-        assert left.wait(PATIENCE)
-        assert time.monotonic() - begin < PATIENCE / 2
+        assert left.wait(LIMIT_SECONDS)
+        assert time.monotonic() - begin < LIMIT_SECONDS / 2
 
 
-def test_slow_body_has_no_deadline_as_long_as_something_comes() -> None:
+def test_slow_body_has_no_deadline_while_bytes_come() -> None:
     def serve(connection: socket.socket, _: str) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n")
         for byte in b"x" * 20:
@@ -696,10 +692,10 @@ def test_slow_body_has_no_deadline_as_long_as_something_comes() -> None:
             time.sleep(0.05)  # it is slow
 
     with ScriptedServer(serve) as server:
-        assert Watched(Settings(server.url), read_timeout=PATIENCE).body("manifests/1", timeout=0.5) == b"x" * 20
+        assert Watched(Settings(server.url), read_timeout=LIMIT_SECONDS).body("manifests/1", timeout=0.5) == b"x" * 20
 
 
-def test_upstream_that_knows_no_ranges_answers_from_the_beginning() -> None:
+def test_upstream_without_ranges_sends_all_of_the_body() -> None:
     with ScriptedServer(send("HTTP/1.1 200 OK\nContent-Length: 3", body=b"123")) as server:
         with Watched(Settings(server.url)).open("manifests/1", offset=2) as answer:
             assert (answer.offset, answer.length, whole(answer)) == (0, 3, b"123")
@@ -707,13 +703,13 @@ def test_upstream_that_knows_no_ranges_answers_from_the_beginning() -> None:
 
 
 @pytest.mark.parametrize("part", ["Content-Range: bytes 1-2/3", "Content-Range: 2", "X: y"])
-def test_part_that_nobody_asked_for_is_refused(part: str) -> None:
+def test_unrequested_range_is_refused(part: str) -> None:
     with ScriptedServer(send(f"HTTP/1.1 206 OK\n{part}\nContent-Length: 1", body=b"1")) as server:
         assert Watched(Settings(server.url)).problem(offset=2).kind == "malformed"
         assert Watched(Settings(server.url)).problem().kind == "malformed"
 
 
-def test_request_says_what_it_is_and_nothing_more(tmp_path: Path) -> None:
+def test_request_has_no_unnecessary_headers(tmp_path: Path) -> None:
     with ScriptedServer(send("HTTP/1.1 200 OK\nContent-Length: 0")) as server:
         asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
         asked.body("manifests/1", "a\r\nX: y/ü?b", accept=("a/b", "c/d"))
@@ -731,14 +727,14 @@ def test_request_says_what_it_is_and_nothing_more(tmp_path: Path) -> None:
 
 
 def challenged(then: Script) -> Script:
-    """Ask by Basic who it is, and serve who says it."""
+    """Return a script that asks for Basic credentials, and runs `then` for requests that have some."""
     ask = send('HTTP/1.1 401 x\nWWW-Authenticate: Negotiate, Basic realm="a, b"\nContent-Length: 0')
     return lambda connection, head: (then if "Authorization: Basic " in head else ask)(connection, head)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_redirect_to_another_host_takes_no_credentials_along(tmp_path: Path, status: int, method: str) -> None:
+def test_redirect_to_another_host_carries_no_credentials(tmp_path: Path, status: int, method: str) -> None:
     length = "HTTP/1.1 206 OK\nContent-Range: bytes 2-4/5\nContent-Length: 3"
     body = b"123" if method == "GET" else b""
     with (
@@ -756,7 +752,7 @@ def test_redirect_to_another_host_takes_no_credentials_along(tmp_path: Path, sta
     assert "authorization" not in head.lower()
 
 
-def test_relative_redirect_stays_with_the_host_and_its_credentials(tmp_path: Path) -> None:
+def test_relative_redirect_keeps_the_host_and_its_credentials(tmp_path: Path) -> None:
     def serve(connection: socket.socket, head: str) -> None:
         there = head.startswith("GET /v2/public/a/there%C3%BC?x=y ")
         (send("HTTP/1.1 200 OK\nContent-Length: 1", body=b"1") if there else redirect("../there\xc3\xbc?x=y#z"))(
@@ -769,7 +765,7 @@ def test_relative_redirect_stays_with_the_host_and_its_credentials(tmp_path: Pat
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_storage_that_refuses_is_no_word_of_the_upstream(tmp_path: Path, status: int) -> None:
+def test_refusal_by_the_storage_is_not_one_by_the_upstream(tmp_path: Path, status: int) -> None:
     head = f'HTTP/1.1 {status} x\nWWW-Authenticate: Bearer realm="http://127.0.0.1:1"\nContent-Length: 0'
     with ScriptedServer(send(head)) as cdn, ScriptedServer(redirect(cdn.url)) as server:
         problem = Watched(Settings(server.url, credentials=secret(tmp_path / "secret"))).problem()
@@ -785,7 +781,7 @@ def test_storage_that_refuses_is_no_word_of_the_upstream(tmp_path: Path, status:
         ("X: y", "answers 401"),
     ],
 )
-def test_upstream_that_asks_otherwise_denies(tmp_path: Path, header: str, message: str) -> None:
+def test_unknown_challenge_is_a_denial(tmp_path: Path, header: str, message: str) -> None:
     with ScriptedServer(send(f"HTTP/1.1 401 x\n{header}\nContent-Length: 0")) as server:
         asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
         with pytest.raises(Denied, match=message):
@@ -794,8 +790,8 @@ def test_upstream_that_asks_otherwise_denies(tmp_path: Path, header: str, messag
     assert all("authorization" not in head.lower() for head in server.heads)
 
 
-def test_scope_that_the_upstream_names_is_asked_for() -> None:
-    """As a registry does that has its repositories by another name than it shows."""
+def test_scope_of_the_challenge_is_requested() -> None:
+    """As with a registry whose repositories have other names inside."""
 
     def serve(connection: socket.socket, head: str) -> None:
         if "/token" in head:
@@ -820,7 +816,7 @@ def test_scope_that_the_upstream_names_is_asked_for() -> None:
 
 @dataclass(frozen=True)
 class Tls:
-    """nginx before a registry, by TLS, with certificates of one kind or another by port."""
+    """An nginx with TLS before a registry, with a good and an expired certificate at different ports."""
 
     folder: Path
     good: int
@@ -845,8 +841,8 @@ def tls(open_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ports = {"good": free_port(), "expired": free_port()}
     for name, port in ports.items():
         options = {"not_before": past, "not_after": past + dt.timedelta(days=1)} if name == "expired" else {}
-        made = authority.issue_cert("localhost", NAME, **options)  # type: ignore[arg-type] # moments
-        made.private_key_and_cert_chain_pem.write_to_path(str(folder / f"{name}.pem"))
+        issued = authority.issue_cert("localhost", NAME, **options)  # type: ignore[arg-type] # moments
+        issued.private_key_and_cert_chain_pem.write_to_path(str(folder / f"{name}.pem"))
         servers.append(
             f"server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/{name}.pem; "
             f"ssl_certificate_key {folder}/{name}.pem; location / {{ proxy_pass {open_registry}; }} }}"
@@ -864,7 +860,7 @@ def tls(open_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Tls(folder, ports["good"], ports["expired"], open_registry)
 
 
-def test_certificate_of_an_authority_that_is_given_is_taken(tls: Tls) -> None:
+def test_certificate_of_the_given_authority_is_accepted(tls: Tls) -> None:
     asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=tls.ca))
     assert asked.body(BLOB) == LAYER
     with asked.open("manifests/1", method="HEAD") as head:
@@ -879,24 +875,24 @@ def test_certificate_of_an_authority_that_is_given_is_taken(tls: Tls) -> None:
         ("localhost", "good", "", "unable to get local issuer certificate"),
     ],
 )
-def test_certificate_that_is_not_right_is_refused(tls: Tls, host: str, port: str, ca: str, message: str) -> None:
+def test_wrong_certificate_is_refused(tls: Tls, host: str, port: str, ca: str, message: str) -> None:
     settings = Settings(f"https://{host}:{getattr(tls, port)}", ca_file=tls.folder / ca if ca else None)
     problem = Watched(settings).problem()
     assert problem.kind == "tls"
     assert message in problem.message
 
 
-def test_tls_where_there_is_none_is_refused(tls: Tls) -> None:
+def test_server_without_tls_is_refused(tls: Tls) -> None:
     asked = Watched(Settings(tls.http.replace("http://", "https://"), ca_file=tls.ca))
     assert asked.problem().kind == "tls"
     with ScriptedServer(stay_silent) as server:
         begin = time.monotonic()
         problem = Watched(Settings(server.url.replace("http://", "https://"))).problem(timeout=0.5)
         assert problem.kind == "timeout"
-        assert time.monotonic() - begin < 0.5 + SLACK
+        assert time.monotonic() - begin < 0.5 + SLACK_SECONDS
 
 
-def test_file_of_authorities_may_change_and_be_bad(tls: Tls, tmp_path: Path) -> None:
+def test_file_of_authorities_may_change_and_be_invalid(tls: Tls, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     bundle = 'the ConfigMap bundle (upstreamSettings["localhost"].caConfigMapName)'
     asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=file, ca_source=bundle))
@@ -915,8 +911,8 @@ def test_file_of_authorities_may_change_and_be_bad(tls: Tls, tmp_path: Path) -> 
     assert asked.problem().kind == "tls"
 
 
-def test_plain_http_gets_no_credentials_and_nothing_that_no_digest_checks(tls: Tls, tmp_path: Path) -> None:
-    """An upstream by https whose token server, or storage, is asked by http."""
+def test_plain_http_gets_no_credentials_and_no_request_without_a_digest(tls: Tls, tmp_path: Path) -> None:
+    """An upstream with https whose token server or storage has http."""
     answers: dict[str, str] = {}
 
     def serve(connection: socket.socket, head: str) -> None:
@@ -941,7 +937,7 @@ def test_plain_http_gets_no_credentials_and_nothing_that_no_digest_checks(tls: T
 
 @contextlib.contextmanager
 def secure(serve: Script, tls: Tls) -> Iterator[tuple[str, ScriptedServer]]:
-    """A server with TLS, by the certificate of nginx's."""
+    """A server with TLS and the certificate of nginx."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tls.folder / "good.pem")
     with ScriptedServer(serve, lambda connection: context.wrap_socket(connection, server_side=True)) as server:
@@ -949,7 +945,7 @@ def secure(serve: Script, tls: Tls) -> Iterator[tuple[str, ScriptedServer]]:
 
 
 def drip_record(connection: socket.socket) -> None:
-    """Send the head of a record of TLS, and then its content byte by byte."""
+    """Send the head of a TLS record, and then its content byte by byte."""
     connection.recv(1 << 16)
     connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
     for _ in range(100):
@@ -958,7 +954,7 @@ def drip_record(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("outer", ["", "http", "https"])
-def test_tls_that_drips_does_not_prolong_the_deadline(tls: Tls, tmp_path: Path, outer: str) -> None:
+def test_slow_tls_does_not_exceed_the_deadline(tls: Tls, tmp_path: Path, outer: str) -> None:
     server = ScriptedServer(stay_silent, accept=drip_record)
     proxy = ForwardProxy()
     with server, ScriptedServer(proxy.serve) as plain, secure(proxy.serve, tls) as (encrypted, _):
@@ -970,7 +966,7 @@ def test_tls_that_drips_does_not_prolong_the_deadline(tls: Tls, tmp_path: Path, 
         )
         begin = time.monotonic()
         assert Watched(settings).problem(timeout=0.7).kind == "timeout"
-        assert 0.6 < time.monotonic() - begin < 0.7 + SLACK
+        assert 0.6 < time.monotonic() - begin < 0.7 + SLACK_SECONDS
 
 
 # Proxies
@@ -978,7 +974,7 @@ def test_tls_that_drips_does_not_prolong_the_deadline(tls: Tls, tmp_path: Path, 
 
 @dataclass
 class ForwardProxy:
-    """Passes on to 127.0.0.1, whatever the name, who says the password; CONNECT and absolute URIs (RFC 9110)."""
+    """A proxy with a password that sends every request to 127.0.0.1; CONNECT and absolute URIs (RFC 9110)."""
 
     asked: list[str] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
@@ -1008,11 +1004,11 @@ class ForwardProxy:
 
 
 def copy(one: socket.socket, other: socket.socket) -> None:
-    """Pass on what either sends until one ends."""
+    """Copy in both directions until one side ends."""
     while True:
-        # What TLS has read already is not seen by select.
+        # select does not know what TLS has read already.
         pending = [side for side in (one, other) if isinstance(side, ssl.SSLSocket) and side.pending()]
-        for side in pending or select.select([one, other], [], [], PATIENCE)[0]:
+        for side in pending or select.select([one, other], [], [], LIMIT_SECONDS)[0]:
             if not (data := side.recv(1 << 16)):
                 return
             (other if side is one else one).sendall(data)
@@ -1020,12 +1016,12 @@ def copy(one: socket.socket, other: socket.socket) -> None:
 
 @pytest.fixture
 def forward_proxy() -> Iterator[tuple[str, ForwardProxy]]:
-    made = ForwardProxy()
-    with ScriptedServer(made.serve) as server:
-        yield server.url, made
+    forward = ForwardProxy()
+    with ScriptedServer(forward.serve) as server:
+        yield server.url, forward
 
 
-def test_http_goes_through_the_proxy_with_its_credentials(
+def test_http_uses_the_proxy_with_its_credentials(
     open_registry: str, forward_proxy: tuple[str, ForwardProxy], tmp_path: Path
 ) -> None:
     proxy, seen = forward_proxy
@@ -1036,7 +1032,7 @@ def test_http_goes_through_the_proxy_with_its_credentials(
     assert f"Host: {url.removeprefix('http://')}\r\n" in seen.seen[0]
 
 
-def test_https_goes_through_the_proxy_and_tells_it_no_more_than_where_to(
+def test_https_uses_the_proxy_and_reveals_only_the_host(
     tls: Tls, forward_proxy: tuple[str, ForwardProxy], tmp_path: Path
 ) -> None:
     proxy, seen = forward_proxy
@@ -1048,14 +1044,14 @@ def test_https_goes_through_the_proxy_and_tells_it_no_more_than_where_to(
     assert seen.asked == [f"CONNECT {NAME}:{tls.good}"]
     assert "/v2/" not in seen.seen[0]
     assert "refuses connections" not in asked.problem(BLOB, offset=len(LAYER) + 1).message
-    # The certificate is the server's, so its name is checked.
+    # The certificate is that of the server, whose name is checked.
     other = Watched(settings._replace(remote_url=f"https://other.test:{tls.good}")).problem()
     assert (other.kind, "Hostname mismatch" in other.message) == ("tls", True)
 
 
-def test_proxy_that_is_asked_by_https_itself_is_used(tls: Tls, open_registry: str, tmp_path: Path) -> None:
-    made = ForwardProxy()
-    with secure(made.serve, tls) as (proxy, _):
+def test_proxy_with_https_is_used(tls: Tls, open_registry: str, tmp_path: Path) -> None:
+    forward = ForwardProxy()
+    with secure(forward.serve, tls) as (proxy, _):
         settings = Settings(
             f"https://{NAME}:{tls.good}",
             http_proxy=proxy,
@@ -1073,14 +1069,14 @@ def test_proxy_that_is_asked_by_https_itself_is_used(tls: Tls, open_registry: st
             begin = time.monotonic()
             hangs = Watched(settings._replace(remote_url=f"https://{NAME}:{server.port}")).problem(timeout=0.5)
             assert hangs.kind == "timeout"
-            assert time.monotonic() - begin < 0.5 + SLACK
+            assert time.monotonic() - begin < 0.5 + SLACK_SECONDS
 
 
 @pytest.mark.parametrize(
     ("password", "message"),
     [(None, "asks for credentials, and there are none"), (OTHER_PASSWORD, "does not accept the credentials")],
 )
-def test_proxy_that_refuses_is_said_and_its_new_secret_used(
+def test_refusal_by_the_proxy_is_reported_and_its_new_secret_used(
     tls: Tls, forward_proxy: tuple[str, ForwardProxy], tmp_path: Path, password: str | None, message: str
 ) -> None:
     proxy, _ = forward_proxy
@@ -1099,9 +1095,7 @@ def test_proxy_that_refuses_is_said_and_its_new_secret_used(
         assert asked.body("manifests/1") == IMAGE.manifest
 
 
-def test_proxy_that_is_not_there_or_finds_nobody_is_said(
-    forward_proxy: tuple[str, ForwardProxy], tmp_path: Path
-) -> None:
+def test_missing_proxy_and_missing_host_are_reported(forward_proxy: tuple[str, ForwardProxy], tmp_path: Path) -> None:
     gone = Watched(Settings("https://registry.test", https_proxy="http://127.0.0.1:1")).problem()
     assert (gone.kind, gone.message) == ("proxy", "the proxy: http://127.0.0.1:1 refuses connections")
     folder = secret(tmp_path / "proxy")
@@ -1113,7 +1107,7 @@ def test_proxy_that_is_not_there_or_finds_nobody_is_said(
         assert Watched(Settings("https://x.test", https_proxy=server.url)).problem().kind == "proxy"
 
 
-def test_hosts_that_no_proxy_names_are_asked_without(tls: Tls) -> None:
+def test_hosts_in_no_proxy_are_asked_directly(tls: Tls) -> None:
     dead = "http://127.0.0.1:1"
     settings = Settings(f"https://{NAME}:1", http_proxy=dead, https_proxy=dead, no_proxy=(".test",))
     assert Watched(settings).problem().kind == "dns"
@@ -1123,7 +1117,7 @@ def test_hosts_that_no_proxy_names_are_asked_without(tls: Tls) -> None:
 # Leaks
 
 
-def test_no_connection_and_no_thread_is_left(open_registry: str, closed_registry: str, tmp_path: Path) -> None:
+def test_no_connection_and_no_thread_is_leaked(open_registry: str, closed_registry: str, tmp_path: Path) -> None:
     asked = [
         Watched(Settings(open_registry)),
         Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret", password=OTHER_PASSWORD))),
@@ -1135,7 +1129,7 @@ def test_no_connection_and_no_thread_is_left(open_registry: str, closed_registry
         for client in asked:
             for path in ("manifests/1", "manifests/2"):
                 with contextlib.suppress(Unavailable, NotFound, Denied), client.open(path) as answer:
-                    answer.read(1)  # and leave the rest
+                    answer.read(1)  # and do not read the rest
 
     ask_all()
     before = len(list(Path("/proc/self/fd").iterdir())), threading.active_count()

@@ -1,4 +1,4 @@
-"""The test cluster's upstream: what is wrong with it is wrong as it says, and ends when it says."""
+"""The faults of the test bed's upstreams have the effects that their descriptions promise, and end when told to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SITE, TOKENS, CONTENT = "lscr.example.com", "auth.example.org", "cdn.example.org
 
 @dataclass(frozen=True)
 class Answer:
-    """What came, and how it ended: `error` is empty where it was whole."""
+    """A response; `error` says how its body broke off, if it did."""
 
     status: int
     headers: Message
@@ -46,15 +46,15 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    """All of them, in a network of their own."""
+    """All upstreams, in a network of their own."""
     tools.ensure_registry()
     place = Place(tmp_path_factory.mktemp("upstream"), Cgroup(f"rcache-upstream-tests-{os.getpid()}"))
     place.cgroup.create()
     try:
         with own_network():
-            made = Upstream(place, "127.0.0.1")
-            made.start()
-            yield made
+            upstream = Upstream(place, "127.0.0.1")
+            upstream.start()
+            yield upstream
     finally:
         place.cgroup.kill()
         place.cgroup.remove()
@@ -68,12 +68,12 @@ def registry(registries: Upstream) -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def image(registries: Upstream) -> oci.Image:
-    """One image, in two of the registries."""
-    made = images.busybox(oci.random_layer("faults", SIZE), label="faults")
+    """An image in two of the registries."""
+    pushed = images.busybox(oci.random_layer("faults", SIZE), label="faults")
     for name in ("docker.io", SITE):
-        registries.push(f"{name}/library/faults:1", made)
-    registries.push(f"{SITE}/private/faults:1", made)
-    return made
+        registries.push(f"{name}/library/faults:1", pushed)
+    registries.push(f"{SITE}/private/faults:1", pushed)
+    return pushed
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def _blob_path(content: bytes, name: str = "library/faults") -> str:
 def ask(
     name: str, path: str = "/v2/", headers: dict[str, str] | None = None, timeout: float = 20.0, method: str = "GET"
 ) -> Answer:
-    """Ask the upstream of a name for something."""
+    """Send a request to the upstream of a name."""
     context = ssl.create_default_context(cafile=str(pki.authority_file()))
     with (
         socket.create_connection(("127.0.0.1", 443), timeout=timeout) as plain,
@@ -111,7 +111,7 @@ def ask(
 
 
 def token(names: str = "library/faults", authorization: str = "") -> dict[str, Any]:
-    """What the token server says of a right to pull."""
+    """Return the response of the token server to a request for a right to pull."""
     headers = {"Authorization": authorization} if authorization else {}
     answer = ask(TOKENS, f"/token?service={SITE}&scope=repository:{names}:pull", headers)
     return {"status": answer.status, **json.loads(answer.body)}
@@ -205,7 +205,7 @@ def test_expired_certificate(registry: Upstream) -> None:
     assert ask("docker.io").status == 200
 
 
-def test_one_is_silent(registry: Upstream) -> None:
+def test_one_upstream_is_silent(registry: Upstream) -> None:
     registry.silent("docker.io")
     with pytest.raises(TimeoutError):
         ask("docker.io", timeout=0.5)
@@ -220,7 +220,7 @@ def test_one_is_silent(registry: Upstream) -> None:
     assert ask("docker.io").status == 200
 
 
-def test_all_answers_share_a_bandwidth(registry: Upstream, blob: bytes) -> None:
+def test_all_responses_share_a_bandwidth(registry: Upstream, blob: bytes) -> None:
     rate = 2_000_000
     registry.bandwidth("docker.io", rate)
     begun = time.monotonic()
@@ -231,7 +231,7 @@ def test_all_answers_share_a_bandwidth(registry: Upstream, blob: bytes) -> None:
     assert 4 * len(blob) / rate == pytest.approx(seconds, rel=0.25)
 
 
-def test_tokens_lead_to_blobs_at_another_host(registry: Upstream, blob: bytes, image: oci.Image) -> None:
+def test_tokens_give_access_to_blobs_at_another_host(registry: Upstream, blob: bytes, image: oci.Image) -> None:
     mark = registry.mark()
     refused = ask(SITE, _blob_path(blob))
     assert refused.status == 401
@@ -269,7 +269,7 @@ def test_private_names_need_credentials(registry: Upstream, blob: bytes) -> None
     assert ask(SITE, path, {"Authorization": f"Bearer {good}"}).status == 307
 
 
-def test_tokens_end(registry: Upstream, blob: bytes) -> None:
+def test_tokens_expire(registry: Upstream, blob: bytes) -> None:
     registry.tokens_last(TOKENS, 2)
     answer = token()
     assert answer["expires_in"] == 2
@@ -286,7 +286,7 @@ def test_content_of_another_host_breaks_off(registry: Upstream, blob: bytes) -> 
     assert (answer.body, answer.error) == (blob[:AFTER], "IncompleteRead")
 
 
-def test_log_says_what_was_sent_to_who_went_away(registry: Upstream, blob: bytes) -> None:
+def test_log_has_the_bytes_that_were_sent_before_the_client_left(registry: Upstream, blob: bytes) -> None:
     registry.bandwidth("docker.io", 400_000)
     mark = registry.mark()
     with suppress(TimeoutError):
@@ -311,5 +311,5 @@ def test_unknown_name_is_refused(registry: Upstream) -> None:
         registry.fail("nothing.example.com", 500)
 
 
-def test_same_bytes_as_were_pushed(registry: Upstream, blob: bytes) -> None:
+def test_pushed_bytes_are_served(registry: Upstream, blob: bytes) -> None:
     assert hashlib.sha256(ask("docker.io", _blob_path(blob)).body).hexdigest() == oci.digest(blob).partition(":")[2]
