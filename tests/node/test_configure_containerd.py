@@ -63,7 +63,7 @@ class Machine:
             caches=[],
             configure={
                 "onHost": [],
-                "containerd": str(tools.go_binary("containerd", "containerd")),
+                "containerdBinary": str(tools.go_binary("containerd", "containerd")),
                 "restartCommand": [str(self.folder / "restart")],
                 "readyCommand": [*self.client, "version"],
                 **commands,
@@ -155,7 +155,7 @@ def test_configuration_is_restored_if_containerd_does_not_come_back(machine: Mac
     before = machine.main.read_text()
     script = f"grep -q config_path {machine.main} && exit 1; exec {machine.folder}/restart"
     with machine.running():
-        done = machine.run(restart=["sh", "-c", script])
+        done = machine.run(restartCommand=["sh", "-c", script])
         assert done.returncode == 0
         assert "did not come back, and was restarted without it" in done.stdout
         assert machine.main.read_text() == before
@@ -168,7 +168,7 @@ def test_file_that_containerd_refuses_is_not_used(machine: Machine) -> None:
     before = machine.main.read_text()
     with machine.running():
         process = machine.process
-        done = machine.run(containerd="false")
+        done = machine.run(containerdBinary="false")
         assert done.returncode == 0
         assert "containerd refuses the changed file" in done.stdout
         assert (machine.main.read_text(), machine.process) == (before, process)
