@@ -29,8 +29,8 @@ demo-down: setup ## Remove the demo's cluster
 	@ci/test-cluster down --name demo
 
 .PHONY: test-fast
-test-fast: setup ## Run the tests that need no cluster and no containerd: about 2 min
-	@$(RUN) -m pytest --numprocesses=2 tests/unit tests/render tests/editor
+test-fast: setup ## Run the tests that need no cluster and no containerd, but for the longest ones: about 1 min
+	@$(RUN) -m pytest --numprocesses=2 -m 'not slow' tests/unit tests/render tests/editor
 
 # For complete runs only: tests/conftest.py distributes the tests, and a part of them covers a part of the code.
 COMPLETE := --numprocesses=4 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95

@@ -289,6 +289,7 @@ def test_old_names_of_values_are_answered_with_the_new_ones_in_the_same_words(wr
     assert set(said_by_command(document)) == set(said_by_chart(write(document))) == expected
 
 
+@pytest.mark.slow
 def test_made_documents_are_taken_or_refused_alike(write: Write) -> None:
     taken: Counter[bool] = Counter()
 

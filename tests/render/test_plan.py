@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
@@ -225,6 +226,7 @@ def check_nodes(change: Change | None, old: list[Object], new: list[Object]) -> 
     assert (change is not None) == (before != after)
 
 
+@pytest.mark.slow
 def test_plan_is_what_differs_between_the_renderings(tmp_path: Path) -> None:
     seen: Counter[str] = Counter()
 

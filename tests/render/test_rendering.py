@@ -324,6 +324,7 @@ def neighbours(upstream: str) -> list[str]:
     return alike + [f"{name}{joint}{port}" for name in alike for joint in (":", "-", ".") if port and ":" not in name]
 
 
+@pytest.mark.slow
 def test_no_upstream_takes_the_name_of_another_or_of_the_charts_own_objects(tmp_path: Path) -> None:
     label = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
     host = st.lists(label, min_size=1, max_size=5).map(".".join)

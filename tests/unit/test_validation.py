@@ -680,6 +680,7 @@ def test_every_value_is_described_and_shown(path: str, part: dict[str, Any]) -> 
             jsonschema.Draft7Validator(part).validate(value)
 
 
+@pytest.mark.slow
 def test_schema_and_model_agree() -> None:
     taken: Counter[bool] = Counter()
 
