@@ -1,4 +1,4 @@
-"""Images for a cache's volume, a look at what lies there that trusts the folder alone, and disks with troubles."""
+"""Support for tests of the store: images, checks that read the volume's folder alone, small disks, failing disks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+KIB = 1024
+MIB = 1024 * 1024
+# The kinds of links, as the folders of a repository name them.
+LAYERS = "_layers/sha256"
+REVISIONS = "_manifests/revisions/sha256"
 SYSTEM_CALLS: list[tuple[Any, str]] = [
     *[
         (os, name)
@@ -33,36 +39,46 @@ SYSTEM_CALLS: list[tuple[Any, str]] = [
 
 
 class Killed(BaseException):
-    """The program ended at once, in the middle; nothing of it catches this."""
+    """The program was killed; it does not catch this."""
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @contextmanager
-def trouble_at(number: int, raised: Callable[[], BaseException], *, lasting: bool) -> Iterator[None]:
-    """Let the system call of that number, and with `lasting` all after it, raise instead of being done."""
+def failing_system_call(number: int, error: Callable[[], BaseException], *, lasting: bool) -> Iterator[None]:
+    """Let the system call of that number fail, and with `lasting` all later ones too."""
     count = iter(range(1_000_000))
     close = os.close
 
-    def troubled(real: Callable[..., Any]) -> Callable[..., Any]:
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            now = next(count)
-            if now == number or (lasting and now > number):
+            current = next(count)
+            if current == number or (lasting and current > number):
                 if real is close:
-                    # The kernel does it anyway (close(2)).
+                    # The kernel closes the file even if it reports an error (close(2)).
                     real(*arguments)
-                raise raised()
+                raise error()
             return real(*arguments, **keywords)
 
         return call
 
     with ExitStack() as stack:
         for module, name in SYSTEM_CALLS:
-            stack.enter_context(mock.patch.object(module, name, troubled(getattr(module, name))))
+            stack.enter_context(mock.patch.object(module, name, failing(getattr(module, name))))
         yield
 
 
 @contextmanager
 def small_disk(folder: Path, *options: str) -> Iterator[Path]:
-    """A file system of its own, in memory, with mount's options for tmpfs."""
+    """Mount a file system in memory, with options for tmpfs."""
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], check=True)
     try:
@@ -72,7 +88,7 @@ def small_disk(folder: Path, *options: str) -> Iterator[Path]:
 
 
 def remount(folder: Path, option: str) -> None:
-    """Change an option of a file system, such as `ro`."""
+    """Change an option of a mounted file system, such as `ro`."""
     subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
 
 
@@ -81,7 +97,7 @@ def descriptor(media_type: str, content: bytes) -> dict[str, object]:
 
 
 def manifest_of(config: bytes, layers: list[bytes], media_type: str | None = MANIFEST) -> bytes:
-    """An image's manifest, of OCI or of Docker; without a media type it is one of OCI."""
+    """Return the manifest of an image, in the format of OCI or Docker."""
     document = {
         "schemaVersion": 2,
         **({"mediaType": media_type} if media_type else {}),
@@ -92,7 +108,7 @@ def manifest_of(config: bytes, layers: list[bytes], media_type: str | None = MAN
 
 
 def index_of(manifests: list[bytes], media_type: str | None = INDEX) -> bytes:
-    """An index of such manifests, or Docker's list of them."""
+    """Return an index of manifests, or Docker's manifest list."""
     platform = {"platform": {"architecture": "amd64", "os": "linux"}}
     document = {
         "schemaVersion": 2,
@@ -104,42 +120,67 @@ def index_of(manifests: list[bytes], media_type: str | None = INDEX) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def put(store: Store, repository: str, content: bytes) -> str:
-    """Let a layer come in two pieces."""
-    part = store.begin(digest(content), len(content))
+def content(number: int, size: int = 64 * KIB) -> bytes:
+    """Return the content of a layer, different for each number."""
+    return number.to_bytes(4, "big") + bytes(size - 4)
+
+
+def put_blob(store: Store, repository: str, content: bytes) -> str:
+    """Store a layer, written in two pieces, and return its digest."""
+    incoming = store.begin_blob(digest(content), len(content))
     try:
-        part.write(content[: len(content) // 2])
-        part.write(memoryview(content)[len(content) // 2 :])
-        part.commit(repository)
+        incoming.write(content[: len(content) // 2])
+        incoming.write(memoryview(content)[len(content) // 2 :])
+        incoming.commit(repository)
     finally:
-        part.abandon()
+        incoming.abandon()
     return digest(content)
 
 
-def link(root: Path, repository: str, kind: str, name: str) -> Path:
-    """Where a link lies: `kind` is _layers/sha256 or the like."""
+def put_image(store: Store, repository: str, tag: str | None, *numbers: int) -> tuple[str, list[str]]:
+    """Store an image of layers with these numbers; return the digests of its manifest, and of its config and layers."""
+    config, layers = content(1000 + numbers[0], 200), [content(number) for number in numbers]
+    names = [put_blob(store, repository, each) for each in (config, *layers)]
+    return store.put_manifest(repository, manifest_of(config, layers), tag), names
+
+
+def link_path(root: Path, repository: str, kind: str, name: str) -> Path:
+    """Return the path of a link; `kind` is a folder such as `LAYERS`, `name` a digest or the last folder."""
     folder = root / "docker/registry/v2/repositories" / repository / kind
     return folder / name.removeprefix("sha256:") / "link"
 
 
-def faults(root: Path) -> list[str]:
-    """What is wrong with a folder that nobody writes: links that lead nowhere, wrong content, leftovers."""
+def flip_bit(path: Path) -> None:
+    """Damage a file so that its size stays."""
+    damaged = bytearray(path.read_bytes())
+    damaged[20] ^= 1
+    path.write_bytes(damaged)
+
+
+def fill_disk(path: Path) -> None:
+    """Take all room that is left on a disk with one file."""
+    status = os.statvfs(path.parent)
+    path.write_bytes(bytes(status.f_bavail * status.f_frsize))
+
+
+def find_faults(root: Path) -> list[str]:
+    """Return what is wrong with a folder that nobody writes to: links that lead nowhere, wrong content, leftovers."""
     base = root / "docker/registry/v2"
     files = [path for path in sorted(base.rglob("*")) if path.is_file()]
     blobs = {f"sha256:{path.parent.name}": path for path in files if path.is_relative_to(base / "blobs")}
-    found = [f"left over: {path}" for path in (root / "parts").iterdir()]
+    faults = [f"left over: {path}" for path in (root / "parts").iterdir()]
     for path in {path for path in base.rglob("*") if path.is_dir()} - {base / "blobs", base / "repositories"}:
-        found += [f"empty: {path}"] if not any(path.iterdir()) else []
+        faults += [f"empty: {path}"] if not any(path.iterdir()) else []
     for name, path in blobs.items():
         right = (path.name, path.parent.parent.name) == ("data", name.removeprefix("sha256:")[:2])
-        found += [f"wrong blob: {path}"] if not right or digest(path.read_bytes()) != name else []
+        faults += [f"wrong blob: {path}"] if not right or digest(path.read_bytes()) != name else []
     for path in files:
         if path.is_relative_to(base / "repositories"):
-            found += [f"{problem}: {path}" for problem in _link_faults(path, blobs)]
-    return found
+            faults += [f"{fault}: {path}" for fault in _find_link_faults(path, blobs)]
+    return faults
 
 
-def _link_faults(path: Path, blobs: dict[str, Path]) -> Iterator[str]:
+def _find_link_faults(path: Path, blobs: dict[str, Path]) -> Iterator[str]:
     target = path.read_text()
     name = target.removeprefix("sha256:")
     if path.name != "link" or target not in blobs:
@@ -153,17 +194,17 @@ def _link_faults(path: Path, blobs: dict[str, Path]) -> Iterator[str]:
         if path.parent.name != name:
             yield "leads elsewhere"
         if path.parents[2].name == "index" and not (path.parents[3] / "current" / "link").exists():
-            yield "is of no tag"
+            yield "belongs to no tag"
 
 
 def bytes_on_disk(root: Path) -> int:
-    """What the blobs take."""
+    """Return how many bytes the blobs take on the disk."""
     blobs = (root / "docker/registry/v2/blobs").rglob("data")
     return sum(path.stat().st_blocks * 512 for path in blobs)
 
 
 def is_empty(root: Path) -> bool:
-    """Whether nothing is in it but the folders that always are."""
+    """Return whether a volume contains nothing but the folders that always exist."""
     always = {root / "parts", root / "docker", root / "docker/registry", root / "docker/registry/v2"}
     roots = {root / "docker/registry/v2/blobs", root / "docker/registry/v2/repositories"}
     return set(root.rglob("*")) == always | roots

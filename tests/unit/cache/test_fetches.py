@@ -107,7 +107,7 @@ def test_rest_is_asked_for_after_each_break(store: Store) -> None:
     source = MadeSource(answer)
     assert fetched(fetches_of(store, source), "a/b").failure is None
     assert [asked.offset for asked in source.asked] == [0, 7000, 14000, 21000]
-    assert store.path(digest(CONTENT)).read_bytes() == CONTENT
+    assert store.blob_path(digest(CONTENT)).read_bytes() == CONTENT
 
 
 def test_upstream_that_knows_no_ranges_is_read_from_the_start_again(store: Store) -> None:
@@ -115,7 +115,7 @@ def test_upstream_that_knows_no_ranges_is_read_from_the_start_again(store: Store
     source = MadeSource(lambda _: answers.pop(0))
     assert fetched(fetches_of(store, source), "a/b").failure is None
     assert [asked.offset for asked in source.asked] == [0, 9000]
-    assert store.path(digest(CONTENT)).read_bytes() == CONTENT
+    assert store.blob_path(digest(CONTENT)).read_bytes() == CONTENT
 
 
 def test_upstream_that_breaks_off_at_the_same_byte_always_is_given_up(store: Store, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_body_that_ends_with_its_connection_too_early_is_asked_for_again(store: 
 def test_body_that_is_not_what_was_asked_for_is_no_blob(store: Store, sent: bytes) -> None:
     made = fetches_of(store, MadeSource(lambda _: whole(sent)))
     assert isinstance(fetched(made, "a/b").failure, WrongContent)
-    assert store.find(digest(CONTENT)) is None
+    assert store.find_blob(digest(CONTENT)) is None
 
 
 def test_blob_that_the_volume_cannot_hold_is_not_asked_for(tmp_path: Path) -> None:
@@ -211,6 +211,6 @@ def test_blob_is_fetched_once_there_is_a_thread_for_it(store: Store) -> None:
 
 def test_blob_that_came_and_could_not_be_linked_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who follows it is to get its end, whatever happens to what is written after it."""
-    monkeypatch.setattr(store, "_link", mock.Mock(side_effect=OSError(errno.EMFILE, "too many open files")))
+    monkeypatch.setattr(store._writer, "add_links", mock.Mock(side_effect=OSError(errno.EMFILE, "too many open files")))
     assert fetched(fetches_of(store, MadeSource(lambda _: whole(CONTENT))), "a/b").failure is None
-    assert store.find(digest(CONTENT))
+    assert store.find_blob(digest(CONTENT))

@@ -22,7 +22,7 @@ from gate.metrics import Metrics
 from gate.repeats import Repeats
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, whole
-from made_stores import manifest_of, put
+from made_stores import manifest_of, put_blob
 from store.store import Store
 from upstream.client import NotFound
 from upstreams.oci import digest
@@ -197,7 +197,7 @@ def test_defect_of_one_request_breaks_off_its_connection_alone(
     monkeypatch.setattr("sys.excepthook", lambda *trace: traces.append(trace))
     serve(MadeSource(lambda _: whole(CONTENT)))
     with monkeypatch.context() as broken:
-        broken.setattr(store, "find", lambda *_: 1 / 0)
+        broken.setattr(store, "find_blob", lambda *_: 1 / 0)
         with pytest.raises(http.client.RemoteDisconnected):
             ask("GET", path_of(CONTENT))
     assert len(traces) == 1
@@ -215,8 +215,8 @@ def test_defect_of_one_request_breaks_off_its_connection_alone(
 def test_blob_that_was_changed_on_the_volume_is_fetched_anew_for_who_found_out(
     serve: Serve, ask: Ask, store: Store, *, headers: dict[str, str], restarted: bool
 ) -> None:
-    put(store, "a/b", CONTENT)
-    store.path(digest(CONTENT)).write_bytes(b"x" + CONTENT[1:])
+    put_blob(store, "a/b", CONTENT)
+    store.blob_path(digest(CONTENT)).write_bytes(b"x" + CONTENT[1:])
     if restarted:
         store.load()
     source = MadeSource(lambda _: whole(CONTENT))
@@ -227,7 +227,7 @@ def test_blob_that_was_changed_on_the_volume_is_fetched_anew_for_who_found_out(
     assert source.asked == []
     assert ask("GET", path_of(CONTENT), **headers).headers["X-Accel-Redirect"]
     assert len(source.asked) == 1
-    assert store.path(digest(CONTENT)).read_bytes() == CONTENT
+    assert store.blob_path(digest(CONTENT)).read_bytes() == CONTENT
 
 
 def test_room_that_cannot_be_read_holds_up_housekeeping_and_does_not_end_it(
@@ -235,7 +235,7 @@ def test_room_that_cannot_be_read_holds_up_housekeeping_and_does_not_end_it(
 ) -> None:
     monkeypatch.setattr(gate, "HOUSEKEEPING", 0.01)
     cache = serve(MadeSource(lambda _: whole(CONTENT)))
-    name = put(store, "a/b", CONTENT)
+    name = put_blob(store, "a/b", CONTENT)
     room = tmp_path / "room.json"
     room.write_text("{")
     stop = threading.Event()
@@ -244,12 +244,12 @@ def test_room_that_cannot_be_read_holds_up_housekeeping_and_does_not_end_it(
     keeper = threading.Thread(target=gate.keep_house, args=(cache, tmp_path, stop), daemon=True)
     keeper.start()
     wait_for("a line in the log", lambda: said, PATIENCE, 0.01)
-    assert store.find(name) is not None
+    assert store.find_blob(name) is not None
     (tmp_path / "new.json").write_text(
         json.dumps({"capacity": 64 << 20, "highWaterMarkPercent": 85, "ttl": "10ms", "version": "1"})
     )
     (tmp_path / "new.json").rename(room)
-    wait_for("the blob to go", lambda: store.find(name) is None, PATIENCE, 0.01)
+    wait_for("the blob to go", lambda: store.find_blob(name) is None, PATIENCE, 0.01)
     stop.set()
     keeper.join(PATIENCE)
     assert len([line for line in said if line.startswith("nothing is removed: ")]) == 1
@@ -268,7 +268,7 @@ def test_metrics_say_what_was_asked_for(serve: Serve, ask: Ask, store: Store, mo
         'registry_cache_refused_credentials_total{upstream_host="docker.io"} 3',
     ):
         assert line in text.splitlines()
-    assert hashlib.sha256(content).hexdigest() in str(store.path(digest(content)))
+    assert hashlib.sha256(content).hexdigest() in str(store.blob_path(digest(content)))
 
 
 @pytest.mark.parametrize("head", ["Content-Length: {length}", "Transfer-Encoding: chunked"])

@@ -80,8 +80,8 @@ class LateStore(Store):
         self.looking = threading.Event()
         self.late = threading.Event()
 
-    def tag(self, repository: str, tag: str) -> str | None:
-        found = super().tag(repository, tag)
+    def resolve_tag(self, repository: str, tag: str) -> str | None:
+        found = super().resolve_tag(repository, tag)
         self.looks += 1
         if self.looks == 1:
             self.looking.set()
@@ -107,8 +107,8 @@ def test_manifest_that_came_a_moment_ago_is_not_fetched_again(store: Store, monk
     source = answering(OLD)
     made = manifests_of(store, source)
     assert made.by_digest("a/b", digest(OLD)) == Manifest(digest(OLD))
-    look, looks = store.manifest, iter([None])
-    monkeypatch.setattr(store, "manifest", lambda *names: next(looks, look(*names)))
+    look, looks = store.read_manifest, iter([None])
+    monkeypatch.setattr(store, "read_manifest", lambda *names: next(looks, look(*names)))
     assert made.by_digest("a/b", digest(OLD)) == Manifest(digest(OLD))
     assert len(source.asked) == 1
 
@@ -226,7 +226,7 @@ def test_tag_that_is_gone_is_forgotten_and_its_manifest_stays(store: Store) -> N
     made = manifests_of(store, MadeSource(answer))
     with pytest.raises(NotFound):
         made.by_tag("a/b", "1")
-    assert store.tag("a/b", "1") is None
+    assert store.resolve_tag("a/b", "1") is None
     assert made.by_digest("a/b", digest(OLD)) == Manifest(digest(OLD))
 
 
@@ -234,7 +234,7 @@ def test_manifest_with_another_digest_is_refused(store: Store) -> None:
     made = manifests_of(store, answering(NEW))
     with pytest.raises(Unavailable, match="has the digest"):
         made.by_digest("a/b", digest(OLD))
-    assert store.manifest("a/b", digest(NEW)) is None
+    assert store.read_manifest("a/b", digest(NEW)) is None
 
 
 def test_manifest_larger_than_distribution_takes_is_refused(store: Store) -> None:
@@ -283,7 +283,7 @@ def test_what_is_not_the_manifest_takes_no_tag_and_is_passed_on_to_nobody(store:
     with pytest.raises(Unavailable, match="is no manifest") as raised:
         made.by_tag("a/b", "new")
     assert raised.value.kind is Kind.MALFORMED
-    assert store.tag("a/b", "new") is None
+    assert store.resolve_tag("a/b", "new") is None
 
 
 @pytest.mark.parametrize("named", ["sha512:" + "a" * 128, digest(b"nobody has this")], ids=["sha512", "unknown"])
@@ -297,7 +297,7 @@ def test_tag_that_moved_is_fetched_by_its_name_where_its_digest_is_of_no_use(sto
         return said_to_be(b"", named) if asked.method == "HEAD" else whole(NEW)
 
     assert manifests_of(store, MadeSource(answer)).by_tag("a/b", "1") == Manifest(digest(NEW))
-    assert store.tag("a/b", "1") == digest(NEW)
+    assert store.resolve_tag("a/b", "1") == digest(NEW)
 
 
 def test_upstream_is_asked_again_once_there_is_a_thread_for_it(store: Store) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from io import FileIO
 
-    from store.store import Part, Store
+    from store.store import IncomingBlob, Store
     from upstream.client import Answer
     from upstream.sources import Source
 
@@ -62,7 +62,7 @@ class Fetch:
         self._changed = threading.Condition(lock)
         # Of its own: it comes in thousands of pieces, and those who wait for the end are not to be woken by each.
         self._at_end = threading.Condition(lock)
-        self._part: Part | None = None
+        self._part: IncomingBlob | None = None
         self._size: int | None = None
         self._done = False
         self._troubled_since: float | None = None
@@ -104,7 +104,7 @@ class Fetch:
                 message = "nothing came yet"
                 raise OSError(message)
             part = self._part
-        return part.open()
+        return part.open_for_reading()
 
     @property
     def is_stuck(self) -> bool:
@@ -117,7 +117,7 @@ class Fetch:
         """Why there is no blob; None while it comes, and when it is there."""
         return self._failure
 
-    def began(self, part: Part, size: int | None) -> None:
+    def began(self, part: IncomingBlob, size: int | None) -> None:
         """Have room for the blob, and an answer of the upstream."""
         with self._changed:
             self._part, self._size = part, size
@@ -187,7 +187,7 @@ class Fetches:
         except (Unavailable, NotFound, Denied, NoRoom, WrongContent, OSError) as error:
             self._log(f"{fetch.repository}@{fetch.digest} is not cached: {error}")
             # Without a link to it, it can be sent all the same.
-            failure = error if self._store.find(fetch.digest) is None else None
+            failure = error if self._store.find_blob(fetch.digest) is None else None
         except BaseException as error:
             failure = Unavailable(Kind.MALFORMED, f"the cache has a defect: {error!r}")
             raise
@@ -199,18 +199,18 @@ class Fetches:
             fetch.ended(failure)
 
     def _fetch(self, fetch: Fetch) -> None:
-        if self._store.find(fetch.digest) is not None:
+        if self._store.find_blob(fetch.digest) is not None:
             # It came between the look at the volume and the start of this fetch.
             return
         expected = self._store.expected_size(fetch.digest)
         if expected is not None:
             # What cannot be held is not asked for, and nothing goes for what does not come.
             self._store.check_room(expected)
-        part: Part | None = None
+        part: IncomingBlob | None = None
         try:
             with self._source.open("GET", fetch.repository, f"blobs/{fetch.digest}", timeout=HEAD_TIMEOUT) as answer:
                 size = answer.length if expected is None else expected
-                part = self._store.begin(fetch.digest, size)
+                part = self._store.begin_blob(fetch.digest, size)
                 fetch.began(part, size)
                 broken = _copy(answer, part, fetch)
             if broken is not None:
@@ -221,7 +221,7 @@ class Fetches:
                 part.abandon()
             raise
 
-    def _resume(self, fetch: Fetch, part: Part, broken: Unavailable) -> None:
+    def _resume(self, fetch: Fetch, part: IncomingBlob, broken: Unavailable) -> None:
         """Ask for what is missing until it came; some upstreams break off every long answer."""
         deadline = time.monotonic() + RESUME_SECONDS
         pauses = iter(PAUSES)
@@ -247,7 +247,7 @@ class Fetches:
             time.sleep(pause)
 
 
-def _copy(answer: Answer, part: Part, fetch: Fetch) -> Unavailable | None:
+def _copy(answer: Answer, part: IncomingBlob, fetch: Fetch) -> Unavailable | None:
     """Write a body where it belongs, and return what broke it off."""
     skip = part.written - answer.offset
     if skip < 0:

@@ -23,7 +23,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from store.store import LONGEST_REPOSITORY, NoRoom, Store, WrongContent
+from store.layout import DIGEST, MAX_REPOSITORY_CHARACTERS, REPOSITORY, TAG
+from store.store import NoRoom, Store, WrongContent
 from upstream.client import Client, Denied, Kind, NotFound, Settings, Unavailable
 from upstream.sources import PEER_CONNECT_TIMEOUT, PeerFirst, Watched
 
@@ -40,11 +41,11 @@ if TYPE_CHECKING:
     from gate.configuration import Configuration, Room
     from gate.fetches import Failure, Fetch
 
-# distribution/reference, regexp.go. Digests by other algorithms are left to the upstream.
-NAME = r"(?P<name>[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*)"
-DIGEST = r"(?P<digest>sha256:[0-9a-f]{64})"
-MANIFEST = re.compile(rf"/v2/{NAME}/manifests/(?:{DIGEST}|(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}}))")
-BLOB = re.compile(rf"/v2/{NAME}/blobs/{DIGEST}")
+# Requests for digests of other algorithms are left to the upstream.
+MANIFEST = re.compile(
+    rf"/v2/(?P<name>{REPOSITORY.pattern})/manifests/(?:(?P<digest>{DIGEST.pattern})|(?P<tag>{TAG.pattern}))"
+)
+BLOB = re.compile(rf"/v2/(?P<name>{REPOSITORY.pattern})/blobs/(?P<digest>{DIGEST.pattern})")
 RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 # Seconds. A blob that is whole by then is sent from the volume, a longer one as it comes; one of which nothing came
@@ -210,9 +211,9 @@ class Handler(BaseHTTPRequestHandler):
         elif not self.server.cache.health.loaded:
             # What is there is not known yet, and would be fetched again.
             self._refuse(503, "UNAVAILABLE", "the volume is being read")
-        elif (found := BLOB.fullmatch(path)) and len(found["name"]) <= LONGEST_REPOSITORY:
+        elif (found := BLOB.fullmatch(path)) and len(found["name"]) <= MAX_REPOSITORY_CHARACTERS:
             self._blob(found["name"], found["digest"])
-        elif (found := MANIFEST.fullmatch(path)) and len(found["name"]) <= LONGEST_REPOSITORY:
+        elif (found := MANIFEST.fullmatch(path)) and len(found["name"]) <= MAX_REPOSITORY_CHARACTERS:
             self._manifest(found["name"], found["tag"], found["digest"])
         else:
             self._redirect(f"/registry{self.path}")
@@ -236,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
             content, media_type = manifest.unsaved
             self._send(200, content, media_type, manifest.digest)
             return
-        self.server.cache.store.use(repository, manifest.digest)
+        self.server.cache.store.mark_used(repository, manifest.digest)
         self._redirect(f"/registry/v2/{repository}/manifests/{manifest.digest}")
 
     @property
@@ -251,12 +252,12 @@ class Handler(BaseHTTPRequestHandler):
     def _blob(self, repository: str, digest: str) -> None:
         cache = self.server.cache
         first, last = self._range()
-        there = cache.store.find(digest, first) is not None
+        there = cache.store.find_blob(digest, first) is not None
         # Who asks again, or for the rest, got something that was wrong or broke off: perhaps what the volume gives is.
         again = self.command == "GET" and not first and cache.repeats.is_one(self.headers.get("X-Real-IP", ""), digest)
         if there and (first or again):
             with cache.verifying:
-                there = cache.store.verify(digest, anew=again)
+                there = cache.store.verify_blob(digest, anew=again)
         if there:
             self._count("blob", hit=True)
             self._send_whole(repository, digest)
@@ -284,7 +285,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._count("blob", hit=not new, joined=not new)
                 self._follow(fetch, seen.size, first, last)
                 return
-        if cache.store.find(fetch.digest) is not None:
+        if cache.store.find_blob(fetch.digest) is not None:
             self._count("blob", hit=not new, joined=not new)
             self._send_whole(repository, fetch.digest)
         elif isinstance(fetch.failure, (NotFound, Denied)) and fetch.repository != repository:
@@ -298,7 +299,7 @@ class Handler(BaseHTTPRequestHandler):
             )
 
     def _send_whole(self, repository: str, digest: str) -> None:
-        self.server.cache.store.use(repository, digest)
+        self.server.cache.store.mark_used(repository, digest)
         code = digest.partition(":")[2]
         self._redirect(f"/blobs/sha256/{code[:2]}/{code}/data", digest)
 
@@ -520,11 +521,11 @@ def keep_house(cache: Cache, folder: Path, stop: threading.Event) -> None:
 
 def _tidy(cache: Cache, room: Room) -> None:
     cache.metrics.configured(room.version, room.ttl)
-    if cache.store.resize(room.capacity, room.high_water):
+    if cache.store.set_limits(room.capacity, room.high_water):
         log(f"the volume is used up to {room.high_water:.0%} of {room.capacity} bytes")
     for why, removed in (
         ("not used for too long", cache.store.expire(room.ttl)),
-        ("for room", cache.store.keep_room()),
+        ("for room", cache.store.evict_above_high_water()),
     ):
         if removed:
             log(f"removed {why}: {len(removed)}")

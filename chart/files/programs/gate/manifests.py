@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from store.store import DIGEST, NoRoom
+from store.layout import DIGEST
+from store.store import NoRoom
 from upstream.client import Denied, Kind, NotFound, Unavailable
 
 from gate.threads import start_thread
@@ -97,7 +98,7 @@ class Manifests:
         Raises:
             Unavailable, NotFound, Denied: what the upstream said.
         """
-        if self._store.manifest(repository, digest) is not None:
+        if self._store.read_manifest(repository, digest) is not None:
             return Manifest(digest)
         return self._ask(repository, digest, lambda: self._fetch_by_digest(repository, digest), TIMEOUT)
 
@@ -109,8 +110,8 @@ class Manifests:
         """
         if (found := self._within_window(repository, tag)) is not None:
             return found
-        digest = self._store.tag(repository, tag)
-        if digest is None or self._store.manifest(repository, digest) is None:
+        digest = self._store.resolve_tag(repository, tag)
+        if digest is None or self._store.read_manifest(repository, digest) is None:
             return self._ask(repository, tag, lambda: self._fetch_by_tag(repository, tag), TIMEOUT)
         known = Manifest(digest)
         patience = 0.0 if time.monotonic() < self._slow_until else STALE_AFTER
@@ -175,7 +176,7 @@ class Manifests:
         if digest is None or not DIGEST.fullmatch(digest):
             return self._fetch(repository, tag, tag)
         if digest != known.digest:
-            if self._store.manifest(repository, digest) is None:
+            if self._store.read_manifest(repository, digest) is None:
                 return self._fetch_moved(repository, tag, digest)
             self._on_volume(lambda: self._store.set_tag(repository, tag, digest))
         self._note_asked(repository, tag)
@@ -196,10 +197,10 @@ class Manifests:
         It is looked at again when a question begins: the last one may have been answered a moment before.
         """
         asked = self._asked.get((repository, tag))
-        digest = self._store.tag(repository, tag)
+        digest = self._store.resolve_tag(repository, tag)
         if asked is None or digest is None or time.monotonic() - asked >= self._window:
             return None
-        if self._store.manifest(repository, digest) is None:
+        if self._store.read_manifest(repository, digest) is None:
             return None
         self._observe("window")
         return Manifest(digest)
@@ -208,7 +209,7 @@ class Manifests:
         return self._within_window(repository, tag) or self._fetch(repository, tag, tag)
 
     def _fetch_by_digest(self, repository: str, digest: str) -> Manifest:
-        if self._store.manifest(repository, digest) is not None:
+        if self._store.read_manifest(repository, digest) is not None:
             return Manifest(digest)
         return self._fetch(repository, digest, None)
 

@@ -158,7 +158,7 @@ class Metrics:
         for name, about, count in (
             ("coalesced_requests", "Requests for a blob that was being fetched for somebody else.", self._coalesced),
             ("replica_bytes", "Bytes that came from the other replica instead of the upstream.", self._from_replica),
-            ("returned_bytes", "Bytes that were fetched again after they had been evicted.", now.stored.came_back),
+            ("returned_bytes", "Bytes that were fetched again after being evicted.", now.stored.refetched_bytes),
             ("refused_credentials", "How often our credentials were not taken.", now.refused_credentials),
             ("untold_answers", "Answers whose bytes are missing in registry_proxy_pushed_bytes_total.", self._untold),
         ):
@@ -191,20 +191,20 @@ class Metrics:
             ("upstream_up", "Whether the upstream gave an answer of use when it was asked last.",
              not now.upstream_away),
             ("fetches", "Blobs that are coming from the upstream now.", now.fetches),
-            ("stored_bytes", "Bytes that content takes on the volume.", stored.bytes_stored),
-            ("capacity_bytes", "Bytes that content may take.", stored.may_hold),
-            ("free_bytes", "Bytes that are free on the volume.", stored.free),
+            ("stored_bytes", "Bytes that content takes on the volume.", stored.stored_bytes),
+            ("capacity_bytes", "Bytes that content may take.", stored.usable_bytes),
+            ("free_bytes", "Bytes that are free on the volume.", stored.free_bytes),
             ("high_water_ratio", "The share of what content may take from which on it is evicted.", stored.high_water),
             ("stored_blobs", "Blobs on the volume, manifests included.", stored.blobs),
             ("stored_manifests", "Manifests on the volume.", stored.manifests),
             ("stored_tags", "Tags on the volume.", stored.tags),
-            ("stuck_files", "Files and folders that the disk refused to read or to remove.", stored.stuck),
+            ("stuck_files", "Files and folders that the disk refused to read or to remove.", stored.inaccessible_files),
             ("ttl_seconds", "Seconds from the last use of content to its removal, 0 for never.", self._ttl),
         ):  # fmt: skip
             yield f"registry_cache_{name}", "gauge", about, _one(value)
-        if stored.oldest_use is not None:
+        if stored.least_recent_use is not None:
             name = "registry_cache_oldest_use_timestamp_seconds"
-            yield name, "gauge", "When what was used least recently was used last.", _one(round(stored.oldest_use))
+            yield name, "gauge", "Last use of the least recently used content.", _one(round(stored.least_recent_use))
         for name, about, labels in (
             ("build_info", "The chart's version; always 1.", {"version": self._version}),
             ("configuration_info", "Where and how the cache fetches; always 1.", self._about),

@@ -1,6 +1,6 @@
-"""Whatever is done to the volume of a cache, in whatever order: what is in it is right, and all of it can go.
+"""Property tests: after any sequence of operations, the content of the store is right, and all of it can be removed.
 
-The program runs against a small file system of its own, and is killed, or gets an error, at any of its system calls.
+The store runs on a small file system of its own, and is killed or gets an error at any of its system calls.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from made_stores import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
+    KIB,
     Killed,
     bytes_on_disk,
-    faults,
+    failing_system_call,
+    find_faults,
     index_of,
     is_empty,
-    link,
+    link_path,
     manifest_of,
-    put,
+    put_blob,
     small_disk,
-    trouble_at,
 )
 from store.store import NoRoom, Store
 from upstreams.oci import INDEX, MANIFEST, digest
 
-KIB = 1024
 REPOSITORIES = ["one", "one/two", "library/three"]
 TAGS = ["latest", "v1"]
 LAYERS = {
@@ -57,21 +57,21 @@ ALL = {**LAYERS, **CONFIGS, **MANIFESTS}
 repositories = st.sampled_from(REPOSITORIES)
 tags = st.sampled_from(TAGS)
 actions = st.one_of(
-    st.tuples(st.just("put"), repositories, st.sampled_from([*LAYERS, *CONFIGS])),
-    st.tuples(st.just("put_slowly"), repositories, st.sampled_from([*LAYERS])),
-    st.tuples(st.just("give_up"), st.sampled_from([*LAYERS])),
+    st.tuples(st.just("put_blob"), repositories, st.sampled_from([*LAYERS, *CONFIGS])),
+    st.tuples(st.just("put_blob_of_unknown_size"), repositories, st.sampled_from([*LAYERS])),
+    st.tuples(st.just("abandon_blob"), st.sampled_from([*LAYERS])),
     st.tuples(st.just("put_manifest"), repositories, st.sampled_from([*MANIFESTS]), st.sampled_from([None, *TAGS])),
-    st.tuples(st.just("use"), repositories, st.sampled_from([*ALL])),
+    st.tuples(st.just("mark_used"), repositories, st.sampled_from([*ALL])),
     st.tuples(st.just("read"), repositories, st.sampled_from([*ALL])),
     st.tuples(st.just("set_tag"), repositories, tags, st.sampled_from([*MANIFESTS])),
     st.tuples(st.just("remove_tag"), repositories, tags),
     st.tuples(st.just("expire"), st.sampled_from([0, 50, 500])),
-    st.tuples(st.just("keep_room")),
+    st.tuples(st.just("evict_above_high_water")),
 )
 
 
 class AnySequence(RuleBasedStateMachine):
-    """Blobs and manifests come, are used, expire and are evicted; disk full, killed, refused, damaged, restarted."""
+    """Content is stored, used, expired and evicted, while the disk fails and the program is killed and restarted."""
 
     @initialize(inodes=st.sampled_from([70, 150, 2000]), capacity=st.sampled_from([600 * KIB, 8192 * KIB]))
     def start(self, inodes: int, capacity: int) -> None:
@@ -82,50 +82,50 @@ class AnySequence(RuleBasedStateMachine):
         self.now = 1_000_000.0
         self.store = Store(self.root, capacity, high_water=0.7, now=lambda: self.now)
         self.store.load()
-        self.troubled = False
+        self.disturbed = False
 
     def teardown(self) -> None:
         if hasattr(self, "stack"):
             with self.stack:
-                self.somebody_else_frees_the_disk()
+                self.let_others_free_the_disk()
                 self.restart()
                 self.now += 10_000
                 self.store.expire(1)
                 assert is_empty(self.root)
 
-    # What the program does.
+    # Actions of the program
 
     @rule(action=actions)
-    def does(self, action: tuple[Any, ...]) -> None:
+    def act(self, action: tuple[Any, ...]) -> None:
         with suppress(NoRoom, FileNotFoundError):
             self.do(action)
-        assert self.troubled or self.is_stuck_for_room_alone()
+        assert self.disturbed or self.only_links_lack_room()
 
     @rule()
     def restart(self) -> None:
-        """Start anew; what is found is what was known before, where nothing went wrong."""
-        before = self.known()
-        self.start_anew()
-        assert self.is_stuck_for_room_alone()
-        assert faults(self.root) == [] or self.store.stuck != {}
-        assert self.troubled or self.known() == before
-        self.troubled = False
+        """Start again; if nothing went wrong, the store finds what it knew before."""
+        before = self.snapshot()
+        self.start_again()
+        assert self.only_links_lack_room()
+        assert find_faults(self.root) == [] or self.store.inaccessible != {}
+        assert self.disturbed or self.snapshot() == before
+        self.disturbed = False
 
     @rule(action=actions, number=st.integers(0, 80))
-    def killed(self, action: tuple[Any, ...], number: int) -> None:
-        with suppress(Killed, NoRoom, FileNotFoundError), trouble_at(number, Killed, lasting=True):
+    def kill(self, action: tuple[Any, ...], number: int) -> None:
+        with suppress(Killed, NoRoom, FileNotFoundError), failing_system_call(number, Killed, lasting=True):
             self.do(action)
-        self.troubled = True
+        self.disturbed = True
         self.restart()
 
     @rule(action=actions, number=st.integers(0, 80))
-    def killed_while_loading(self, action: tuple[Any, ...], number: int) -> None:
-        """One program is killed in the middle of something, the next while it tidies up after it."""
-        with suppress(Killed, NoRoom, FileNotFoundError), trouble_at(number, Killed, lasting=True):
+    def kill_while_loading(self, action: tuple[Any, ...], number: int) -> None:
+        """Kill one program in the middle of something, and the next one while it repairs the folder."""
+        with suppress(Killed, NoRoom, FileNotFoundError), failing_system_call(number, Killed, lasting=True):
             self.do(action)
-        with suppress(Killed), trouble_at(number, Killed, lasting=True):
-            self.start_anew()
-        self.troubled = True
+        with suppress(Killed), failing_system_call(number, Killed, lasting=True):
+            self.start_again()
+        self.disturbed = True
         self.restart()
 
     @rule(
@@ -135,148 +135,148 @@ class AnySequence(RuleBasedStateMachine):
         lasting=st.booleans(),
         loading=st.booleans(),
     )
-    def refused(self, action: tuple[Any, ...], number: int, code: int, lasting: bool, loading: bool) -> None:  # noqa: FBT001 - drawn
-        def refusal() -> OSError:
+    def fail(self, action: tuple[Any, ...], number: int, code: int, lasting: bool, loading: bool) -> None:  # noqa: FBT001 - drawn
+        def error() -> OSError:
             return OSError(code, os.strerror(code))
 
-        self.troubled = True
+        self.disturbed = True
         if loading:
-            with trouble_at(number, refusal, lasting=lasting):
-                self.start_anew()
+            with failing_system_call(number, error, lasting=lasting):
+                self.start_again()
             with suppress(NoRoom, OSError):
                 self.do(action)
             self.restart()
-            # What could not be seen before counts again.
-            self.store.keep_room()
+            # Content that could not be read before counts again.
+            self.store.evict_above_high_water()
         else:
-            with suppress(NoRoom, OSError), trouble_at(number, refusal, lasting=lasting):
+            with suppress(NoRoom, OSError), failing_system_call(number, error, lasting=lasting):
                 self.do(action)
 
-    # What others do.
+    # Actions of others
 
     @rule(seconds=st.sampled_from([-1000, 10, 100]))
-    def time_passes(self, seconds: int) -> None:
+    def pass_time(self, seconds: int) -> None:
         self.now += seconds
 
     @rule(part=st.sampled_from([1, 2]))
-    def somebody_else_fills_the_disk(self, part: int) -> None:
+    def let_others_fill_the_disk(self, part: int) -> None:
         status = os.statvfs(self.root)
         with suppress(OSError), (self.root / "foreign").open("ab") as file:
             file.write(bytes(status.f_bavail * status.f_frsize // part))
 
     @rule()
-    def somebody_else_frees_the_disk(self) -> None:
+    def let_others_free_the_disk(self) -> None:
         (self.root / "foreign").unlink(missing_ok=True)
 
     @rule(
         name=st.sampled_from([*ALL]), how=st.sampled_from(["truncate", "empty", "flip", "remove"]), late=st.booleans()
     )
-    def damaged(self, name: str, how: str, late: bool) -> None:  # noqa: FBT001 - drawn
+    def damage(self, name: str, how: str, late: bool) -> None:  # noqa: FBT001 - drawn
         content = ALL[name]
-        path = self.store.path(digest(content))
+        path = self.store.blob_path(digest(content))
         if not path.exists():
             return
         if how == "remove":
             path.unlink()
         else:
-            # In place: it takes no room.
+            # Writing in place takes no room.
             with path.open("r+b") as file:
                 if how == "flip":
                     file.write(bytes([content[0] ^ 1]))
                 else:
                     file.truncate(0 if how == "empty" else len(content) - 1)
-        self.troubled = True
+        self.disturbed = True
         if late or how == "flip":
-            # Content that was compared since the start is not read again.
-            self.start_anew()
+            # Content that was verified since the start is not read again.
+            self.start_again()
         if how == "flip" or (how == "truncate" and late):
-            # Nothing but its content, or a manifest that may not be there, tells it.
-            self.store.verify(digest(content))
-        assert self.store.find(digest(content)) is None
+            # This shows only in the content, or in a manifest that may not be stored.
+            self.store.verify_blob(digest(content))
+        assert self.store.find_blob(digest(content)) is None
         assert not path.exists()
 
-    # What always holds.
+    # Invariants
 
     @precondition(lambda self: hasattr(self, "root"))
     @invariant()
     def tags_lead_to_manifests(self) -> None:
-        for (repository, tag), name in self.store._tags.items():
-            assert link(self.root, repository, f"_manifests/tags/{tag}", "current").read_text() == name
-            content = self.store.manifest(repository, name)
+        for (repository, tag), name in self.store._index.tags.items():
+            assert link_path(self.root, repository, f"_manifests/tags/{tag}", "current").read_text() == name
+            content = self.store.read_manifest(repository, name)
             assert content is not None
             assert digest(content) == name
 
     @precondition(lambda self: hasattr(self, "root"))
     @invariant()
-    def account_equals_the_disk(self) -> None:
+    def index_equals_the_disk(self) -> None:
         statistics = self.store.statistics()
-        assert statistics.bytes_stored == bytes_on_disk(self.root) == sum(b.taken for b in self.store._blobs.values())
-        assert statistics.bytes_stored <= max(self.capacity, statistics.may_hold)
-        assert self.store._parts == set()
+        blobs = self.store._index.blobs.values()
+        assert statistics.stored_bytes == bytes_on_disk(self.root) == sum(blob.disk_bytes for blob in blobs)
+        assert statistics.stored_bytes <= max(self.capacity, statistics.usable_bytes)
+        assert self.store._room.reservations == set()
 
-    @precondition(lambda self: hasattr(self, "root") and not self.troubled)
+    @precondition(lambda self: hasattr(self, "root") and not self.disturbed)
     @invariant()
     def nothing_is_wrong(self) -> None:
-        assert faults(self.root) == []
+        assert find_faults(self.root) == []
 
-    # How it is done.
+    # Helpers
 
     def do(self, action: tuple[Any, ...]) -> None:
         name, *arguments = action
         method = getattr(self, f"do_{name}", None) or getattr(self.store, name)
         method(*[ALL.get(argument, argument) for argument in arguments])
 
-    def do_put(self, repository: str, content: bytes) -> None:
-        put(self.store, repository, content)
+    def do_put_blob(self, repository: str, content: bytes) -> None:
+        put_blob(self.store, repository, content)
 
-    def do_put_slowly(self, repository: str, content: bytes) -> None:
-        """Of a size that is not known, and beside another that is given up."""
-        part = self.store.begin(digest(content), None)
+    def do_put_blob_of_unknown_size(self, repository: str, content: bytes) -> None:
+        """Write a blob of unknown size while another one is abandoned."""
+        incoming = self.store.begin_blob(digest(content), None)
         try:
-            other = self.store.begin(digest(content), len(content))
+            other = self.store.begin_blob(digest(content), len(content))
             other.abandon()
-            part.write(content)
-            part.commit(repository)
+            incoming.write(content)
+            incoming.commit(repository)
         finally:
-            part.abandon()
+            incoming.abandon()
 
-    def do_give_up(self, content: bytes) -> None:
-        part = self.store.begin(digest(content), len(content))
+    def do_abandon_blob(self, content: bytes) -> None:
+        incoming = self.store.begin_blob(digest(content), len(content))
         try:
-            part.write(content[:-1])
+            incoming.write(content[:-1])
         finally:
-            part.abandon()
+            incoming.abandon()
 
-    def do_use(self, repository: str, content: bytes) -> None:
-        self.store.use(repository, digest(content))
+    def do_mark_used(self, repository: str, content: bytes) -> None:
+        self.store.mark_used(repository, digest(content))
 
     def do_read(self, repository: str, content: bytes) -> None:
-        found = self.store.manifest(repository, digest(content))
-        assert found in (None, content)
-        self.store.verify(digest(content))
-        assert self.store.find(digest(content)) in (None, len(content))
+        assert self.store.read_manifest(repository, digest(content)) in (None, content)
+        self.store.verify_blob(digest(content))
+        assert self.store.find_blob(digest(content)) in (None, len(content))
 
     def do_set_tag(self, repository: str, tag: str, content: bytes) -> None:
         self.store.set_tag(repository, tag, digest(content))
 
-    def is_stuck_for_room_alone(self) -> bool:
-        """Whether all that the disk refused were links for which it had no room: it is full, by whoever's hand."""
-        return all(error.errno == errno.ENOSPC for error in self.store.stuck.values())
+    def only_links_lack_room(self) -> bool:
+        """Return whether all errors of the disk are links that found no room: the disk is full, whoever filled it."""
+        return all(error.errno == errno.ENOSPC for error in self.store.inaccessible.values())
 
-    def start_anew(self) -> None:
-        for part in self.store._parts:
-            # As the kernel does.
-            part.close()
+    def start_again(self) -> None:
+        for reservation in self.store._room.reservations:
+            # The kernel does this when a program ends.
+            os.close(reservation.descriptor)
         self.store = Store(self.root, self.capacity, high_water=0.7, now=lambda: self.now)
         self.store.load()
 
-    def known(self) -> Any:
-        store = self.store
+    def snapshot(self) -> Any:
+        index = self.store._index
         blobs = {
-            name: (blob.size, blob.taken, blob.layers, blob.manifests, blob.tags, blob.names)
-            for name, blob in store._blobs.items()
+            name: (blob.size, blob.disk_bytes, blob.links, blob.revisions, blob.references)
+            for name, blob in index.blobs.items()
         }
-        return blobs, store._tags, store._sizes
+        return blobs, index.tags, index.stated_sizes
 
 
 TestAnySequence = AnySequence.TestCase

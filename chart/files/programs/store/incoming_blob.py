@@ -1,0 +1,128 @@
+"""Incoming blobs: blobs that are being written to the volume and are not complete yet."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from store.layout import LAYER, Link, check_names
+
+if TYPE_CHECKING:
+    import threading
+    from io import FileIO
+    from pathlib import Path
+
+    from store.files import Files
+    from store.room import Reservation, Room
+
+
+class WrongContent(Exception):
+    """The content does not have the expected digest or size."""
+
+
+class Owner(Protocol):
+    """The part of the store that began an incoming blob, as far as the blob needs it."""
+
+    lock: threading.Lock
+    """Held while files are renamed, which changes the path of a blob."""
+    files: Files
+    room: Room
+
+    def commit_blob(self, blob: IncomingBlob, links: list[Link]) -> None:
+        """Make a blob part of the store, or abandon it."""
+
+
+class IncomingBlob:
+    """A blob that one thread writes and many may read; its writer has to commit or to abandon it."""
+
+    def __init__(self, digest: str, size: int | None, path: Path, reservation: Reservation, owner: Owner) -> None:
+        """Write to the open file of a reservation; `size` is None if it is unknown."""
+        self.digest = digest
+        self.size = size
+        self.path = path
+        self.reservation = reservation
+        self._owner = owner
+        self._hash = hashlib.sha256()
+
+    @property
+    def written(self) -> int:
+        """Return how many bytes were written so far."""
+        return self.reservation.written_bytes
+
+    def open_for_reading(self) -> FileIO:
+        """Open the blob for reading, while it is written or after it was committed.
+
+        Raises:
+            OSError: The blob was abandoned or removed, or cannot be read.
+        """
+        with self._owner.lock:
+            return self.path.open("rb", buffering=0)
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append to the blob.
+
+        Raises:
+            WrongContent: That is more than the expected size; the blob was abandoned.
+            NoRoom: The volume cannot hold that.
+            OSError: The disk reported another error.
+        """
+        if self.size is None:
+            self._owner.room.reserve_growth(self.reservation, len(content))
+        elif self.written + len(content) > self.size:
+            self.abandon()
+            message = f"more came than the expected {self.size} bytes"
+            raise WrongContent(message)
+        left = memoryview(content)
+        while left:
+            write = partial(os.pwrite, self.reservation.descriptor, left, self.written)
+            written = self._owner.room.evict_while_full(write, len(left))
+            self._hash.update(left[:written])
+            self.reservation.written_bytes += written
+            left = left[written:]
+
+    def commit(self, repository: str) -> None:
+        """Make the blob part of the store, as a layer of a repository.
+
+        Raises:
+            ValueError: The repository's name is not valid.
+            WrongContent: The digest or the size is not the expected one; the blob was abandoned.
+            NoRoom: The volume has no room for its names. The blob was abandoned, or only its link is missing.
+            OSError: The disk reported another error, with the same result.
+        """
+        check_names(repository)
+        self._owner.commit_blob(self, [Link(LAYER, repository)])
+
+    def abandon(self) -> None:
+        """Remove the blob, unless it was committed or abandoned before."""
+        with self._owner.lock:
+            if self.reservation.descriptor < 0:
+                return
+            self._owner.room.reservations.discard(self.reservation)
+            with self._owner.files.recording_errors(self.path):
+                self.close()
+            with self._owner.files.recording_errors(self.path), suppress(FileNotFoundError):
+                self.path.unlink()
+
+    def complete(self, now: float) -> os.stat_result:
+        """Check the content, flush it to the disk with `now` as its last use, and return the file's status."""
+        digest = f"sha256:{self._hash.hexdigest()}"
+        if self.size not in (None, self.written):
+            message = f"{self.written} bytes came instead of the expected {self.size}"
+            raise WrongContent(message)
+        if digest != self.digest:
+            message = f"the content has the digest {digest} instead of {self.digest}"
+            raise WrongContent(message)
+        descriptor = self.reservation.descriptor
+        if self.size is None:
+            os.ftruncate(descriptor, self.written)
+        os.utime(descriptor, (now, now))
+        os.fsync(descriptor)
+        return os.fstat(descriptor)
+
+    def close(self) -> None:
+        """Close the file for writing, even if the disk reports an error."""
+        descriptor, self.reservation.descriptor = self.reservation.descriptor, -1
+        os.close(descriptor)

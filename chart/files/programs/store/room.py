@@ -1,0 +1,283 @@
+"""Room on the volume: its limits, reservations for incoming blobs, and eviction.
+
+`Room.evict_until` is the only place that evicts. `Room.lock` is held while room is made and reserved, so that two
+threads do not count on the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from store.index import Blob, Index
+
+# The unit in which file systems allocate room.
+BLOCK_BYTES = 4096
+# The room that is reserved at a time for an incoming blob of unknown size.
+GROWTH_BYTES = 16 * 1024 * 1024
+# The inodes to keep free, or a 20th of all on a small volume. A blob takes about six, with its folders and one link.
+MIN_FREE_INODES = 300
+INODES_PER_FILE = 2
+# The least to evict for a disk that reports that it is full although its figures say otherwise.
+MIN_EVICTED_BLOBS = 8
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+NO_INODES = "no inodes are left on the volume"
+NO_ROOM_REASONS = {
+    errno.ENOSPC: "no space is left on the volume",
+    errno.EDQUOT: "the volume's quota is used up",
+    errno.EROFS: "the volume is read-only",
+    errno.EFBIG: "the file would be larger than the volume allows",
+}
+# Some file systems cannot set room aside for a file (posix_fallocate(3)).
+CANNOT_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+T = TypeVar("T")
+
+
+class NoRoom(Exception):
+    """The volume cannot hold some content; the message says why."""
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """Room for one incoming blob."""
+
+    descriptor: int
+    """The open file, -1 when it is closed."""
+    reserved_bytes: int = 0
+    written_bytes: int = 0
+    allocated: bool = False
+    """Whether the file system has set the reserved bytes aside; else they are only counted here."""
+
+    @property
+    def disk_bytes(self) -> int:
+        """Return how many bytes the file system no longer counts as free."""
+        return self.reserved_bytes if self.allocated else self.written_bytes
+
+
+@dataclass(slots=True)
+class Evicted:
+    """The blobs that an eviction removed so far."""
+
+    digests: list[str] = field(default_factory=list)
+    disk_bytes: int = 0
+
+
+class Room:
+    """The room for content, and its limits."""
+
+    def __init__(
+        self,
+        root: Path,
+        index: Index,
+        remove: Callable[[str, Blob, float], bool],
+        capacity: int,
+        high_water: float,
+    ) -> None:
+        """Let content take `capacity` bytes at most, and `evict_above_high_water` leave the share `high_water` of them.
+
+        `remove` removes a blob unless it was used after the given time, and returns whether it was removed.
+        """
+        self.lock = threading.Lock()
+        self.reservations: set[Reservation] = set()
+        self.capacity = capacity
+        self.high_water = high_water
+        self._root = root
+        self._index = index
+        self._remove = remove
+
+    def set_limits(self, capacity: int, high_water: float) -> bool:
+        """Change the limits, and return whether they are different."""
+        with self._index.lock:
+            before = self.capacity, self.high_water
+            self.capacity, self.high_water = capacity, high_water
+        return before != (capacity, high_water)
+
+    def free_bytes(self) -> int:
+        """Return how many bytes are free on the file system."""
+        status = os.statvfs(self._root)
+        return status.f_bavail * status.f_frsize
+
+    def usable_bytes(self, free_bytes: int) -> int:
+        """Return how many bytes content may take; the caller holds the lock of the index."""
+        incoming_bytes = sum(each.disk_bytes for each in self.reservations)
+        return min(self.capacity, self._index.stored_bytes + incoming_bytes + free_bytes)
+
+    def missing_bytes(self, size: int) -> int:
+        """Return how many bytes have to be evicted to hold `size` more; zero or less means none.
+
+        Raises:
+            NoRoom: There would not be enough room even if everything was evicted.
+            OSError: The disk does not say how full it is.
+        """
+        needed = _whole_blocks(size)
+        with self._index.lock:
+            usable = self.usable_bytes(self.free_bytes())
+            reserved = self._reserved_bytes()
+            missing = needed - (usable - self._index.stored_bytes - reserved)
+        if needed > usable:
+            message = f"{needed} bytes are needed, but the volume has room for {usable}"
+            raise NoRoom(message)
+        if needed > usable - reserved:
+            message = f"{needed} bytes are needed, but {reserved} of {usable} are reserved for incoming blobs"
+            raise NoRoom(message)
+        return missing
+
+    def reserve(self, reservation: Reservation, size: int) -> None:
+        """Reserve `size` more bytes, and evict as much as needed; the caller holds `lock`.
+
+        Raises:
+            NoRoom: The volume cannot hold that. Nothing was evicted if that was clear from the start.
+            OSError: The disk reported another error.
+        """
+        self._make_room(size)
+        self._allocate(reservation, size)
+
+    def reserve_growth(self, reservation: Reservation, size: int) -> None:
+        """Reserve room in advance for a blob of unknown size that is about to grow by `size` bytes.
+
+        Raises:
+            NoRoom: The volume cannot hold that.
+            OSError: The disk reported another error.
+        """
+        missing = reservation.written_bytes + size - reservation.reserved_bytes
+        if missing <= 0:
+            return
+        with self.lock:
+            growth = max(GROWTH_BYTES, missing)
+            try:
+                self._make_room(growth)
+            except NoRoom:
+                growth = missing
+                self._make_room(growth)
+            self._allocate(reservation, growth)
+
+    def evict_while_full(self, action: Callable[[], T], size: int = 0, keep: str = "") -> T:
+        """Run an action that takes `size` bytes, and evict and run it again while the disk reports that it is full.
+
+        The disk can be fuller than its figures say: an evicted file takes room until nobody reads it any more. This
+        ends after twice the size was evicted, since others may take the freed room. The digest `keep` is not evicted.
+
+        Raises:
+            NoRoom: The disk is still full, or cannot be written to.
+            OSError: The action failed for another reason.
+        """
+        results: list[T] = []
+        reason = ""
+
+        def succeeds(evicted: Evicted) -> bool:
+            nonlocal reason
+            try:
+                results.append(action())
+            except OSError as error:
+                if error.errno not in NO_ROOM_REASONS:
+                    raise
+                full = error.errno in FULL
+                reason = NO_INODES if full and self._is_out_of_inodes(size) else NO_ROOM_REASONS[error.errno]
+                if not full or (evicted.disk_bytes > 2 * size and len(evicted.digests) >= MIN_EVICTED_BLOBS):
+                    raise NoRoom(reason) from error
+                return False
+            return True
+
+        if not succeeds(Evicted()):
+            self.evict_until(
+                lambda evicted: bool(evicted.digests) and succeeds(evicted),
+                manifests_last=reason != NO_INODES,
+                keep=keep,
+            )
+        if not results:
+            raise NoRoom(reason)
+        return results[0]
+
+    def evict_above_high_water(self) -> list[str]:
+        """Evict in advance, so that the next blobs find room at once, and return the digests.
+
+        A single layer that is larger than the high-water mark allows stays until other content needs its room.
+        """
+        with self.lock:
+            with self._index.lock:
+                reserved = self._reserved_bytes()
+                layers = [blob for blob in self._index.blobs.values() if not blob.revisions]
+                latest = max(layers, key=lambda blob: blob.last_use).disk_bytes if layers else 0
+                manifests = self._index.stored_bytes - sum(blob.disk_bytes for blob in layers)
+                high_water = int(self.high_water * self.usable_bytes(self.free_bytes()))
+                excess = self._index.stored_bytes + reserved - max(high_water, reserved + latest + manifests)
+            for_bytes = self.evict_until(lambda evicted: evicted.disk_bytes >= excess)
+            for_inodes = self.evict_until(lambda _: not self._has_few_inodes(), manifests_last=False)
+        return [*for_bytes.digests, *for_inodes.digests]
+
+    def evict_until(self, enough: Callable[[Evicted], bool], *, manifests_last: bool = True, keep: str = "") -> Evicted:
+        """Evict the least recently used blobs until `enough` says so or none is left, and return the evicted ones.
+
+        Manifests go last by default, since they are small. The digest `keep` is not evicted.
+        """
+        evicted = Evicted()
+        if enough(evicted):
+            return evicted
+        with self._index.lock:
+            blobs = [(digest, blob, blob.last_use) for digest, blob in self._index.blobs.items() if digest != keep]
+        blobs.sort(key=lambda each: (manifests_last and each[1].revisions > 0, each[2]))
+        for digest, blob, last_use in blobs:
+            if self._remove(digest, blob, last_use):
+                evicted.digests.append(digest)
+                evicted.disk_bytes += blob.disk_bytes
+                if enough(evicted):
+                    break
+        return evicted
+
+    def _make_room(self, size: int) -> None:
+        missing = self.missing_bytes(size)
+        if self.evict_until(lambda evicted: evicted.disk_bytes >= missing).disk_bytes < missing:
+            message = f"{_whole_blocks(size)} bytes are needed, but the stored content could not be evicted"
+            raise NoRoom(message)
+
+    def _allocate(self, reservation: Reservation, size: int) -> None:
+        """Set room that was made aside, so that nobody else takes it."""
+        before = reservation.reserved_bytes
+        reservation.reserved_bytes += _whole_blocks(size)
+        try:
+            self.evict_while_full(partial(_allocate, reservation.descriptor, before, size), size)
+            reservation.allocated = True
+        except BaseException as error:
+            if not (isinstance(error, OSError) and error.errno in CANNOT_ALLOCATE):
+                reservation.reserved_bytes = before
+                raise
+
+    def _reserved_bytes(self) -> int:
+        return sum(each.reserved_bytes for each in self.reservations)
+
+    def _is_out_of_inodes(self, size: int) -> bool:
+        """Return whether inodes, not bytes, are why the disk is full; what failed may have been undone since."""
+        status = os.statvfs(self._root)
+        free_bytes = status.f_bavail * status.f_frsize
+        return status.f_files > 0 and status.f_favail < MIN_FREE_INODES and free_bytes > _whole_blocks(size)
+
+    def _has_few_inodes(self) -> bool:
+        """Return whether fewer inodes are free than should be, on a file system that counts them."""
+        status = os.statvfs(self._root)
+        with self._index.lock:
+            files = len(self._index.blobs) + sum(len(blob.links) for blob in self._index.blobs.values())
+        usable = INODES_PER_FILE * files + status.f_favail
+        return status.f_files > 0 and status.f_favail < min(MIN_FREE_INODES, usable // 20)
+
+
+def _whole_blocks(size: int) -> int:
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def _allocate(descriptor: int, offset: int, size: int) -> None:
+    """Let the file system set room aside for a file, all or nothing."""
+    try:
+        os.posix_fallocate(descriptor, offset, size)
+    except OSError:
+        os.ftruncate(descriptor, offset)
+        raise

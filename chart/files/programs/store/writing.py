@@ -1,0 +1,144 @@
+"""Writing of content: incoming blobs, and the links that make them layers, manifests and tags."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from store.files import create_file, disk_bytes, flush_folder, write_file
+from store.incoming_blob import IncomingBlob
+from store.index import Blob
+from store.layout import check_digest
+from store.room import NoRoom, Reservation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from store.files import Files
+    from store.index import Index
+    from store.layout import Link
+    from store.removal import Removal
+    from store.room import Room
+
+
+class Writer:
+    """Adds blobs and links, and evicts for them where the volume is full; the `Owner` of its incoming blobs."""
+
+    def __init__(self, index: Index, files: Files, room: Room, removal: Removal, now: Callable[[], float]) -> None:
+        """Write to `files`, and keep `index` in step; `now` returns seconds since the epoch."""
+        self.lock = index.lock
+        self._index = index
+        self.files = files
+        self.room = room
+        self._removal = removal
+        self._now = now
+
+    def begin_blob(self, digest: str, size: int | None) -> IncomingBlob:
+        """Begin to write a blob; see `Store.begin_blob`."""
+        check_digest(digest)
+        path = self.files.temporary_path()
+        with self.room.lock:
+            reservation = Reservation(self.room.evict_while_full(partial(create_file, path)))
+            incoming = IncomingBlob(digest, size, path, reservation, self)
+            with self.lock:
+                self.room.reservations.add(reservation)
+            try:
+                if size:
+                    self.room.reserve(reservation, size)
+            except BaseException:
+                incoming.abandon()
+                raise
+        return incoming
+
+    def commit_blob(self, blob: IncomingBlob, links: list[Link], references: dict[str, int] | None = None) -> None:
+        """Make a blob part of the store, and add its links; see `IncomingBlob.commit`."""
+        now = self._now()
+        try:
+            status = blob.complete(now)
+            stored = Blob(blob.written, disk_bytes(status), now, now, verified=True)
+            changed = self.room.evict_while_full(partial(self._place_blob, blob, stored))
+        except BaseException:
+            blob.abandon()
+            raise
+        self.add_links(blob.digest, links, references, changed)
+
+    def add_links(
+        self,
+        digest: str,
+        links: list[Link],
+        references: dict[str, int] | None = None,
+        changed: list[Path] | None = None,
+    ) -> None:
+        """Add the links that a blob does not have yet, in their order, and flush them and the `changed` folders.
+
+        Raises:
+            NoRoom: The volume cannot hold them.
+            OSError: The blob is not stored any more, or the disk reported another error.
+        """
+        changed = changed or []
+        with self.lock:
+            missing = [link for link in links if not self._index.has_link(digest, link)]
+        waiting: list[tuple[Path, Link]] = []
+        try:
+            for link in missing:
+                path = self.files.temporary_path()
+                waiting.append((path, link))
+                self.room.evict_while_full(partial(write_file, path, digest.encode()), keep=digest)
+            self.room.evict_while_full(partial(self._place_links, digest, waiting, references, changed), keep=digest)
+        finally:
+            for path, _ in waiting:
+                with self.files.recording_errors(path):
+                    # On a read-only disk, removing a file fails even if the file does not exist.
+                    if path.exists():
+                        path.unlink()
+        for folder in dict.fromkeys(changed):
+            # A folder that does not exist any more was removed because it became empty.
+            with suppress(FileNotFoundError):
+                flush_folder(folder)
+
+    def add_link_if_possible(self, digest: str, link: Link) -> None:
+        """Add a link to a blob that is of use without it too; an error is only recorded."""
+        path = str(self.files.layout.link_path(link, digest))
+        try:
+            self.add_links(digest, [link])
+            self.files.inaccessible.pop(path, None)
+        except FileNotFoundError:
+            # The blob was removed in the meantime.
+            return
+        except NoRoom as error:
+            self.files.inaccessible[path] = OSError(errno.ENOSPC, str(error), path)
+        except OSError as error:
+            self.files.inaccessible[path] = error
+
+    def _place_blob(self, blob: IncomingBlob, stored: Blob) -> list[Path]:
+        """Give a complete blob its final name, and return the folders to flush."""
+        path = self.files.layout.blob_path(blob.digest)
+        with self.lock:
+            changed = self.files.rename(blob.path, path)
+            blob.path = path
+            self.room.reservations.remove(blob.reservation)
+            self._index.add_blob(blob.digest, stored)
+            self._removal.count_stored(blob.digest, stored.size)
+            self.files.inaccessible.pop(blob.digest, None)
+            blob.close()
+        return changed
+
+    def _place_links(
+        self, digest: str, waiting: list[tuple[Path, Link]], references: dict[str, int] | None, changed: list[Path]
+    ) -> None:
+        """Give links that wait under temporary names their final ones; a second call goes on after a failed one."""
+        with self.lock:
+            blob = self._index.blobs.get(digest)
+            if blob is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), digest)
+            if references and not blob.references:
+                self._index.set_references(blob, references)
+            while waiting:
+                path, link = waiting[0]
+                changed += self.files.rename(path, self.files.layout.link_path(link, digest))
+                self._index.add_link(digest, link)
+                del waiting[0]

@@ -1,0 +1,54 @@
+"""Blobs that are being written: they are read at the same time, and only the right content is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from made_stores import bytes_on_disk, content, find_faults, is_empty, put_blob
+from store.store import Store, WrongContent
+from upstreams.oci import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("written", [content(2), content(1)[:-1], content(1) + b"x", b""])
+def test_wrong_content_is_never_kept(store: Store, tmp_path: Path, written: bytes) -> None:
+    incoming = store.begin_blob(digest(content(1)), len(content(1)))
+    with pytest.raises(WrongContent):  # noqa: PT012 - too much content is rejected early, other content at the end
+        incoming.write(written)
+        incoming.commit("one")
+    assert store.find_blob(digest(content(1))) is None
+    assert store.statistics().stored_bytes == 0
+    assert is_empty(tmp_path)
+
+
+def test_blob_can_be_read_while_it_is_written_and_afterwards(store: Store) -> None:
+    incoming = store.begin_blob(digest(content(1)), None)
+    incoming.write(content(1)[:1000])
+    with incoming.open_for_reading() as early:
+        assert early.read(incoming.written) == content(1)[:1000]
+        incoming.write(content(1)[1000:])
+        incoming.commit("one")
+        assert early.read() == content(1)[1000:]
+    with incoming.open_for_reading() as late:
+        assert late.read() == content(1)
+    assert store.find_blob(digest(content(1))) == len(content(1))
+
+
+def test_empty_blob_is_kept(store: Store, open_store: Callable[..., Store], tmp_path: Path) -> None:
+    put_blob(store, "one", b"")
+    assert store.find_blob(digest(b"")) == 0
+    assert open_store(tmp_path).find_blob(digest(b"")) == 0
+
+
+def test_blob_that_is_written_twice_is_stored_once(store: Store, tmp_path: Path) -> None:
+    both = [store.begin_blob(digest(content(1)), len(content(1))) for _ in range(2)]
+    for number, incoming in enumerate(both):
+        incoming.write(content(1))
+        incoming.commit(f"r{number}")
+    assert store.statistics().stored_bytes == bytes_on_disk(tmp_path)
+    assert {path.name for path in (tmp_path / "docker/registry/v2/repositories").iterdir()} == {"r0", "r1"}
+    assert find_faults(tmp_path) == []

@@ -1,0 +1,257 @@
+"""Room for incoming blobs: what is evicted and when, on disks that are full, small or shared."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import pytest
+from made_stores import (
+    KIB,
+    MIB,
+    Clock,
+    bytes_on_disk,
+    content,
+    fill_disk,
+    find_faults,
+    manifest_of,
+    put_blob,
+    remount,
+    small_disk,
+)
+from store.store import NoRoom, Store
+from upstreams.oci import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_least_recently_used_layers_go_first(disk: Path, open_store: Callable[..., Store], clock: Clock) -> None:
+    store = open_store(disk, 64 * MIB)
+    names = []
+    for number in range(7):
+        clock.now += 1
+        names.append(put_blob(store, "one", content(number, MIB)))
+    clock.now += 1
+    store.mark_used("one", names[0])
+    manifest = store.put_manifest("one", manifest_of(b"config", [content(0, MIB)]), "v1")
+    names.append(put_blob(store, "one", content(7, MIB)))
+    assert [number for number, name in enumerate(names) if store.find_blob(name) is None] == [1]
+    assert store.resolve_tag("one", "v1") == manifest
+    assert store.statistics().removed == {"evicted": 1}
+    assert find_faults(disk) == []
+
+
+def test_manifests_are_evicted_last(disk: Path, open_store: Callable[..., Store], clock: Clock) -> None:
+    store = open_store(disk, MIB)
+    old = store.put_manifest("one", b'{"a": "' + b"x" * (300 * KIB) + b'"}', "old")
+    clock.now += 1
+    layer = put_blob(store, "one", content(1, 500 * KIB))
+    clock.now += 1
+    other = put_blob(store, "one", content(2, 500 * KIB))
+    assert store.find_blob(layer) is None
+    assert store.resolve_tag("one", "old") == old
+    put_blob(store, "one", content(3, 900 * KIB))
+    assert store.find_blob(other) is None
+    assert store.resolve_tag("one", "old") is None
+    assert find_faults(disk) == []
+
+
+def test_blob_that_is_larger_than_the_volume_evicts_nothing(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    name = put_blob(store, "one", content(1, MIB))
+    with pytest.raises(NoRoom, match="the volume has room for"):
+        store.begin_blob(digest(b"large"), 9 * MIB)
+    limited = open_store(disk, 2 * MIB)
+    with pytest.raises(NoRoom, match="the volume has room for 2097152"):
+        limited.begin_blob(digest(b"large"), 3 * MIB)
+    assert store.find_blob(name)
+    assert find_faults(disk) == []
+
+
+def test_incoming_blobs_share_the_room(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    first, second = (store.begin_blob(digest(content(number, 3 * MIB)), 3 * MIB) for number in (1, 2))
+    with pytest.raises(NoRoom, match="6291456 of 8388608 are reserved"):
+        store.begin_blob(digest(content(3, 3 * MIB)), 3 * MIB)
+    # Other programs cannot take what is reserved.
+    with pytest.raises(OSError, match="No space"):
+        (disk / "foreign").write_bytes(bytes(3 * MIB))
+    (disk / "foreign").unlink()
+    second.abandon()
+    third = store.begin_blob(digest(content(3, 3 * MIB)), 3 * MIB)
+    for number, incoming in ((1, first), (3, third)):
+        incoming.write(content(number, 3 * MIB))
+        incoming.commit("one")
+    assert store.statistics().stored_bytes == 6 * MIB == bytes_on_disk(disk)
+    assert store.statistics().usable_bytes <= 8 * MIB
+    assert find_faults(disk) == []
+
+
+def test_reservations_count_on_a_file_system_that_cannot_allocate(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    cannot_allocate = OSError(errno.EOPNOTSUPP, "not supported")
+    with mock.patch.object(os, "posix_fallocate", side_effect=cannot_allocate):
+        incoming = store.begin_blob(digest(content(1, 5 * MIB)), 5 * MIB)
+        with pytest.raises(NoRoom, match="are reserved"):
+            store.begin_blob(digest(content(2, 5 * MIB)), 5 * MIB)
+        incoming.write(content(1, 5 * MIB))
+        assert store.statistics().usable_bytes >= 7 * MIB
+        incoming.commit("one")
+        unknown = store.begin_blob(digest(content(3, 2 * MIB)), None)
+        unknown.write(content(3, 2 * MIB))
+        unknown.commit("one")
+    assert store.blob_path(digest(content(3, 2 * MIB))).read_bytes() == content(3, 2 * MIB)
+    assert store.statistics().stored_bytes == bytes_on_disk(disk)
+
+
+def test_disk_that_fills_up_during_a_write_evicts_or_ends_it(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    old = put_blob(store, "one", content(1, MIB))
+    cannot_allocate = OSError(errno.EOPNOTSUPP, "not supported")
+    with mock.patch.object(os, "posix_fallocate", side_effect=cannot_allocate):
+        incoming = store.begin_blob(digest(content(2, 3 * MIB)), 3 * MIB)
+        large = store.begin_blob(digest(content(3, 3 * MIB)), 3 * MIB)
+    (disk / "foreign").write_bytes(bytes(4 * MIB))
+    incoming.write(content(2, 3 * MIB))
+    incoming.commit("one")
+    assert store.find_blob(old) is None
+    (disk / "more").write_bytes(bytes(MIB - 16 * KIB))
+    store.blob_path(incoming.digest).unlink()
+    (disk / "even more").write_bytes(bytes(3 * MIB))
+    with pytest.raises(NoRoom, match="no space is left"):
+        large.write(content(3, 3 * MIB))
+    large.abandon()
+    for name in ("foreign", "more", "even more"):
+        (disk / name).unlink()
+    assert find_faults(disk) == []
+
+
+def test_blob_of_unknown_size_reserves_room_as_it_grows(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    old = put_blob(store, "one", content(1, 2 * MIB))
+    incoming = store.begin_blob(digest(content(2, 7 * MIB)), None)
+    for number in range(7):
+        incoming.write(content(2, 7 * MIB)[number * MIB : (number + 1) * MIB])
+    assert store.find_blob(old) is None
+    with pytest.raises(NoRoom, match="7340032 of 8388608 are reserved"):
+        incoming.write(bytes(2 * MIB))
+    incoming.abandon()
+    again = store.begin_blob(digest(content(2, 7 * MIB)), None)
+    again.write(content(2, 7 * MIB))
+    again.commit("one")
+    assert store.blob_path(digest(content(2, 7 * MIB))).read_bytes() == content(2, 7 * MIB)
+    assert store.statistics().stored_bytes == 7 * MIB == bytes_on_disk(disk)
+
+
+def test_files_of_others_leave_less_room_and_a_larger_disk_more(
+    disk: Path, open_store: Callable[..., Store], clock: Clock
+) -> None:
+    store = open_store(disk, 64 * MIB)
+    (disk / "foreign").write_bytes(bytes(6 * MIB))
+    with pytest.raises(NoRoom):
+        store.begin_blob(digest(b"x"), 3 * MIB)
+    names = []
+    for number in range(4):
+        clock.now += 1
+        names.append(put_blob(store, "one", content(number, MIB // 2)))
+    assert store.find_blob(names[0]) is None
+    assert store.find_blob(names[3])
+    remount(disk, "size=16m")
+    put_blob(store, "one", content(9, 8 * MIB))
+    assert all(store.find_blob(name) for name in names[1:])
+
+
+def test_disk_filled_by_others_takes_no_content_until_it_is_freed(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    fill_disk(disk / "foreign")
+    with pytest.raises(NoRoom, match="the volume has room for 0"):
+        store.begin_blob(digest(b"x"), 1)
+    with pytest.raises(NoRoom):
+        store.put_manifest("one", manifest_of(b"config", []), "v1")
+    (disk / "foreign").unlink()
+    store.put_manifest("one", manifest_of(b"config", []), "v1")
+    assert find_faults(disk) == []
+
+
+def test_evicted_file_that_is_still_read_does_not_cause_everything_else_to_be_evicted(
+    disk: Path, open_store: Callable[..., Store], clock: Clock
+) -> None:
+    store = open_store(disk, 64 * MIB)
+    sent = put_blob(store, "one", content(1, 2 * MIB))
+    names = []
+    for number in range(2, 25):
+        clock.now += 1
+        names.append(put_blob(store, "one", content(number, 256 * KIB)))
+    with store.blob_path(sent).open("rb") as file:
+        put_blob(store, "one", content(100, 512 * KIB))
+        assert store.find_blob(sent) is None
+        assert sum(store.find_blob(name) is not None for name in names) >= len(names) - 9
+        assert file.read() == content(1, 2 * MIB)
+
+
+def test_content_above_high_water_is_evicted(disk: Path, open_store: Callable[..., Store], clock: Clock) -> None:
+    store = open_store(disk, 64 * MIB, high_water=0.5)
+    names = []
+    for number in range(14):
+        clock.now += 1
+        names.append(put_blob(store, "one", content(number, MIB // 2)))
+    manifest = store.put_manifest("one", manifest_of(b"config", []), "v1")
+    evicted = store.evict_above_high_water()
+    assert evicted == names[:7]
+    assert store.statistics().stored_bytes <= store.statistics().usable_bytes // 2
+    assert store.evict_above_high_water() == []
+    assert store.resolve_tag("one", "v1") == manifest
+
+
+def test_single_layer_above_high_water_stays_until_room_is_needed(
+    disk: Path, open_store: Callable[..., Store], clock: Clock
+) -> None:
+    store = open_store(disk, 64 * MIB)
+    small = put_blob(store, "one", content(1, MIB // 4))
+    clock.now += 1
+    large = put_blob(store, "one", content(2, 7 * MIB + MIB // 2))
+    assert store.evict_above_high_water() == [small]
+    assert store.find_blob(large)
+    put_blob(store, "one", content(1, MIB))
+    assert store.find_blob(large) is None
+
+
+def test_lack_of_inodes_evicts(tmp_path: Path, open_store: Callable[..., Store], clock: Clock) -> None:
+    with small_disk(tmp_path / "disk", "size=64m", "nr_inodes=60") as disk:
+        store = open_store(disk, 64 * MIB)
+        first = store.put_manifest("one", manifest_of(b"config", []), "v1")
+        for number in range(30):
+            clock.now += 1
+            put_blob(store, "one", content(number, KIB))
+        assert store.find_blob(digest(content(29, KIB)))
+        assert store.statistics().removed["evicted"] > 0
+        assert store.find_blob(first) is None
+        assert find_faults(disk) == []
+        for number in range(100):
+            (disk / f"foreign{number}").touch()
+            if not os.statvfs(disk).f_favail:
+                break
+        with pytest.raises(NoRoom, match="no inodes are left"):
+            # It needs more folders than eviction could free.
+            put_blob(store, "a/" * 100 + "a", content(40, KIB))
+        assert find_faults(disk) == []
+
+
+def test_some_inodes_are_kept_free(tmp_path: Path, open_store: Callable[..., Store], clock: Clock) -> None:
+    with small_disk(tmp_path / "disk", "size=64m", "nr_inodes=2000") as disk:
+        store = open_store(disk, 64 * MIB)
+        for number in range(250):
+            clock.now += 1
+            put_blob(store, "one", content(number, KIB))
+        assert store.evict_above_high_water() == []
+        for number in range(os.statvfs(disk).f_favail - 10):
+            (disk / f"foreign{number}").touch()
+        evicted = store.evict_above_high_water()
+        assert 0 < len(evicted) < 60
+        assert evicted[0] == digest(content(0, KIB))
+        assert os.statvfs(disk).f_favail >= 40
+        assert store.evict_above_high_water() == []
