@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 from made_stores import bytes_on_disk, content, find_faults, is_empty, put_blob
@@ -51,4 +54,26 @@ def test_blob_that_is_written_twice_is_stored_once(store: Store, tmp_path: Path)
         incoming.commit(f"r{number}")
     assert store.statistics().stored_bytes == bytes_on_disk(tmp_path)
     assert {path.name for path in (tmp_path / "docker/registry/v2/repositories").iterdir()} == {"r0", "r1"}
+    assert find_faults(tmp_path) == []
+
+
+def test_error_when_a_complete_blob_is_closed_loses_nothing(store: Store, tmp_path: Path) -> None:
+    other = put_blob(store, "one", content(1))
+    incoming = store.begin_blob(digest(content(2)), len(content(2)))
+    incoming.write(content(2))
+    failing = {incoming.reservation.descriptor}
+    close = os.close
+
+    def close_and_fail(descriptor: int) -> None:
+        close(descriptor)
+        if descriptor in failing:
+            failing.clear()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with mock.patch.object(os, "close", close_and_fail):
+        incoming.commit("one")
+    assert failing == set()
+    assert store.find_blob(digest(content(2))) == len(content(2))
+    assert store.find_blob(other)
+    assert store.inaccessible == {}
     assert find_faults(tmp_path) == []

@@ -124,7 +124,9 @@ class Writer:
             self._index.add_blob(blob.digest, stored)
             self._removal.count_stored(blob.digest, stored.size)
             self.files.inaccessible.pop(blob.digest, None)
-            blob.close()
+            # Everything was flushed before, so that an error has no meaning.
+            with suppress(OSError):
+                blob.close()
         return changed
 
     def _place_links(
