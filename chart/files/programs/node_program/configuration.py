@@ -47,12 +47,12 @@ class Containerd(NamedTuple):
 
 
 class Configure(NamedTuple):
-    """How containerd is changed where somebody asked for it: commands, and what goes before each to run it outside."""
+    """How to change containerd: commands, and in `on_host` the prefix that runs each of them outside the pod."""
 
     on_host: tuple[str, ...]
-    containerd: str
-    restart: tuple[str, ...]
-    answers: tuple[str, ...]
+    containerd_binary: str
+    restart_command: tuple[str, ...]
+    ready_command: tuple[str, ...]
 
 
 class Configuration(NamedTuple):
@@ -129,9 +129,9 @@ def read(path: Path) -> Configuration:
         if configure is None
         else Configure(
             on_host=take(configure, "configure.", "onHost", _texts),
-            containerd=take(configure, "configure.", "containerdBinary", _text),
-            restart=take(configure, "configure.", "restartCommand", _texts),
-            answers=take(configure, "configure.", "readyCommand", _texts),
+            containerd_binary=take(configure, "configure.", "containerdBinary", _text),
+            restart_command=take(configure, "configure.", "restartCommand", _texts),
+            ready_command=take(configure, "configure.", "readyCommand", _texts),
         ),
         caches=tuple(
             Cache(

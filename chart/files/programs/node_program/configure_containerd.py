@@ -3,6 +3,9 @@
 It writes one line into containerd's configuration and restarts containerd. Both are undone where containerd does not
 take the new file or does not come back. The file as it was stays beside it. What takes more than a line, such as
 mirrors that are in the way, is left for a person, and told.
+
+It may be killed at any moment: a file beside the configuration, PENDING, exists from before the change until containerd
+answers with it or without it, and a start that finds this file restarts containerd first.
 """
 
 from __future__ import annotations
@@ -26,12 +29,17 @@ if TYPE_CHECKING:
 MARK = "# registry-cache: nodeProgram.configureContainerd wrote this line"
 BEFORE = ".before-registry-cache"
 NEW = ".registry-cache-new"
+PENDING = ".registry-cache-restart-pending"
 # Seconds until containerd has to answer again, and for one command.
 PATIENCE = 60.0
 
 
 class Failed(Exception):
     """It was not done, and all is as it was; the message says why."""
+
+
+class NotBack(OSError):
+    """containerd does not answer."""
 
 
 def main(arguments: list[str]) -> int:
@@ -60,37 +68,58 @@ def configure(settings: Configuration, how: Configure) -> str:
     """
     files = settings.containerd
     host = Host(files.mounts)
+    main = _in_pod(files.configuration, settings)
+    if _beside(main, PENDING).exists():
+        _restart_or_undo(main, how)
     if look(files.configuration, files.registry_directory, host, files.version).reads is not False:
         return "containerd's configuration needs no change"
     found = _cure(settings, host)
     path = _in_pod(found.path, settings)
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    if path != main or not path.exists():
+        message = f"it takes more than a line in {files.configuration}: {found}"
+        raise Failed(message)
+    before = path.read_text(encoding="utf-8")
     if MARK in before:
         message = f"{found.path} was written once, and containerd still does not read {files.registry_directory}"
         raise Failed(message)
-    new = path.with_name(path.name + NEW)
+    new = _beside(path, NEW)
     _write(new, cured(before, found), path)
     try:
         _check(found.path + NEW, how)
     except Failed:
         new.unlink()
         raise
-    kept = path.with_name(path.name + BEFORE)
+    kept = _beside(path, BEFORE)
     kept.unlink(missing_ok=True)
-    if path.exists():
-        os.link(path, kept)
+    os.link(path, kept)
+    _beside(main, PENDING).touch()
     new.rename(path)
+    _restart_or_undo(path, how)
+    return f"{found.path}: {found.line} written under {found.table}, and containerd restarted"
+
+
+def _restart_or_undo(path: Path, how: Configure) -> None:
+    """Restart containerd with its configuration, or else with the one before.
+
+    Raises:
+        Failed: containerd runs with the one before.
+        OSError, SubprocessError: containerd may not run.
+    """
     try:
         _restart(how)
-    except (Failed, subprocess.SubprocessError, OSError) as problem:
+    except (NotBack, subprocess.SubprocessError, OSError) as problem:
+        kept = _beside(path, BEFORE)
         if kept.exists():
             kept.rename(path)
-        else:
-            path.unlink()
         _restart(how)
+        _beside(path, PENDING).unlink()
         message = f"with it containerd did not come back, and was restarted without it: {problem}"
         raise Failed(message) from problem
-    return f"{found.path}: {found.line} written under {found.table}, and containerd restarted"
+    _beside(path, PENDING).unlink()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def cured(text: str, found: Cure) -> str:
@@ -140,21 +169,20 @@ def _in_pod(path: str, settings: Configuration) -> Path:
 
 def _write(path: Path, text: str, like: Path) -> None:
     """Write a file with the mode and the owner of another, and have it on the disk."""
-    with path.open("w", encoding="utf-8") as file:
+    path.unlink(missing_ok=True)  # left by one that was killed
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a file descriptor
         file.write(text)
         file.flush()
-        if like.exists():
-            status = like.stat()
-            os.fchown(file.fileno(), status.st_uid, status.st_gid)
-            os.fchmod(file.fileno(), status.st_mode & 0o7777)
-        else:
-            os.fchmod(file.fileno(), 0o644)
+        status = like.stat()
+        os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        os.fchmod(file.fileno(), status.st_mode & 0o7777)
         os.fsync(file.fileno())
 
 
 def _check(path: str, how: Configure) -> None:
     """Have containerd itself read the new file."""
-    command = [*how.on_host, how.containerd, "--config", path, "config", "dump"]
+    command = [*how.on_host, how.containerd_binary, "--config", path, "config", "dump"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     if done.returncode != 0:
         message = f"containerd refuses the changed file: {(done.stderr or done.stdout).strip()[-300:]}"
@@ -165,20 +193,20 @@ def _restart(how: Configure) -> None:
     """Restart containerd, and wait until it answers.
 
     Raises:
-        Failed: it does not.
+        NotBack: it does not.
         SubprocessError: the command to restart it does not end well.
     """
-    subprocess.run([*how.on_host, *how.restart], check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
+    subprocess.run([*how.on_host, *how.restart_command], check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + PATIENCE
     while True:
         done = subprocess.run(
-            [*how.on_host, *how.answers], capture_output=True, text=True, check=False, timeout=PATIENCE
+            [*how.on_host, *how.ready_command], capture_output=True, text=True, check=False, timeout=PATIENCE
         )
         if done.returncode == 0:
             return
         if time.monotonic() > deadline:
-            message = f"{' '.join(how.answers)}: {done.stderr.strip()[-300:]}"
-            raise Failed(message)
+            message = f"{' '.join(how.ready_command)}: {done.stderr.strip()[-300:]}"
+            raise NotBack(message)
         time.sleep(0.5)
 
 
