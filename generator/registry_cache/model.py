@@ -523,8 +523,8 @@ class NodeProgram(Model):
     )
     containerdVersion: Version = Field(
         "",
-        description="containerd's version on the nodes, where it is the same on all of them: what it makes of its "
-        "configuration depends on it; where empty, what holds for every release but the ended 2.0 is said.",
+        description="containerd's version on the nodes, if it is the same on all of them. Releases read some "
+        "configurations differently; if empty, the node program reports those as unknown.",
         examples=["2.2.1"],
     )
     dialTimeout: PositiveDuration = Field(

@@ -33,6 +33,7 @@ class Machine:
     """A node with a containerd that is restarted by a script; on_host is empty, since the host is this machine."""
 
     folder: Path
+    program: Path
 
     @property
     def main(self) -> Path:
@@ -46,9 +47,9 @@ class Machine:
     def process(self) -> str:
         return (self.folder / "pid").read_text().strip()
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, version: int = 3) -> None:
         self.main.write_text(
-            f"version = 3\nroot = '{self.folder}/root'\nstate = '{self.folder}/state'\n"
+            f"version = {version}\nroot = '{self.folder}/root'\nstate = '{self.folder}/state'\n"
             f"[grpc]\naddress = '{self.folder}/sock'\n[ttrpc]\naddress = '{self.folder}/sock.ttrpc'\n{text}"
         )
         self.main.chmod(0o640)
@@ -63,7 +64,7 @@ class Machine:
             caches=[],
             configure={
                 "onHost": [],
-                "containerdBinary": str(tools.go_binary("containerd", "containerd")),
+                "containerdBinary": str(self.program),
                 "restartCommand": [str(self.folder / "restart")],
                 "readyCommand": [*self.client, "version"],
                 **commands,
@@ -78,17 +79,18 @@ class Machine:
 
     def config_path(self) -> str:
         """Return the registry directory in the output of `containerd config dump`."""
-        command = [tools.go_binary("containerd", "containerd"), "--config", self.main, "config", "dump"]
+        command = [self.program, "--config", self.main, "config", "dump"]
         dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return next(line.split("'")[1] for line in dump.splitlines() if line.strip().startswith("config_path = '"))
+        return next(
+            line.split("=")[1].strip(" '\"") for line in dump.splitlines() if line.split()[:1] == ["config_path"]
+        )
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        program = tools.go_binary("containerd", "containerd")
-        (self.folder / "restart").write_text(RESTART.format(folder=self.folder, program=program))
+        (self.folder / "restart").write_text(RESTART.format(folder=self.folder, program=self.program))
         (self.folder / "restart").chmod(0o755)
         with (self.folder / "log").open("wb") as log:
-            first = subprocess.Popen([program, "--config", self.main], stdout=log, stderr=log)
+            first = subprocess.Popen([self.program, "--config", self.main], stdout=log, stderr=log)
         (self.folder / "pid").write_text(f"{first.pid}\n")
         try:
             wait_for("containerd", (self.folder / "sock").exists, LIMIT_SECONDS)
@@ -102,7 +104,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     tools.ensure_native()
-    new = Machine(tmp_path)
+    new = Machine(tmp_path, tools.go_binary("containerd", "containerd"))
     new.certs.mkdir()
     return new
 
@@ -137,6 +139,50 @@ def test_line_is_written_once_and_containerd_reads_the_registry_directory(machin
         assert (machine.main.read_text(), machine.process) == (after, process)
 
 
+def test_containerd_1_gets_the_line_of_its_own_version(machine: Machine) -> None:
+    tools.ensure_containerds()
+    machine.program = tools.containerd_1_6()
+    machine.write("[plugins.'io.containerd.grpc.v1.cri'.registry]\n", version=2)
+    with machine.running():
+        done = machine.run()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert machine.config_path() == str(machine.certs)
+        assert machine.run().stdout == "containerd's configuration needs no change\n"
+
+
+def test_line_that_an_import_overrides_takes_no_effect(machine: Machine) -> None:
+    imported = machine.folder / "imported.toml"
+    imported.write_text(f"version = 3\n{IMAGES}\nconfig_path = '/elsewhere'\n")
+    machine.write("")
+    before = f"imports = ['{imported}']\n{machine.main.read_text()}"
+    machine.main.write_text(before)
+    with machine.running():
+        process = machine.process
+        done = machine.run()
+        assert done.returncode == 0
+        assert "an imported file overrides the line" in done.stdout
+        assert (machine.main.read_text(), machine.process) == (before, process)
+
+
+def test_killed_before_the_restart_the_next_start_restarts_containerd(machine: Machine) -> None:
+    machine.write("")
+    with machine.running():
+        process = machine.process
+        # It kills the program that runs it, as a node that goes down in the middle does.
+        killed = machine.run(restartCommand=["sh", "-c", "kill -9 $PPID"])
+        assert killed.returncode != 0
+        assert machine.config_path() == str(machine.certs)
+        assert machine.process == process
+
+        done = machine.run()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert machine.process != process
+        assert "restarting containerd" in done.stdout
+        assert [path.name for path in machine.folder.glob("config.toml*registry-cache*")] == [
+            "config.toml.before-registry-cache"
+        ]
+
+
 def test_line_without_effect_is_not_written_again(machine: Machine) -> None:
     machine.write("")
     with machine.running():
@@ -168,11 +214,25 @@ def test_file_that_containerd_refuses_is_not_used(machine: Machine) -> None:
     before = machine.main.read_text()
     with machine.running():
         process = machine.process
-        done = machine.run(containerdBinary="false")
+        refusing = machine.folder / "refusing"
+        refusing.write_text(f'#!/bin/sh\ncase "$2" in *-new) exit 1;; esac\nexec {machine.program} "$@"\n')
+        refusing.chmod(0o755)
+        done = machine.run(containerdBinary=str(refusing))
         assert done.returncode == 0
         assert "containerd refuses the changed file" in done.stdout
         assert (machine.main.read_text(), machine.process) == (before, process)
         assert sorted(path.name for path in machine.folder.glob("config.toml*")) == ["config.toml"]
+
+
+def test_containerd_that_cannot_be_asked_is_left_alone(machine: Machine) -> None:
+    machine.write("")
+    with machine.running():
+        before, process = machine.main.read_text(), machine.process
+        for binary in ("false", "/no/such/program"):
+            done = machine.run(containerdBinary=binary)
+            assert done.returncode == 0
+            assert "containerd's configuration is left as it is" in done.stdout
+        assert (machine.main.read_text(), machine.process) == (before, process)
 
 
 def test_conflicting_mirrors_are_reported_and_kept(machine: Machine) -> None:

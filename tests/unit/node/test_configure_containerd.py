@@ -1,7 +1,8 @@
-"""Changing containerd's configuration on a node whose containerd is three scripts; the program dies at any moment."""
+"""Changing containerd on a node where containerd is three scripts, and where the program may die at any moment."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -27,10 +28,11 @@ ORIGINAL = f"""version = 3
 SCRIPTS = {
     # What it would run with is what the file says.
     "containerd": '[ "$1" = --version ] && exec echo containerd example.com/containerd v2.4.2\nexec cat "$2"',
-    # Stops it, and starts it with the file as it is then; `broken` stands for a change that it does not start with.
-    "restart": "cd {folder}; rm -f running; [ -e broken ] && grep -q config_path config.toml && exit 1\n"
-    "cp config.toml running",
-    "answers": "test -e {folder}/running",
+    # Stops it, and starts it with the file as it is then; with `broken` it does not start after a change, with `dead`
+    # it does not start at all.
+    "restart": "cd {folder}; rm -f running; [ -e dead ] && exit 1\n"
+    "[ -e broken ] && grep -q config_path config.toml && exit 1\ncp config.toml running",
+    "ready": "test -e {folder}/running",
 }
 SYSTEM_CALLS: list[tuple[Any, str]] = [
     *[(os, name) for name in ("open", "rename", "link", "unlink", "fchmod", "fchown", "fsync")],
@@ -40,7 +42,7 @@ SYSTEM_CALLS: list[tuple[Any, str]] = [
 
 
 class Killed(BaseException):
-    """The program ended at once, in the middle; nothing of it catches this."""
+    """The program was killed; nothing in it catches this."""
 
 
 class Node:
@@ -69,7 +71,7 @@ class Node:
                 "onHost": [],
                 "containerdBinary": str(programs / "containerd"),
                 "restartCommand": [str(programs / "restart")],
-                "readyCommand": [str(programs / "answers")],
+                "readyCommand": [str(programs / "ready")],
             },
         )
 
@@ -83,7 +85,7 @@ class Node:
 
     def run(self) -> int:
         """Run the program until it ends."""
-        with mock.patch.object(configure_containerd, "PATIENCE", 5.0):
+        with mock.patch.object(configure_containerd, "TIMEOUT_SECONDS", 5.0):
             return configure_containerd.main(["--config", str(self.configuration)])
 
     def run_until(self, call: int) -> bool:
@@ -156,7 +158,7 @@ def test_killed_at_any_system_call_the_next_start_brings_containerd_to_what_the_
 
 
 @given(calls=st.lists(st.integers(0, 60), min_size=2, max_size=5), broken=st.booleans())
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_killed_again_and_again_it_ends_as_if_it_never_was(
     tmp_path_factory: pytest.TempPathFactory, calls: list[int], *, broken: bool
 ) -> None:
@@ -184,6 +186,37 @@ def test_killed_between_the_file_and_the_restart_containerd_is_restarted_by_the_
 
     assert node.run() == 0
     node.check_end()
+
+
+def test_containerd_that_starts_with_neither_file_is_tried_again_by_the_next_start(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (node.folder / "dead").touch()
+    assert node.run() == 1
+    assert node.main.read_text() == ORIGINAL
+    assert "containerd may not be running" in capsys.readouterr().out
+    (node.folder / "dead").unlink()
+    assert node.run() == 0
+    node.check_end()
+
+
+@pytest.mark.parametrize(("function", "error"), [("open", errno.EROFS), ("link", errno.EPERM)])
+def test_file_that_cannot_be_changed_is_left_as_it_is(
+    node: Node, capsys: pytest.CaptureFixture[str], function: str, error: int
+) -> None:
+    """The node program starts all the same, and reports that the registry directory is not read."""
+    with mock.patch.object(os, function, side_effect=OSError(error, os.strerror(error))):
+        assert node.run() == 0
+    assert f"config.toml cannot be changed: {os.strerror(error)}" in capsys.readouterr().out
+    assert node.running == node.main.read_text() == ORIGINAL
+    assert [path.name for path in node.folder.glob("config.toml*")] == ["config.toml"]
+
+
+def test_log_has_no_password(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("broken", "dead"):
+        (node.folder / name).touch()
+        node.run()
+    assert PASSWORD not in "".join(capsys.readouterr())
 
 
 def test_new_file_is_never_readable_by_others(node: Node) -> None:

@@ -18,7 +18,7 @@ import time  # noqa: E402
 
 from node_program import configuration  # noqa: E402
 from node_program.configuration import Configuration  # noqa: E402
-from node_program.containerd_configuration import Host, Reading, look  # noqa: E402
+from node_program.containerd_configuration import Finding, NodeFiles, check_registry_directory  # noqa: E402
 from node_program.keeper import Keeper  # noqa: E402
 from node_program.metrics import Metrics, Server  # noqa: E402
 from node_program.registry_directory import RegistryDirectory  # noqa: E402
@@ -54,7 +54,7 @@ def run(settings: Configuration) -> None:
     while True:
         if time.monotonic() >= again:
             again = time.monotonic() + SELDOM
-            containerd.look()
+            containerd.check()
             server.ensure()
         tidied = tidied or tidy(directory, upstreams, state)
         received = signal.sigtimedwait(END, settings.interval)
@@ -71,27 +71,27 @@ def run(settings: Configuration) -> None:
 
 
 class Containerd:
-    """Says whether containerd reads the registry folder at all; its configuration is looked at and never changed."""
+    """Reports whether containerd reads the registry directory; its configuration is read and never changed."""
 
     def __init__(self, settings: Configuration, state: State, metrics: Metrics) -> None:
-        """Take note of where it is; nothing is read yet."""
-        self._settings = settings
+        """Remember where the configuration is; nothing is read yet."""
+        self._files = settings.containerd
+        self._node = NodeFiles(settings.containerd.mounts)
         self._state = state
         self._metrics = metrics
-        self._said: Reading | None = None
+        self._reported: Finding | None = None
 
-    def look(self) -> None:
-        """Read the configuration and tell what is new about it."""
-        files = self._settings.containerd
-        reading = look(files.configuration, files.registry_directory, Host(files.mounts), files.version)
-        if reading == self._said:
+    def check(self) -> None:
+        """Read the configuration, and report what changed since the last time."""
+        files = self._files
+        finding = check_registry_directory(files.configuration, files.registry_directory, self._node, files.version)
+        if finding == self._reported:
             return
-        self._said = reading
-        self._metrics.containerd(reading.reads)
-        said = "; ".join(reading.problems)
-        for problem in reading.problems:
-            log(f"{CONTAINERD}: {problem}")
-        self._state.set(CONTAINERD, said if reading.reads is False else None)
+        self._reported = finding
+        self._metrics.containerd(finding.reads)
+        if finding.problem:
+            log(f"{CONTAINERD}: {finding.problem}")
+        self._state.set(CONTAINERD, finding.problem if finding.reads is False else None)
 
 
 def tidy(directory: RegistryDirectory, upstreams: list[str], state: State) -> bool:

@@ -1,11 +1,12 @@
-"""Makes containerd read the registry folder, once, where somebody asked for it (nodeProgram.configureContainerd).
+"""Make containerd read the registry directory, once, on nodes where nodeProgram.configureContainerd asks for it.
 
-It writes one line into containerd's configuration and restarts containerd. Both are undone where containerd does not
-take the new file or does not come back. The file as it was stays beside it. What takes more than a line, such as
-mirrors that are in the way, is left for a person, and told.
+The program writes one line into containerd's configuration and restarts containerd. It undoes this if containerd does
+not accept the new file or does not come back, and it leaves a copy of the original beside the file. Before and after,
+it asks the containerd on the node what its files mean (`containerd config dump`). A change that takes more than a
+line, such as replacing registry.mirrors, is left to a person.
 
-It may be killed at any moment: a file beside the configuration, PENDING, exists from before the change until containerd
-answers with it or without it, and a start that finds this file restarts containerd first.
+The program may be killed at any moment. A file beside the configuration, PENDING, exists from before the change until
+containerd answers again, and a start that finds this file restarts containerd first.
 """
 
 from __future__ import annotations
@@ -18,160 +19,139 @@ import time
 from typing import TYPE_CHECKING
 
 from node_program import configuration
-from node_program.containerd_configuration import Cure, Host, NotVisible, Refused, cure, look
+from node_program.containerd_configuration import (
+    HEADER,
+    LINE,
+    PLUGIN_OF_VERSION,
+    File,
+    NodeFiles,
+    Release,
+    Unknown,
+    assess_files,
+    describe_change,
+    find_obstacles,
+    load_files,
+    parse_file,
+    parse_release,
+)
 from node_program.state import log
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from node_program.configuration import Configuration, Configure
 
 MARK = "# registry-cache: nodeProgram.configureContainerd wrote this line"
-BEFORE = ".before-registry-cache"
+ORIGINAL = ".before-registry-cache"
 NEW = ".registry-cache-new"
 PENDING = ".registry-cache-restart-pending"
-# Seconds until containerd has to answer again, and for one command.
-PATIENCE = 60.0
+# For one command, and for containerd to answer after its restart.
+TIMEOUT_SECONDS = 60.0
+POLL_SECONDS = 0.5
 
 
 class Failed(Exception):
-    """It was not done, and all is as it was; the message says why."""
+    """containerd was not changed, and runs as before; the message says why."""
 
 
-class NotBack(OSError):
-    """containerd does not answer."""
+class NotRunning(Exception):
+    """containerd does not answer after its restart; the message says why."""
 
 
 def main(arguments: list[str]) -> int:
-    """Do it where it is needed, and return the exit code: 1 only where containerd may not be as it was."""
+    """Change containerd if it needs a change, and return the exit code: 1 only if containerd may not run as before."""
     settings = configuration.from_arguments(arguments, __doc__)
     if settings.configure is None:
-        print("nodeProgram.configureContainerd is not asked for", file=sys.stderr)
+        print("nodeProgram.configureContainerd is not enabled", file=sys.stderr)
         return 2
     try:
         log(configure(settings, settings.configure))
-    except Failed as problem:
-        # The node's program says it too, and as long as it is so; the pod is to start all the same.
+    except (Failed, Unknown) as problem:
+        # The pod starts all the same: the node program reports what containerd does not read for as long as it lasts.
         log(f"containerd's configuration is left as it is: {problem}")
-    except (OSError, subprocess.SubprocessError) as error:
-        log(f"containerd has to be looked at: {error}")
+    except (OSError, NotRunning) as error:
+        log(f"containerd may not be running: {error}")
         return 1
     return 0
 
 
-def configure(settings: Configuration, how: Configure) -> str:
+def configure(settings: Configuration, commands: Configure) -> str:
     """Write the line, restart containerd, and return what was done.
 
     Raises:
-        Failed: it was not done, and all is as it was.
-        OSError, SubprocessError: all may not be as it was.
+        Failed, Unknown: Nothing was done or it was undone, and containerd runs as before.
+        OSError, NotRunning: containerd may not run as before.
     """
-    files = settings.containerd
-    host = Host(files.mounts)
-    main = _in_pod(files.configuration, settings)
-    if _beside(main, PENDING).exists():
-        _restart_or_undo(main, how)
-    if look(files.configuration, files.registry_directory, host, files.version).reads is not False:
+    path, registry_directory = settings.containerd.configuration, settings.containerd.registry_directory
+    node = NodeFiles(settings.containerd.mounts)
+    located = node.locate(path)
+    new, original, pending = (located.with_name(located.name + suffix) for suffix in (NEW, ORIGINAL, PENDING))
+    if pending.exists():
+        log("an earlier start was killed before containerd answered: restarting containerd")
+        _restart_or_undo(located, commands)
+    _remove(new)
+    release = parse_release(_ask_containerd(["--version"], commands))
+    current = _dump(path, commands)
+    finding = assess_files([current], registry_directory, release)
+    if finding.reads:
         return "containerd's configuration needs no change"
-    found = _cure(settings, host)
-    path = _in_pod(found.path, settings)
-    if path != main or not path.exists():
-        message = f"it takes more than a line in {files.configuration}: {found}"
+    text = node.read(path) or ""
+    plugin = PLUGIN_OF_VERSION.get(parse_file(path, text).version)
+    if finding.reads is None or plugin is None or find_obstacles(current):
+        message = f"it takes more than a line: {describe_change(load_files(path, node), registry_directory)}"
         raise Failed(message)
-    before = path.read_text(encoding="utf-8")
-    if MARK in before:
-        message = f"{found.path} was written once, and containerd still does not read {files.registry_directory}"
+    if MARK in text:
+        message = f"{path} was written once, and containerd still does not read {registry_directory}"
         raise Failed(message)
-    new = _beside(path, NEW)
-    _write(new, cured(before, found), path)
+    line, header = LINE.format(registry_directory), HEADER.format(plugin)
     try:
-        _check(found.path + NEW, how)
-    except Failed:
-        new.unlink()
-        raise
-    kept = _beside(path, BEFORE)
-    kept.unlink(missing_ok=True)
-    os.link(path, kept)
-    _beside(main, PENDING).touch()
-    new.rename(path)
-    _restart_or_undo(path, how)
-    return f"{found.path}: {found.line} written under {found.table}, and containerd restarted"
+        _write(new, insert_line(text, header, f"{line} {MARK}"), like=located)
+        refusal = _check(path + NEW, registry_directory, release, commands)
+        if not refusal:
+            original.unlink(missing_ok=True)
+            os.link(located, original)
+            pending.touch(mode=0o600)
+    except OSError as error:
+        refusal = f"{path} cannot be changed: {error.strerror}"
+    if refusal:
+        _remove(new)
+        raise Failed(refusal)
+    new.rename(located)
+    _restart_or_undo(located, commands)
+    return f"{path}: {line} written under {header}, and containerd restarted"
 
 
-def _restart_or_undo(path: Path, how: Configure) -> None:
-    """Restart containerd with its configuration, or else with the one before.
-
-    Raises:
-        Failed: containerd runs with the one before.
-        OSError, SubprocessError: containerd may not run.
-    """
-    try:
-        _restart(how)
-    except (NotBack, subprocess.SubprocessError, OSError) as problem:
-        kept = _beside(path, BEFORE)
-        if kept.exists():
-            kept.rename(path)
-        _restart(how)
-        _beside(path, PENDING).unlink()
-        message = f"with it containerd did not come back, and was restarted without it: {problem}"
-        raise Failed(message) from problem
-    _beside(path, PENDING).unlink()
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def cured(text: str, found: Cure) -> str:
-    """A configuration with the line in it, and all else as it was; of the file's own config_path nothing is left."""
+def insert_line(text: str, header: str, line: str) -> str:
+    """Return a configuration with a line at the beginning of a table, in place of a config_path that is there."""
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
-    added = f"{found.line} {MARK}\n"
-    place = next((number for number, line in enumerate(lines) if _is_table(line, found.table)), None)
-    if place is None:
-        lines += [f"\n{found.table}\n", f"  {added}"]
-    else:
-        end = next((n for n in range(place + 1, len(lines)) if lines[n].lstrip().startswith("[")), len(lines))
-        inside = [line for line in lines[place + 1 : end] if not re.match(r"\s*[\"']?config_path[\"']?\s*=", line)]
-        lines[place + 1 : end] = [f"  {added}", *inside]
-    return "".join(lines)
+    start = next((number for number, found in enumerate(lines, 1) if _is_header(found, header)), None)
+    if start is None:
+        return "".join([*lines, f"\n{header}\n", f"  {line}\n"])
+    end = next((n for n in range(start, len(lines)) if lines[n].lstrip().startswith("[")), len(lines))
+    kept = [found for found in lines[start:end] if not re.match(r"\s*[\"']?config_path[\"']?\s*=", found)]
+    return "".join([*lines[:start], f"  {line}\n", *kept, *lines[end:]])
 
 
-def _cure(settings: Configuration, host: Host) -> Cure:
-    files = settings.containerd
-    try:
-        found = cure(files.configuration, files.registry_directory, host, files.version)
-    except (NotVisible, Refused) as problem:
-        raise Failed(str(problem)) from problem
-    if found is None:
-        message = f"no line in {files.configuration} would make containerd read {files.registry_directory}"
-        raise Failed(message)
-    if found.clashes or found.version is not None:
-        message = f"it takes more than a line: {found}"
-        raise Failed(message)
-    return found
+def _is_header(line: str, header: str) -> bool:
+    """Return whether a line is the header of a table, however its name is quoted."""
+    return line.partition("#")[0].strip().replace("'", '"').replace(" ", "") == header
 
 
-def _is_table(line: str, table: str) -> bool:
-    """Whether a line is the head of a table, however its name is quoted."""
-    head = line.partition("#")[0].strip()
-    return head.replace("'", '"').replace(" ", "") == table
-
-
-def _in_pod(path: str, settings: Configuration) -> Path:
-    for folder, mounted in settings.containerd.mounts.items():
-        if path.startswith(folder.rstrip("/") + "/"):
-            return mounted / path[len(folder) :].lstrip("/")
-    message = f"{path} is not mounted into this pod"
-    raise Failed(message)
+def _remove(path: Path) -> None:
+    """Remove a file if it is there; on a read-only file system, unlink fails even if it is not."""
+    if path.exists():
+        path.unlink()
 
 
 def _write(path: Path, text: str, like: Path) -> None:
-    """Write a file with the mode and the owner of another, and have it on the disk."""
-    path.unlink(missing_ok=True)  # left by one that was killed
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a file descriptor
+    """Write a new file with the owner and the mode of another one, and have it on the disk.
+
+    Nobody but root can read it before it has its mode: there may be passwords in it.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         status = like.stat()
@@ -180,34 +160,81 @@ def _write(path: Path, text: str, like: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _check(path: str, how: Configure) -> None:
-    """Have containerd itself read the new file."""
-    command = [*how.on_host, how.containerd_binary, "--config", path, "config", "dump"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    if done.returncode != 0:
-        message = f"containerd refuses the changed file: {(done.stderr or done.stdout).strip()[-300:]}"
-        raise Failed(message)
+def _check(path: str, registry_directory: str, release: Release | None, commands: Configure) -> str:
+    """Return why a changed configuration cannot be used, an empty string if it can."""
+    try:
+        finding = assess_files([_dump(path, commands)], registry_directory, release)
+    except (Failed, Unknown) as problem:
+        return f"containerd refuses the changed file: {problem}"
+    if not finding.reads:
+        return "the line has no effect: the CRI plugin is disabled, or an imported file overrides the line"
+    return ""
 
 
-def _restart(how: Configure) -> None:
+def _dump(path: str, commands: Configure) -> File:
+    """Return what containerd makes of a configuration file and its imports."""
+    return parse_file(path, _ask_containerd(["--config", path, "config", "dump"], commands))
+
+
+def _ask_containerd(arguments: Sequence[str], commands: Configure) -> str:
+    """Run containerd's program on the node and return what it prints.
+
+    Raises:
+        Failed: It cannot be run, or fails.
+    """
+    command = [*commands.on_host, commands.containerd_binary, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_SECONDS)
+    except subprocess.CalledProcessError as error:
+        message = f"{' '.join(command)}: {error.stderr.strip()[-300:]}"
+        raise Failed(message) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failed(str(error)) from error
+    return done.stdout
+
+
+def _restart_or_undo(located: Path, commands: Configure) -> None:
+    """Restart containerd with its configuration or, if it does not come back, with the original.
+
+    Raises:
+        Failed: containerd runs with the original.
+        OSError, NotRunning: containerd may not run.
+    """
+    original, pending = (located.with_name(located.name + suffix) for suffix in (ORIGINAL, PENDING))
+    try:
+        _restart(commands)
+    except NotRunning as problem:
+        if original.exists():
+            original.rename(located)
+        _restart(commands)
+        pending.unlink()
+        message = f"with it containerd did not come back, and was restarted without it: {problem}"
+        raise Failed(message) from problem
+    pending.unlink()
+
+
+def _restart(commands: Configure) -> None:
     """Restart containerd, and wait until it answers.
 
     Raises:
-        NotBack: it does not.
-        SubprocessError: the command to restart it does not end well.
+        NotRunning: The command to restart it fails, or containerd does not answer.
     """
-    subprocess.run([*how.on_host, *how.restart_command], check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        done = subprocess.run(
-            [*how.on_host, *how.ready_command], capture_output=True, text=True, check=False, timeout=PATIENCE
-        )
-        if done.returncode == 0:
-            return
-        if time.monotonic() > deadline:
-            message = f"{' '.join(how.ready_command)}: {done.stderr.strip()[-300:]}"
-            raise NotBack(message)
-        time.sleep(0.5)
+    try:
+        command = [*commands.on_host, *commands.restart_command]
+        subprocess.run(command, check=True, timeout=TIMEOUT_SECONDS, stdout=subprocess.DEVNULL)
+        command = [*commands.on_host, *commands.ready_command]
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS)
+            if done.returncode == 0:
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NotRunning(str(error)) from error
+    message = f"{' '.join(command)}: {done.stderr.strip()[-300:]}"
+    raise NotRunning(message)
 
 
 if __name__ == "__main__":

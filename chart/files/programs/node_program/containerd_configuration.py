@@ -1,583 +1,314 @@
-"""Whether containerd reads the registry folder at all, from its configuration files.
+"""Whether containerd reads the registry directory, as far as its configuration files tell.
 
-No program tells: containerd with another configuration pulls from the upstreams and logs nothing. What it makes of
-its files differs from release to release; each rule here names the function that it was read in, with the paths of
-2.4 (1.x has them without cmd/containerd, core and internal), and tests/node compares the whole with real ones.
-
-Where the release is not known, all that are supported are tried. Those that would not start with the files are left
-out, since one runs.
+containerd does not report it: without a config_path that names the directory, it pulls from the upstreams and logs
+nothing. The rules here are those of all releases, and a few on which many nodes depend. A configuration that needs
+more rules, or that the pod cannot see, is unknown. docs/decisions/0009 says what was left out.
 """
 
 from __future__ import annotations
 
-import copy
-import glob
 import os
 import posixpath
 import re
 import tomllib
-from dataclasses import dataclass
-from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
-# The plugin that pulls images, as version 1 and 2 of the files call it, and its parts in later versions.
+Release = tuple[int, int]
+T = TypeVar("T")
+
+# The plugin that has the registry settings: in a file without a version, of version 2, and of version 3 or 4.
 SHORT = "cri"
 SERVICE = "io.containerd.grpc.v1.cri"
 IMAGES = "io.containerd.cri.v1.images"
-RUNTIME = "io.containerd.cri.v1.runtime"
-TABLES = {
-    SHORT: "[plugins.cri.registry]",
-    SERVICE: f'[plugins."{SERVICE}".registry]',
-    IMAGES: f'[plugins."{IMAGES}".registry]',
-}
-# Since 2.2, where neither it nor `mirrors` is set (plugins/cri/images/plugin.go, init).
-DEFAULT = "/etc/containerd/certs.d:/etc/docker/certs.d"
-DEFAULT_SINCE = (2, 2)
-# The version of the files that every release knows.
-SERVICE_VERSION = 2
-# Releases that read their files differently, one for each group, and the group's name.
-RELEASES = {(1, 7): "1.x", (2, 0): "2.0", (2, 1): "2.1", (2, 2): "2.2", (2, 4): "2.3 and 2.4"}
-NEWEST = max(RELEASES)
-# What may run where it is not said. 2.0 ended in 2025, and alone reads a list in a file of version 3: with it in mind,
-# nobody could be told that the default of 2.2 and later is not read.
-SUPPORTED = [release for release in RELEASES if release != (2, 0)]
-# A snap's data are in a folder for each of its revisions, to which a link `current` leads.
+PLUGIN_OF_VERSION = {2: SERVICE, 3: IMAGES, 4: IMAGES}
+HEADER = '[plugins."{}".registry]'
+LINE = 'config_path = "{}"'
+# What containerd 2.2 and later take if no file sets config_path (plugins/cri/images/plugin.go).
+DEFAULT_CONFIG_PATH = "/etc/containerd/certs.d:/etc/docker/certs.d"
+# The last release that takes a list in config_path for one directory. Compare it with each new release of containerd.
+LAST_RELEASE_WITHOUT_LISTS = (2, 4)
+# The data of a snap are in a directory for each revision, and the symbolic link `current` leads to one of them.
 SNAP_REVISION = re.compile(r"^(/var/snap/[^/]+)/x?[0-9]+(?=/|$)")
-WILDCARD = re.compile(r"[*?\[\\]")
-MOST_LINKS = 40
-
-Release = tuple[int, int]
 
 
-class NotVisible(Exception):
-    """A file of the node that the pod cannot see, or not read; the message says which."""
+class Unknown(Exception):
+    """The pod cannot tell what containerd reads; the message says why."""
 
 
-class Refused(Exception):
-    """containerd, or its CRI plugin, does not start with these files; the message says why.
-
-    `curable` where a config_path in place of what is there is the cure.
-    """
-
-    def __init__(self, message: str, *, curable: bool = False) -> None:
-        """Take note of both."""
-        super().__init__(message)
-        self.curable = curable
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The answer, None where it cannot be known; `problems` are sentences for people, with True what to look for."""
+class Finding(NamedTuple):
+    """Whether containerd reads the registry directory, None if unknown; `problem` says why not and what to change."""
 
     reads: bool | None
-    problems: tuple[str, ...] = ()
-
-
-class Host:
-    """The node's files, as far as its folders are mounted into the pod."""
-
-    def __init__(self, mounts: Mapping[str, Path]) -> None:
-        """Take note of where the node's folders are in the pod."""
-        self._mounts = mounts
-
-    def read(self, path: str) -> bytes:
-        """The content of one of the node's files.
-
-        Raises:
-            NotVisible: it may be there, but the pod cannot tell.
-            FileNotFoundError: it is not there.
-        """
-        try:
-            return self._mounted(self.resolve(path)).read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(path) from error
-        except OSError as error:
-            message = f"{path} cannot be read: {error.strerror or error}"
-            raise NotVisible(message) from error
-
-    def glob(self, pattern: str) -> list[str]:
-        """The node's files of a pattern, in the order and with the signs of Go's filepath.Glob.
-
-        Raises:
-            NotVisible: there may be some, but the pod cannot tell.
-        """
-        parts = pattern.split("/")
-        first = next(index for index, part in enumerate(parts) if WILDCARD.search(part))
-        folder = "/".join(parts[:first])
-        rest = "/".join(parts[first:]).replace("[^", "[!")
-        found = glob.glob(rest, root_dir=self._mounted(self.resolve(folder or "/")), include_hidden=True)  # noqa: PTH207
-        return [f"{folder}/{name}" for name in sorted(found, key=lambda name: name.split("/"))]
-
-    def resolve(self, path: str) -> str:
-        """The path without the links that can be seen."""
-        path = posixpath.normpath(path)
-        for _ in range(MOST_LINKS):
-            followed = next(self._follow(path), None)
-            if followed is None:
-                break
-            path = followed
-        return path
-
-    def _follow(self, path: str) -> Iterator[str]:
-        """The path after its first link."""
-        parts = path.split("/")
-        for end in range(1, len(parts) + 1):
-            try:
-                mounted = self._mounted("/".join(parts[:end]) or "/")
-                target = os.readlink(mounted)  # noqa: PTH115 - as it is written: it is the node's path, not the pod's
-            except (NotVisible, OSError):
-                continue  # nothing to see there, or no link
-            yield posixpath.normpath(posixpath.join("/".join(parts[: end - 1]) or "/", target, *parts[end:]))
-
-    def _mounted(self, path: str) -> Path:
-        for folder in sorted(self._mounts, key=len, reverse=True):
-            if path == folder or path.startswith(folder.rstrip("/") + "/"):
-                return self._mounts[folder] / path[len(folder) :].lstrip("/")
-        message = f"{path} is not mounted into this pod"
-        raise NotVisible(message)
+    problem: str = ""
 
 
 class File(NamedTuple):
-    """One file: `version` is 0 where it has none, `plugins` are the tables below [plugins]."""
+    """One configuration file; `version` is 0 if the file does not set it."""
 
     path: str
     version: int
     plugins: dict[str, Any]
-    disabled: list[str]
-    imports: list[str]
+    disabled: list[Any]
+    imports: list[Any]
+
+    def registry(self, plugin: str) -> dict[str, Any]:
+        """Return the registry settings of a plugin."""
+        return _get(self.path, _get(self.path, self.plugins, plugin, dict), "registry", dict)
 
 
-class Settings(NamedTuple):
-    """What comes out for pulls: `local` is a pull that takes `config_path` for a list of folders."""
+class NodeFiles:
+    """The node's files, as far as their directories are mounted into the pod."""
 
-    config_path: str
-    mirrors: bool
-    local: bool
+    def __init__(self, mounts: Mapping[str, Path]) -> None:
+        """Remember where the node's directories are in the pod."""
+        self._mounts = mounts
+
+    def locate(self, path: str) -> Path:
+        """Return where a file or a directory of the node is in the pod.
+
+        Raises:
+            Unknown: It is not mounted, or it is a symbolic link to something that is not.
+        """
+        for directory, mounted in self._mounts.items():
+            if f"{path}/".startswith(f"{directory}/"):
+                located = mounted / path[len(directory) :].lstrip("/")
+                if Path(os.path.realpath(located)).is_relative_to(os.path.realpath(mounted)):
+                    return located
+                message = f"{path} is a symbolic link that leads out of {directory}"
+                raise Unknown(message)
+        message = f"{path} is not mounted into this pod"
+        raise Unknown(message)
+
+    def read(self, path: str) -> str | None:
+        """Return the text of one of the node's files, None if the file does not exist.
+
+        Raises:
+            Unknown: The pod cannot see it or cannot read it.
+        """
+        located = self.locate(path)
+        try:
+            return located.read_text(encoding="utf-8") if os.path.lexists(located) else None
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+            raise Unknown(message) from error
+
+    def expand(self, entry: str, importer: str) -> list[str]:
+        """Return the files that an entry of `imports` names, in the order in which containerd loads them.
+
+        Raises:
+            Unknown: The pod cannot see them, or the entry is a pattern that some release does not resolve like this.
+        """
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(importer), entry))
+        if "*" not in entry:
+            return [path]
+        directory, name = posixpath.split(path)
+        # 1.6 takes a relative pattern as relative to its working directory.
+        if re.search(r"\*.*/|[\[\\]", path) or not posixpath.isabs(entry):
+            message = f"{importer} imports {entry}, a pattern other than a * in the last part of an absolute path"
+            raise Unknown(message)
+        return [f"{directory}/{found.name}" for found in sorted(self.locate(directory).glob(name))]
 
 
-class Cure(NamedTuple):
-    """What to write in which file: a line under a table; `version` where the file's first line has to say one.
+def check_registry_directory(configuration: str, registry_directory: str, node: NodeFiles, version: str) -> Finding:
+    """Return whether containerd reads the registry directory.
 
-    `clashes` is a file from which mirrors have to be taken out first, which is for a person to do.
+    The paths are the node's. `version` is containerd's, or empty if it is not known.
     """
-
-    path: str
-    version: int | None
-    table: str
-    line: str
-    clashes: str | None
-
-    def __str__(self) -> str:
-        """As the end of a sentence."""
-        removal = f"take registry.mirrors and registry.configs.*.tls out of {self.clashes}, " if self.clashes else ""
-        first = "" if self.version is None else f"version = {self.version} in its first line and "
-        return f"{removal}write {first}{self.line} under {self.table} in {self.path}, and restart containerd"
-
-
-class Finding(NamedTuple):
-    """What one release does: `problem` is a sentence, to which what to write is added if it is `curable` so."""
-
-    reads: bool | None
-    problem: str = ""
-    curable: bool = True
-
-
-def look(configuration: str, registry_directory: str, host: Host, version: str | None = None) -> Reading:
-    """Whether containerd reads a registry folder; paths are the node's, `version` is such as "2.2.1" or "v1.7.0"."""
     try:
-        files = load(configuration, host)
-    except NotVisible as problem:
-        return Reading(None, (f"whether containerd reads {registry_directory} cannot be known: {problem}",))
-    except Refused as problem:
-        return Reading(reads=False, problems=(f"{problem}",))
-    absent = not files
-    # What containerd does without a file is what it does with an empty one.
-    files = files or [File(configuration, 0, {}, [], [])]
-    findings = _findings(files, registry_directory, host, _releases(version))
-    answers = {finding.reads for finding in findings.values()}
-    problems = _sentences(findings, files, registry_directory, host)
-    if absent and problems:
-        problems = (
-            f"{configuration} is not there; if containerd has its configuration elsewhere, say where",
-            *problems,
-        )
-    return Reading(answers.pop() if len(answers) == 1 else None, problems)
+        finding = assess_files(load_files(configuration, node), registry_directory, parse_release(version))
+        exists = node.read(configuration) is not None
+    except Unknown as problem:
+        finding, exists = Finding(None, str(problem)), True
+    if finding.reads is None:
+        return Finding(None, f"whether containerd reads {registry_directory} is unknown: {finding.problem}")
+    if not exists:
+        hint = "if containerd has its configuration elsewhere, set nodeProgram.containerdConfig"
+        return Finding(finding.reads, f"{configuration} does not exist; {hint}; {finding.problem}")
+    return finding
 
 
-def load(path: str, host: Host) -> list[File]:
-    """The file and all that it imports, in the order in which containerd merges them; none where there is no file.
+def parse_release(version: str) -> Release | None:
+    """Return the release in a version such as "v2.2.1", or in what `containerd --version` prints."""
+    numbers = re.search(r"\bv?([0-9]+)\.([0-9]+)", version)
+    return (int(numbers[1]), int(numbers[2])) if numbers else None
 
-    cmd/containerd/server/config/config.go, LoadConfigWithPlugins: imports of a file come after all that were found
-    before, each file once. cmd/containerd/command/main.go, App: without a file it takes its defaults, but an imported
-    one has to be there.
+
+def load_files(path: str, node: NodeFiles) -> list[File]:
+    """Return the files that containerd loads, in its order: imports come after all files that were found before.
+
+    Without the first file, containerd does what it does with an empty one (cmd/containerd/command/main.go, and
+    cmd/containerd/server/config/config.go, LoadConfigWithPlugins).
 
     Raises:
-        NotVisible: a file may be there, but the pod cannot tell.
-        Refused: containerd does not start with them.
+        Unknown: The pod cannot see or cannot understand one of the files.
     """
     files: list[File] = []
-    pending = [(path, "")]
+    pending = [path]
     while pending:
-        path, importer = pending.pop(0)
+        path = pending.pop(0)
         if path in {file.path for file in files}:
             continue
-        try:
-            file = _parse(path, host.read(path))
-        except FileNotFoundError:
-            if not importer:
-                return []
-            message = f"{importer} imports {path}, which is not there: containerd does not start with it"
-            raise Refused(message) from None
-        files.append(file)
-        pending += [(found, path) for pattern in file.imports for found in _imported(pattern, path, host)]
+        text = node.read(path) if files else node.read(path) or ""
+        if text is None:
+            message = f"{path} is imported and does not exist"
+            raise Unknown(message)
+        files.append(parse_file(path, text))
+        for entry in files[-1].imports:
+            pending += node.expand(str(entry), path)
     return files
 
 
-def settings(files: list[File], release: Release) -> Settings:
-    """What counts for pulls with these files; `config_path` is empty where none is set.
-
-    internal/cri/config/config.go, ValidateImageConfig (until 1.7 pkg/cri/config/config.go, ValidatePluginConfig):
-    with both `mirrors` and `config_path` the CRI plugin does not start, until 1.7 nor with both `configs.*.tls` and
-    `config_path`.
+def parse_file(path: str, text: str) -> File:
+    """Return what matters of a configuration file.
 
     Raises:
-        Refused: containerd or its CRI plugin does not start with them.
+        Unknown: containerd would not accept it.
     """
-    old = release < (2, 0)
-    table = _table_before_2(files) if old else _table_since_2(files, release)
-    registry = _below(table, "registry")
-    config_path = registry.get("config_path", "")
-    if not isinstance(config_path, str):
-        message = f"{_where(files, 'config_path')}: config_path is no text, and containerd does not start with it"
-        raise Refused(message)
-    configs = _below(registry, "configs")
-    for key, clashes in (
-        ("mirrors", bool(registry.get("mirrors"))),
-        ("configs", old and any(_below(configs, name).get("tls") for name in configs)),
-    ):
-        if clashes and config_path:
-            name = "registry.mirrors" if key == "mirrors" else "registry.configs.*.tls"
-            message = f"{_where(files, key)} sets {name} beside config_path, and containerd's CRI plugin does not start"
-            raise Refused(message, curable=True)
-    return Settings(config_path, bool(registry.get("mirrors")), local=release < (2, 1) or _pulls_locally(table))
-
-
-def _parse(path: str, content: bytes) -> File:
     try:
-        found = tomllib.loads(content.decode())
-    except ValueError as error:
-        message = f"{path} is no TOML, and containerd does not start with it: {error}"
-        raise Refused(message) from error
-    # Their values are not repeated in a message: there may be passwords among them.
-    kinds = {
-        "version": ("number", _is_number),
-        "plugins": ("table of tables", _is_tables),
-        "disabled_plugins": ("list of texts", _is_texts),
-        "imports": ("list of texts", _is_texts),
-    }
-    for key, (kind, is_one) in kinds.items():
-        if key in found and not is_one(found[key]):
-            message = f"{path}: {key} is no {kind}, and containerd does not start with it"
-            raise Refused(message)
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = f"{path} is not valid TOML: {error}"
+        raise Unknown(message) from error
     return File(
         path,
-        version=found.get("version", 0),
-        plugins=found.get("plugins", {}),
-        disabled=found.get("disabled_plugins", []),
-        imports=found.get("imports", []),
+        version=_get(path, content, "version", int),
+        plugins=_get(path, content, "plugins", dict),
+        disabled=_get(path, content, "disabled_plugins", list),
+        imports=_get(path, content, "imports", list),
     )
 
 
-def _is_number(value: object) -> bool:
-    return type(value) is int
-
-
-def _is_tables(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _imported(pattern: str, importer: str, host: Host) -> list[str]:
-    """The files that one entry of `imports` names (config.go, resolveImports): only a `*` makes it a pattern."""
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(importer), pattern))
-    return host.glob(path) if "*" in path else [path]
-
-
-def _table_before_2(files: list[File]) -> dict[str, Any]:
-    """The CRI plugin's table in 1.x (services/server/config/config.go, mergeConfig, ValidateV2 and Decode).
-
-    A plugin's table replaces the one of an earlier file as a whole. The last version that is not 0 counts for all.
-    """
-    version = next((file.version for file in reversed(files) if file.version), 1)
-    plugins: dict[str, Any] = {}
-    for file in files:
-        plugins |= file.plugins
-    disabled = [name for file in files for name in file.disabled]
-    if version > SERVICE_VERSION:
-        message = f"{_where_version(files, version)} has version = {version}, and containerd does not start with it"
-        raise Refused(message)
-    name = SHORT if version <= 1 else SERVICE
-    if version > 1:
-        _check_names([*plugins, *disabled], files, parts=4)
-    if name in disabled:
-        raise Refused(_disabled(files, name))
-    table: dict[str, Any] = plugins.get(name, {})
-    return table
-
-
-def _table_since_2(files: list[File], release: Release) -> dict[str, Any]:
-    """The table of the CRI plugin's part for images in 2.x (config.go, LoadConfigWithPlugins and mergeConfig).
-
-    Tables are merged key by key, the later file wins. Until 2.2 the tables of version 2 are moved after that, and only
-    if the last version that is not 0 or 1 is 2 (server.go, New; so those of version 1 never are); since 2.3 they are
-    moved in each file that is not of version 4. What is moved wins.
-    """
-    each = release >= (2, 3)
-    known = 4 if each else 3
-    version = known
-    plugins: dict[str, Any] = {}
-    disabled: list[str] = []
-    for file in files:
-        names = {name: SERVICE if file.version <= 1 and name == SHORT else name for name in file.plugins}
-        tables = {names[name]: copy.deepcopy(table) for name, table in file.plugins.items()}
-        disabled += [SERVICE if file.version <= 1 and name == SHORT else name for name in file.disabled]
-        if each and file.version < known:
-            _move(tables)
-        if file.version > known or (not each and file.version > 1):
-            version = file.version
-        elif each:
-            version = known
-        _merge(plugins, tables)
-    if version > known and release <= NEWEST:
-        message = f"{_where_version(files, version)} has version = {version}, and containerd does not start with it"
-        raise Refused(message)
-    if version < known:
-        _move(plugins)
-    _check_names(disabled, files, parts=2)
-    for name in (SERVICE, IMAGES, RUNTIME):
-        if name in disabled:
-            raise Refused(_disabled(files, name))
-    table: dict[str, Any] = plugins.get(IMAGES, {})
-    return table
-
-
-def _move(plugins: dict[str, Any]) -> None:
-    """Move what has to do with pulls out of version 2's table (plugins/cri/images/plugin.go, migrateConfig)."""
-    old = plugins.get(SERVICE)
-    if old is None:
-        return
-    new = plugins.setdefault(IMAGES, {})
-    containerd = _below(old, "containerd")
-    layers = ("disable_snapshot_annotations", "discard_unpacked_layers") if "runtimes" in containerd else ()
-    new |= {key: old[key] for key in ("registry", "max_concurrent_downloads", "image_pull_with_sync_fs") if key in old}
-    new |= {key: containerd[key] for key in layers if key in containerd}
-    plugins[SERVICE] = {}
-
-
-def _pulls_locally(table: dict[str, Any]) -> bool:
-    """Whether pulls go past the transfer service, which takes `config_path` for one folder.
-
-    internal/cri/config/config.go, CheckLocalImagePullConfigs, and internal/cri/server/images/image_pull.go,
-    pullImageWithTransferService, with core/transfer/registry/registry.go, NewOCIRegistry. Known to containerd as its
-    issue 12808, and so until 2.4.
-    """
-    registry = table.get("registry", {})
-    return bool(
-        table.get("use_local_image_pull")
-        or not table.get("disable_snapshot_annotations", True)
-        or table.get("discard_unpacked_layers")
-        or table.get("image_pull_with_sync_fs")
-        or table.get("max_concurrent_downloads", 3) != 3  # noqa: PLR2004 - the default
-        or any(registry.get(key) for key in ("mirrors", "configs", "auths"))
-    )
-
-
-def _below(table: dict[str, Any], key: str) -> dict[str, Any]:
-    value = table.get(key, {})
-    if not isinstance(value, dict):
-        message = f"{key} is no table below containerd's CRI plugin, which does not start with it"
-        raise Refused(message)
-    return value
-
-
-def _merge(into: dict[str, Any], tables: dict[str, Any]) -> None:
-    for key, value in tables.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _check_names(names: list[str], files: list[File], parts: int) -> None:
-    for name in names:
-        if len(name.split(".")) < parts:
-            holders = [file.path for file in files if name in file.plugins or name in file.disabled]
-            message = f'{holders[-1]} calls a plugin "{name}", which is a name of version 1 alone, and does not start'
-            raise Refused(message)
-
-
-def _disabled(files: list[File], name: str) -> str:
-    holders = [file.path for file in files if name in file.disabled or SHORT in file.disabled]
-    return f"{holders[-1]} has the CRI plugin in disabled_plugins: take it out there, and restart containerd"
-
-
-def _where_version(files: list[File], version: int) -> str:
-    holders = [file.path for file in files if file.version == version]
-    return holders[-1]
-
-
-def _where(files: list[File], key: str) -> str:
-    """The last file that has a key below `registry`, else the first of all."""
-    holders = [file.path for file in files for name in TABLES if key in _registry(file, name)]
-    return holders[-1] if holders else files[0].path
-
-
-def _registry(file: File, name: str) -> dict[str, Any]:
-    registry = file.plugins.get(name, {}).get("registry")
-    return registry if isinstance(registry, dict) else {}
-
-
-def _releases(version: str | None) -> list[Release]:
-    """The release itself, or one of each group that is supported where it is not known."""
-    numbers = re.match(r"v?([0-9]+)\.([0-9]+)", version or "")
-    return [(int(numbers[1]), int(numbers[2]))] if numbers else SUPPORTED
-
-
-def _findings(files: list[File], directory: str, host: Host, releases: list[Release]) -> dict[Release, Finding]:
-    """What each release does; those that do not start with the files only where none does."""
-    findings, refusals = {}, {}
-    for release in releases:
-        try:
-            findings[release] = _judge(files, settings(files, release), directory, host, release)
-        except Refused as problem:
-            refusals[release] = Finding(reads=False, problem=f"{problem}", curable=problem.curable)
-    return findings or refusals
-
-
-def _judge(files: list[File], found: Settings, directory: str, host: Host, release: Release) -> Finding:
-    """What a release does with its settings (internal/cri/server/images/image_pull.go, hostDirFromRoots)."""
-    said = _said(files, found.config_path)
-    if found.mirrors:
-        return Finding(reads=False, problem=f"{_where(files, 'mirrors')} sets registry.mirrors and no config_path")
-    if not found.config_path and release < DEFAULT_SINCE:
-        return Finding(reads=False, problem=said)
-    if not found.config_path:
-        said += f", and containerd takes its default {DEFAULT}"
-    folders = (found.config_path or DEFAULT).split(":")
-    mine = [_is_same(folder, directory, host) for folder in folders]
-    if not any(mine):
-        return Finding(reads=False, problem=f"{said}, and not {directory}")
-    if len(folders) > 1 and not found.local:
-        said += ", a list, which containerd 2.1 to 2.4 takes for the name of one folder (its issue 12808)"
-        return Finding(reads=False if release <= NEWEST else None, problem=said)
-    if not mine[0]:
-        said += f": what {folders[0]} has for an upstream, or in _default, hides {directory}"
-        return Finding(reads=True, problem=said, curable=False)
-    return Finding(reads=True)
-
-
-def _said(files: list[File], config_path: str) -> str:
-    if config_path:
-        return f"{_where(files, 'config_path')}: config_path is {config_path}"
-    elsewhere = [(file.path, name) for file in files for name in TABLES if _registry(file, name).get("config_path")]
-    if elsewhere:
-        path, name = elsewhere[-1]
-        return f"the config_path under {TABLES[name]} in {path} does not count"
-    return f"{files[0].path} sets no config_path"
-
-
-def _is_same(one: str, other: str, host: Host) -> bool:
-    return _plain(host.resolve(one)) == _plain(host.resolve(other))
-
-
-def _plain(path: str) -> str:
-    """A path with one way to write it; two slashes in front stay for normpath."""
-    written = re.sub("^/+", "/", posixpath.normpath(path))
-    return SNAP_REVISION.sub(r"\1/current", written)
-
-
-def _sentences(findings: dict[Release, Finding], files: list[File], directory: str, host: Host) -> tuple[str, ...]:
-    """A sentence for each problem, with the releases that have it where others have not."""
-    common = _cure(files, directory, host, list(findings))
-    sentences: dict[str, list[Release]] = {}
-    for release, finding in findings.items():
-        cure = (common or _cure(files, directory, host, [release])) if finding.curable else None
-        if finding.problem:
-            said = f"{finding.problem}: {cure}" if cure else finding.problem
-            sentences.setdefault(said, []).append(release)
-    return tuple(
-        said if len(having) == len(findings) else f"containerd {', '.join(RELEASES[one] for one in having)}: {said}"
-        for said, having in sentences.items()
-    )
-
-
-def cure(configuration: str, registry_directory: str, host: Host, version: str | None = None) -> Cure | None:
-    """What makes containerd read a registry folder, with arguments as of `look`; none where nothing does.
+def assess_files(files: list[File], registry_directory: str, release: Release | None) -> Finding:
+    """Return whether containerd reads the registry directory once it has loaded these files.
 
     Raises:
-        NotVisible: a file may be there, but the pod cannot tell.
-        Refused: containerd does not start with the files.
+        Unknown: Releases differ in what they make of the files, in ways that are not known here.
     """
-    files = load(configuration, host) or [File(configuration, 0, {}, [], [])]
-    findings = _findings(files, registry_directory, host, _releases(version))
-    return _cure(files, registry_directory, host, list(findings))
+    for file in files:
+        if {SHORT, SERVICE, IMAGES}.intersection(map(str, file.disabled)):
+            problem = f"{file.path} has the CRI plugin in disabled_plugins: take it out, and restart containerd"
+            return Finding(reads=False, problem=problem)
+    change = describe_change(files, registry_directory)
+    plugin = PLUGIN_OF_VERSION.get(files[0].version, "")
+    settings = _merge(files, plugin, release, change)
+    path, config_path = settings.get("config_path", (files[0].path, ""))
+    problem = f"{path}: config_path is {config_path}" if config_path else f"{path} sets no config_path"
+    is_default = not config_path and (release is None or release >= (2, 2))
+    if is_default:
+        config_path = DEFAULT_CONFIG_PATH
+        problem += f", and containerd 2.2 and later take the default {config_path}"
+    wanted, *directories = map(_normalize, (registry_directory, *config_path.split(":")))
+    reads: bool | None = False
+    if settings.get("mirrors"):
+        problem = "with registry.mirrors containerd reads no registry directory"
+    elif wanted in directories:
+        reads = len(directories) == 1 or _reads_lists(settings, files[0].version, release, is_default=is_default)
+        if reads and directories[0] == wanted:
+            return Finding(reads=True)
+        if reads:
+            reads = None
+            problem += f", and what {directories[0]} has for an upstream hides {registry_directory}"
+        else:
+            problem += ", a list, which containerd 2.1 to 2.4 takes for one directory (its issue 12808)"
+    elif config_path:
+        problem += f", not {registry_directory}"
+    return Finding(reads, f"{problem}: {change}")
 
 
-def _cure(files: list[File], directory: str, host: Host, releases: list[Release]) -> Cure | None:
-    """The first that helps in all of the releases.
+def describe_change(files: list[File], registry_directory: str) -> str:
+    """Return what to change so that containerd reads the registry directory, as a part of a sentence."""
+    main = files[0]
+    plugin = IMAGES if main.version > 2 else SERVICE  # noqa: PLR2004 - as in PLUGIN_OF_VERSION
+    # Of several files with the plugin's table, the last one wins in every release.
+    last = next((file for file in reversed(files) if plugin in file.plugins), main)
+    steps = [f"take {settings} out of {file.path}" for file in files if (settings := find_obstacles(file))]
+    if main.version not in PLUGIN_OF_VERSION:
+        # 1.x does not start with the names of version 1 in a file of version 2.
+        short = any("." not in name for name in (*main.plugins, *map(str, main.disabled)))
+        steps.append(f"make {main.path} a file of version 2" if short else f"begin {main.path} with version = 2")
+    steps.append(f"write {LINE.format(registry_directory)} under {HEADER.format(plugin)} in {last.path}")
+    return f"{', '.join(steps)}, and restart containerd"
 
-    It is tried before it is said: the rules are too many for a table of advice.
+
+def find_obstacles(file: File) -> str:
+    """Return the settings beside which a config_path stops the CRI plugin of some release from starting."""
+    registries = [file.registry(plugin) for plugin in (SHORT, SERVICE, IMAGES)]
+    configs = [config for registry in registries for config in _get(file.path, registry, "configs", dict).values()]
+    names = ["registry.mirrors"] if any(registry.get("mirrors") for registry in registries) else []
+    names += (
+        ["registry.configs.*.tls"] if any("tls" in config for config in configs if isinstance(config, dict)) else []
+    )
+    return " and ".join(names)
+
+
+def _merge(files: list[File], plugin: str, release: Release | None, change: str) -> dict[str, Any]:
+    """Return the settings that decide how containerd pulls, and with config_path the file that sets it.
+
+    1.x takes a plugin's table from the last file that has it, and 2.x merges the tables key by key (mergeConfig in
+    config.go). Releases rename the plugins of older versions by rules of their own, some in each file and some in all
+    files at once (cmd/containerd/server/server.go, New), so all files have to be of one version and name its plugin.
     """
-    cleared = [_without_what_clashes(file) for file in files]
-    holders = [file.path for file, clear in zip(files, cleared, strict=True) if file != clear]
-    # Where there is a config_path already, then where people look, then where nothing comes after it.
-    paths = [_where(files, "config_path"), *(file.path for file in (files[0], *reversed(files)))]
-    for path, (version, name) in product(paths, _ways(files[0])):
-        trial = [_with_config_path(file, name, directory) if file.path == path else file for file in cleared]
-        trial[0] = trial[0]._replace(version=version)
-        findings = _findings(trial, directory, host, releases)
-        if len(findings) == len(releases) and all(found.reads and not found.problem for found in findings.values()):
-            return Cure(
-                path,
-                version=None if version == files[0].version else version,
-                table=TABLES[name],
-                line=f'config_path = "{directory}"',
-                clashes=holders[-1] if holders else None,
-            )
-    return None
+    main = files[0]
+    for file in files:
+        others = [name for name in (SHORT, SERVICE, IMAGES) if name != plugin and file.registry(name)]
+        if others or file.version not in (0, main.version) or file.version > max(PLUGIN_OF_VERSION):
+            version = f"{file.path} (version {file.version or main.version or 'not set'})"
+            place = f"{HEADER.format(others[0])} in {version}" if others else version
+            message = f"{place} does not count in every release of containerd: {change}"
+            raise Unknown(message)
+    tables = [_settings(file, plugin) for file in files if plugin in file.plugins]
+    if plugin == SERVICE and (release is None or release < (2, 0)):
+        if release is None and len(tables) > 1:
+            message = f"containerd 1.x and 2.x merge {HEADER.format(plugin)} of several files differently: {change}"
+            raise Unknown(message)
+        tables = tables[-1:]
+    return {key: value for table in tables for key, value in table.items()}
 
 
-def _ways(main: File) -> list[tuple[int, str]]:
-    """The versions and tables by which a config_path can be said, given what the first file has."""
-    if main.version == SERVICE_VERSION:
-        return [(main.version, SERVICE), (main.version, IMAGES)]
-    if main.version > SERVICE_VERSION:
-        return [(main.version, IMAGES), (main.version, SERVICE)]
-    # Every release knows version 2, but it has no short names.
-    is_free = all("." in name for name in (*main.plugins, *main.disabled))
-    return [*([(SERVICE_VERSION, SERVICE)] if is_free else []), (main.version, SHORT), (main.version, IMAGES)]
+def _settings(file: File, plugin: str) -> dict[str, Any]:
+    registry = file.registry(plugin)
+    config_path = _get(file.path, registry, "config_path", str)
+    # In version 2 some are elsewhere, and only count beside a table of runtimes (plugins/cri/images/plugin.go).
+    layers = _get(file.path, file.plugins[plugin], "containerd", dict)
+    table: dict[str, Any] = file.plugins[plugin] | (layers if "runtimes" in layers else {}) | registry
+    return table | ({"config_path": (file.path, config_path)} if "config_path" in registry else {})
 
 
-def _with_config_path(file: File, name: str, directory: str) -> File:
-    plugins = copy.deepcopy(file.plugins)
-    _merge(plugins, {name: {"registry": {"config_path": directory}}})
-    return file._replace(plugins=plugins)
+def _reads_lists(settings: dict[str, Any], version: int, release: Release | None, *, is_default: bool) -> bool | None:
+    """Return whether containerd takes a list in config_path for a list.
+
+    Since 2.1 it does so only if it pulls without its transfer service: internal/cri/config/config.go,
+    CheckLocalImagePullConfigs, and internal/cri/server/images/image_pull.go, pullImageWithTransferService.
+    """
+    if release is not None and release < (2, 1):
+        return True
+    switches = ["discard_unpacked_layers", "image_pull_with_sync_fs", "configs", "auths"]
+    switches += ["use_local_image_pull"] if PLUGIN_OF_VERSION.get(version) == IMAGES else []
+    if (
+        settings.get("max_concurrent_downloads", 3) != 3  # noqa: PLR2004 - the default
+        or not settings.get("disable_snapshot_annotations", True)
+        or any(settings.get(switch) for switch in switches)
+    ):
+        # 2.0 and 2.1 have no default, and 2.2 has none if config_path is there and empty.
+        return None if is_default and (release is None or release < (2, 3)) else True
+    if release is not None:
+        return None if release > LAST_RELEASE_WITHOUT_LISTS else False
+    # containerd before 2.1 would read the list, but has no default, no version 4, and no such switch.
+    is_since_2_1 = is_default or version == max(PLUGIN_OF_VERSION) or "use_local_image_pull" in settings
+    return False if is_since_2_1 else None
 
 
-def _without_what_clashes(file: File) -> File:
-    plugins = copy.deepcopy(file.plugins)
-    cleared = file._replace(plugins=plugins)
-    for registry in (_registry(cleared, name) for name in TABLES):
-        registry.pop("mirrors", None)
-        configs = registry.get("configs")
-        for entry in configs.values() if isinstance(configs, dict) else ():
-            if isinstance(entry, dict):
-                entry.pop("tls", None)
-    return cleared
+def _normalize(path: str) -> str:
+    return SNAP_REVISION.sub(r"\1/current", posixpath.normpath(path))
+
+
+def _get(path: str, table: dict[str, Any], key: str, kind: type[T]) -> T:
+    value = table.get(key, kind())
+    if type(value) is not kind:
+        message = f"{path} is not valid: {key} has the wrong type"
+        raise Unknown(message)
+    return value
