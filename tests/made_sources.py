@@ -12,13 +12,14 @@ from upstream.client import Kind, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from upstream.reference import Reference
+
 
 class Asked(NamedTuple):
     """One request."""
 
     method: str
-    repository: str
-    path: str
+    reference: Reference
     offset: int
 
 
@@ -61,17 +62,16 @@ class MadeSource:
         self.asked: list[Asked] = []
         self._lock = threading.Lock()
 
-    def open(  # noqa: PLR0913 - as the real ones
+    def open(
         self,
         method: str,
-        repository: str,
-        path: str,
+        reference: Reference,
         *,
         accept: Sequence[str] = (),  # noqa: ARG002 - no test depends on it
         offset: int = 0,
         timeout: float,  # noqa: ARG002 - the test says how long it takes
     ) -> MadeAnswer:
-        asked = Asked(method, repository, path, offset)
+        asked = Asked(method, reference, offset)
         with self._lock:
             self.asked.append(asked)
         return self.answer(asked)

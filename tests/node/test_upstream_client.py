@@ -27,6 +27,7 @@ from cluster import images
 from machine import tools
 from machine.processes import wait_for
 from upstream.client import Client, Denied, Kind, NotFound, Settings, Unavailable
+from upstream.reference import Reference
 from upstreams import oci
 from upstreams.scripted_server import ScriptedServer, redirect, reset, send, stay_silent
 from upstreams.sites import PASSWORD, USERNAME
@@ -71,7 +72,9 @@ class Watched:
         )
 
     def open(self, path: str, repository: str = "public/a", method: str = "GET", **options: Any) -> Answer:
-        return self.client.open(method, repository, path, **{"timeout": LIMIT_SECONDS, "accept": ACCEPT, **options})
+        kind, _, identifier = path.partition("/")
+        reference = Reference("blob" if kind == "blobs" else "manifest", repository, identifier)
+        return self.client.open(method, reference, **{"timeout": LIMIT_SECONDS, "accept": ACCEPT, **options})
 
     def body(self, path: str, repository: str = "public/a", **options: Any) -> bytes:
         with self.open(path, repository, **options) as answer:

@@ -90,7 +90,7 @@ def test_failure_is_remembered_and_then_forgotten(store: Store, monkeypatch: pyt
 
 def test_what_one_repository_has_not_another_one_may_have(store: Store) -> None:
     def answer(asked: Asked) -> MadeAnswer:
-        if asked.repository == "private/x":
+        if asked.reference.repository == "private/x":
             raise NotFound
         return whole(CONTENT)
 

@@ -257,7 +257,7 @@ def test_room_that_cannot_be_read_holds_up_housekeeping_and_does_not_end_it(
 
 def test_metrics_say_what_was_asked_for(serve: Serve, ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     content = manifest_of(b"{}", [CONTENT])
-    cache = serve(MadeSource(lambda asked: whole(content if "manifests" in asked.path else CONTENT)))
+    cache = serve(MadeSource(lambda asked: whole(content if asked.reference.kind == "manifest" else CONTENT)))
     ask("GET", "/v2/a/b/manifests/1")
     ask("HEAD", "/v2/a/b/manifests/1")
     text = gate._metrics(cache)
@@ -303,7 +303,7 @@ def test_what_is_said_of_one_repository_is_not_the_answer_of_another(serve: Serv
     asked_first, over = threading.Event(), threading.Event()
 
     def answer(asked: Asked) -> MadeAnswer:
-        if asked.repository == "not/here":
+        if asked.reference.repository == "not/here":
             asked_first.set()
             assert over.wait(PATIENCE)
             message = "no such blob"

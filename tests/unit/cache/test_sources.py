@@ -10,11 +10,13 @@ import pytest
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from upstream import sources
 from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.reference import Reference
 from upstream.sources import PeerFirst, Watched
 
 if TYPE_CHECKING:
     from upstream.sources import Source
 
+BLOBS = [Reference("blob", "a/b", str(number)) for number in range(100)]
 REFUSED = Unavailable(Kind.REFUSED, "connection refused")
 
 
@@ -39,8 +41,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def ask(source: object, path: str = "blobs/x", timeout: float = 1.0) -> MadeAnswer:
-    return cast("MadeAnswer", cast("Source", source).open("GET", "a/b", path, timeout=timeout))
+def ask(source: object, reference: Reference = BLOBS[0], timeout: float = 1.0) -> MadeAnswer:
+    return cast("MadeAnswer", cast("Source", source).open("GET", reference, timeout=timeout))
 
 
 def watched(failing: Failing, log: list[str]) -> Watched:
@@ -107,33 +109,32 @@ def replica(ordinal: int, own: Failing, peer: Failing) -> PeerFirst:
     return PeerFirst(cast("Source", own.source), cast("Source", peer.source), ordinal)
 
 
-PATHS = [f"blobs/{number}" for number in range(100)]
-
-
 def test_each_thing_is_asked_of_the_upstream_by_one_replica() -> None:
-    asked: list[set[str]] = []
+    asked: list[set[Reference]] = []
     for ordinal in (0, 1):
         own, peer = Failing(), Failing()
         source = replica(ordinal, own, peer)
-        for path in PATHS:
-            ask(source, path)
-        asked.append({each.path for each in own.source.asked})
-        assert asked[-1] | {each.path for each in peer.source.asked} == set(PATHS)
+        for blob in BLOBS:
+            ask(source, blob)
+        asked.append({each.reference for each in own.source.asked})
+        assert asked[-1] | {each.reference for each in peer.source.asked} == set(BLOBS)
     assert asked[0] & asked[1] == set()
-    assert min(len(asked[0]), len(asked[1])) > len(PATHS) / 4
+    assert min(len(asked[0]), len(asked[1])) > len(BLOBS) / 4
 
 
 @pytest.mark.parametrize("problem", [REFUSED, Denied("no")], ids=repr)
 def test_replica_that_is_of_no_use_is_left_out(problem: Exception) -> None:
     own, peer = Failing(), Failing(problem)
     source = replica(0, own, peer)
-    for path in PATHS:
-        ask(source, path)
-    assert {each.path for each in own.source.asked} == set(PATHS)
+    for blob in BLOBS:
+        ask(source, blob)
+    assert {each.reference for each in own.source.asked} == set(BLOBS)
 
 
-@pytest.mark.parametrize(("path", "most"), [("manifests/1", 4.0), ("blobs/1", 10.0)])
-def test_replica_that_hangs_leaves_time_to_ask_the_upstream(path: str, most: float) -> None:
+@pytest.mark.parametrize(
+    ("reference", "most"), [(Reference("manifest", "a/b", "1"), 4.0), (Reference("blob", "a/b", "1"), 10.0)]
+)
+def test_replica_that_hangs_leaves_time_to_ask_the_upstream(reference: Reference, most: float) -> None:
     given: list[float] = []
 
     class Timed(MadeSource):
@@ -144,14 +145,14 @@ def test_replica_that_hangs_leaves_time_to_ask_the_upstream(path: str, most: flo
     peer = Failing()
     peer.source = Timed(lambda _: whole(b""))
     for ordinal in (0, 1):
-        ask(replica(ordinal, Failing(), peer), path, 10.0)
+        ask(replica(ordinal, Failing(), peer), reference, 10.0)
     assert given == [most]
 
 
 def test_what_the_upstream_has_not_is_asked_for_once() -> None:
     """The other replica has asked it."""
     own, peer = Failing(), Failing(NotFound("no"))
-    theirs = next(path for path in PATHS if sha256(path.encode()).digest()[0] % 2)
+    theirs = next(blob for blob in BLOBS if sha256(blob.path.encode()).digest()[0] % 2)
     with pytest.raises(NotFound):
         ask(replica(0, own, peer), theirs)
     assert own.source.asked == []

@@ -17,6 +17,7 @@ from upstream.challenges import Challenge
 from upstream.client import Client, Kind, Settings, Unavailable
 from upstream.credentials import Credentials
 from upstream.proxies import Proxies
+from upstream.reference import Reference
 from upstream.urls import Origin, Url
 
 if TYPE_CHECKING:
@@ -331,7 +332,7 @@ def test_dns_that_hangs_costs_no_more_than_the_deadline_and_one_thread(resolver:
     for _ in range(5):
         begin = time.monotonic()
         with pytest.raises(Unavailable, match=r"^DNS does not answer in time for registry\.example\.com$") as raised:
-            client.open("GET", "a", "blobs/sha256:0", timeout=0.1)
+            client.open("GET", Reference("blob", "a", "sha256:0"), timeout=0.1)
         assert raised.value.kind == "dns"
         assert time.monotonic() - begin < PATIENCE / 2
     assert resolver.asked == ["registry.example.com"]
@@ -339,7 +340,7 @@ def test_dns_that_hangs_costs_no_more_than_the_deadline_and_one_thread(resolver:
     assert seen == [("GET", "dns")] * 5
     resolver.open.set()
     with pytest.raises(Unavailable, match="refuses connections"):
-        client.open("GET", "a", "blobs/sha256:0", timeout=PATIENCE)
+        client.open("GET", Reference("blob", "a", "sha256:0"), timeout=PATIENCE)
 
 
 @pytest.mark.usefixtures("resolver")
@@ -348,7 +349,7 @@ def test_connecting_may_be_given_less_time_than_the_answer() -> None:
     client = Client(settings, observe=lambda *_: None, log=str)  # type: ignore[arg-type] # never called
     begin = time.monotonic()
     with pytest.raises(Unavailable, match=r"^DNS does not answer in time"):
-        client.open("GET", "a", "blobs/sha256:0", timeout=PATIENCE)
+        client.open("GET", Reference("blob", "a", "sha256:0"), timeout=PATIENCE)
     assert time.monotonic() - begin < PATIENCE / 2
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from store.store import NoRoom, WrongContent
 from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.reference import BLOB, Reference
 
 from gate.threads import start_thread
 
@@ -58,6 +59,7 @@ class Fetch:
         """Nothing is asked yet."""
         self.repository = repository
         self.digest = digest
+        self.reference = Reference(BLOB, repository, digest)
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         # Of its own: it comes in thousands of pieces, and those who wait for the end are not to be woken by each.
@@ -208,7 +210,7 @@ class Fetches:
             self._store.check_room(expected)
         part: IncomingBlob | None = None
         try:
-            with self._source.open("GET", fetch.repository, f"blobs/{fetch.digest}", timeout=HEAD_TIMEOUT) as answer:
+            with self._source.open("GET", fetch.reference, timeout=HEAD_TIMEOUT) as answer:
                 size = answer.length if expected is None else expected
                 part = self._store.begin_blob(fetch.digest, size)
                 fetch.began(part, size)
@@ -230,9 +232,7 @@ class Fetches:
             fetch.broke_off()
             before = part.written
             try:
-                with self._source.open(
-                    "GET", fetch.repository, f"blobs/{fetch.digest}", offset=before, timeout=HEAD_TIMEOUT
-                ) as answer:
+                with self._source.open("GET", fetch.reference, offset=before, timeout=HEAD_TIMEOUT) as answer:
                     again = _copy(answer, part, fetch)
                     in_vain += 1
             except Unavailable as error:

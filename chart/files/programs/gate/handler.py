@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from store.layout import DIGEST, MAX_REPOSITORY_CHARACTERS, REPOSITORY, TAG
 from store.store import NoRoom, Store, WrongContent
 from upstream.client import Client, Denied, Kind, NotFound, Settings, Unavailable
+from upstream.reference import Reference
 from upstream.sources import PEER_CONNECT_TIMEOUT, PeerFirst, Watched
 
 from gate import configuration as cache_configuration
@@ -306,7 +307,9 @@ class Handler(BaseHTTPRequestHandler):
     def _size_of(self, repository: str, digest: str) -> None:
         """Answer HEAD for a blob that is not there; it costs no fetch."""
         try:
-            with self.server.cache.source.open("HEAD", repository, f"blobs/{digest}", timeout=WAIT_FOR_WHOLE) as answer:
+            with self.server.cache.source.open(
+                "HEAD", Reference("blob", repository, digest), timeout=WAIT_FOR_WHOLE
+            ) as answer:
                 # Not the body's, which an answer to HEAD has not. What a manifest says of it counts more.
                 known = self.server.cache.store.expected_size(digest)
                 length = answer.headers.get("Content-Length") if known is None else str(known)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from store.layout import DIGEST
 from store.store import NoRoom
 from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.reference import MANIFEST, Reference
 
 from gate.threads import start_thread
 
@@ -167,7 +168,9 @@ class Manifests:
         if (found := self._within_window(repository, tag)) is not None:
             return found
         try:
-            with self._source.open("HEAD", repository, f"manifests/{tag}", accept=ACCEPT, timeout=TIMEOUT) as answer:
+            with self._source.open(
+                "HEAD", Reference(MANIFEST, repository, tag), accept=ACCEPT, timeout=TIMEOUT
+            ) as answer:
                 digest = answer.headers.get("Docker-Content-Digest")
         except NotFound:
             self._observe("gone")
@@ -216,7 +219,9 @@ class Manifests:
     def _fetch(self, repository: str, reference: str, tag: str | None) -> Manifest:
         content = bytearray()
         deadline = time.monotonic() + TIMEOUT
-        with self._source.open("GET", repository, f"manifests/{reference}", accept=ACCEPT, timeout=TIMEOUT) as answer:
+        with self._source.open(
+            "GET", Reference(MANIFEST, repository, reference), accept=ACCEPT, timeout=TIMEOUT
+        ) as answer:
             media_type = answer.headers.get("Content-Type", "")
             said = answer.headers.get("Docker-Content-Digest", "")
             while chunk := answer.read(1 << 16):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from upstream.challenges import Challenge
     from upstream.credentials import Credentials
+    from upstream.reference import Reference
     from upstream.tokens import Token
 
 __all__ = ["Answer", "Client", "Denied", "Kind", "NotFound", "Settings", "Unavailable"]
@@ -200,13 +201,13 @@ class Client:
             except Unavailable as problem:
                 log(problem.message)
 
-    def open(  # noqa: PLR0913 - what a request has
-        self, method: str, repository: str, path: str, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    def open(
+        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
     ) -> Answer:
-        """Ask for `manifests/<reference>` or `blobs/<digest>` of a repository, from byte `offset` on.
+        """Ask for a manifest, or for a blob from byte `offset` on.
 
         The answer's head is there in `timeout` seconds; tokens and redirects are part of that. An upstream that knows
-        no ranges answers from byte 0 on. The caller has checked that `repository` is a name, and leads nowhere else.
+        no ranges answers from byte 0 on. The caller has checked that the repository is a name, and leads nowhere else.
 
         Raises:
             Unavailable: there is no answer that is of use.
@@ -214,16 +215,17 @@ class Client:
             Denied: we may not have it.
         """
         deadline = time.monotonic() + timeout
+        repository, path = reference.repository, reference.path
         prefix = self._url.target.rstrip("/")
         target = f"{prefix}/v2/{urllib.parse.quote(repository)}/{urllib.parse.quote(path, safe='/:')}"
         headers = {"Accept": ", ".join(accept) or "*/*", "Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        request = _Request(method, method, Url(self._url.origin, target), headers, deadline, checked=":" in path)
+        request = _Request(method, method, Url(self._url.origin, target), headers, deadline, reference.is_digest)
         reply = self._open(request, repository)
         try:
             _check(reply, f"{repository}/{path}")
-            received = partial(self._received, "manifest" if path.startswith("manifests/") else "blob")
+            received = partial(self._received, reference.kind)
             return Answer(reply, offset=_offset(reply, offset), read_timeout=self._read_timeout, received=received)
         except BaseException:
             reply.close()

@@ -8,11 +8,13 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.reference import BLOB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from upstream.client import Answer
+    from upstream.reference import Reference
 
 # Seconds for which a source that is away is not asked again.
 AWAY = 5.0
@@ -30,8 +32,8 @@ PEER_CONNECT_TIMEOUT = 1.0
 class Source(Protocol):
     """What can be asked for manifests and blobs."""
 
-    def open(  # noqa: PLR0913 - what a request is made of
-        self, method: str, repository: str, path: str, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    def open(
+        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
     ) -> Answer:
         """As upstream_client.Client.open."""
 
@@ -48,15 +50,15 @@ class Watched:
         self._problem: Unavailable | None = None
         self._until = 0.0
 
-    def open(  # noqa: PLR0913 - what a request is made of
-        self, method: str, repository: str, path: str, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    def open(
+        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
     ) -> Answer:
         """As upstream_client.Client.open; raises at once what was raised a few seconds ago."""
         with self._lock:
             if self._problem is not None and time.monotonic() < self._until:
                 raise Unavailable(self._problem.kind, str(self._problem))
         try:
-            answer = self._source.open(method, repository, path, accept=accept, offset=offset, timeout=timeout)
+            answer = self._source.open(method, reference, accept=accept, offset=offset, timeout=timeout)
         except Unavailable as problem:
             if problem.kind not in OF_ONE or problem.retry_after is not None:
                 self._away(problem)
@@ -99,17 +101,17 @@ class PeerFirst:
         self._peer = peer
         self._ordinal = ordinal
 
-    def open(  # noqa: PLR0913 - what a request is made of
-        self, method: str, repository: str, path: str, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    def open(
+        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
     ) -> Answer:
         """As upstream_client.Client.open; a replica that is away, or cannot, is left out."""
         # A manifest's tag and its digest are the same replica's.
-        is_blob = path.startswith("blobs/")
-        key = path if is_blob else repository
+        is_blob = reference.kind == BLOB
+        key = reference.path if is_blob else reference.repository
         if sha256(key.encode()).digest()[0] % 2 != self._ordinal:
             try:
                 patience = min(timeout, PEER_TIMEOUT if is_blob else PEER_MANIFEST_TIMEOUT)
-                return self._peer.open(method, repository, path, accept=accept, offset=offset, timeout=patience)
+                return self._peer.open(method, reference, accept=accept, offset=offset, timeout=patience)
             except (Unavailable, Denied):
                 pass
-        return self._own.open(method, repository, path, accept=accept, offset=offset, timeout=timeout)
+        return self._own.open(method, reference, accept=accept, offset=offset, timeout=timeout)
