@@ -6,15 +6,14 @@ import hashlib
 import json
 import socket
 import threading
-from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gate.metrics import Metrics, Now
+from gate.metrics import REVALIDATED, STALE, Metrics
 from helm_test import prove
-from store.store import Statistics
+from known_metrics import EMPTY_CACHE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,15 +185,13 @@ def test_what_each_replica_counted_counts(cache: FakeCache) -> None:
 def test_what_is_counted_is_what_a_cache_tells(cache: FakeCache) -> None:
     counted = Metrics("docker.io")
     for hit in (True, False, False):
-        counted.requested("blob", hit=hit)
-    counted.requested("manifest", hit=True)
+        counted.count_request("blob", hit=hit)
+    counted.count_request("manifest", hit=True)
     for outcome in ("2xx", "5xx"):
-        counted.upstream("HEAD", outcome, 0.1)
-    counted.tag("asked")
-    counted.tag("stale")
-    stored = Statistics(0, 0, 0, 0, 0, 0, 1.0, Counter(), 0, 0, 0.85)
-    now = Now(stored, ready=True, upstream_away=False, fetches=0, refused_credentials=0)
-    cache.answers["/told"] = (200, counted.text(now).encode())
+        counted.observe_upstream_request("HEAD", outcome, 0.1)
+    counted.count_tag_lookup(REVALIDATED)
+    counted.count_tag_lookup(STALE)
+    cache.answers["/told"] = (200, counted.render(EMPTY_CACHE).encode())
     assert prove.counters([f"{cache.address}/told"]) == {"hits": 1, "misses": 2, "stale": 1, "asked": 2}
 
 

@@ -1,11 +1,9 @@
-"""The gate alone: answers on its socket, before a source that does what a test says."""
+"""The gate answers the front on its socket, with a source that does what the test says."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
-import json
 import socket
 import threading
 import time
@@ -14,13 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from gate import handler as gate
+from gate import handler
 from gate.fetches import Fetch, Fetches
-from gate.handler import Cache, Health, Server
+from gate.handler import Server
+from gate.health import Health
 from gate.manifests import Manifests
 from gate.metrics import Metrics
+from gate.parts import Parts
 from gate.repeats import Repeats
-from machine.processes import wait_for
+from gate.status import render_metrics
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
     from upstream.sources import Source
 
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 CONTENT = bytes(range(256)) * 1000
+IMAGE_MANIFEST = manifest_of(b"{}", [CONTENT])
 
-
-Serve = Callable[[MadeSource], Cache]
+Serve = Callable[[MadeSource], Parts]
 Ask = Callable[..., http.client.HTTPResponse]
 
 
 class Front(http.client.HTTPConnection):
-    """Asks as nginx does."""
+    """A connection like those of nginx."""
 
     def __init__(self, path: Path) -> None:
-        """Connect when something is asked."""
-        super().__init__("localhost", timeout=PATIENCE)
+        """Connect at the first request."""
+        super().__init__("localhost", timeout=TIMEOUT_SECONDS)
         self._path = path
 
     def connect(self) -> None:
@@ -57,76 +57,82 @@ class Front(http.client.HTTPConnection):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "volume", 64 << 20)
-    made.load()
-    return made
+    loaded = Store(tmp_path / "volume", 64 << 20)
+    loaded.load()
+    return loaded
 
 
 @pytest.fixture
 def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
     with contextlib.ExitStack() as stack:
 
-        def served(source: MadeSource) -> Cache:
+        def start(made_source: MadeSource) -> Parts:
             metrics = Metrics("docker.io")
-            made = cast("Source", source)
-            cache = Cache(
+            source = cast("Source", made_source)
+            parts = Parts(
                 store=store,
-                fetches=Fetches(store, made, print),
-                manifests=Manifests(store, made, window=5.0, observe=metrics.tag, log=print),
                 source=source,
+                fetches=Fetches(store, source, print),
+                manifests=Manifests(
+                    store,
+                    source,
+                    tag_check_interval_seconds=5.0,
+                    count_tag_lookup=metrics.count_tag_lookup,
+                    log=print,
+                ),
+                repeats=Repeats(),
+                verifying=threading.Lock(),
                 metrics=metrics,
                 health=Health(tmp_path / "volume", tmp_path / "registry.sock"),
-                verifying=threading.Lock(),
-                repeats=Repeats(),
-                refused_credentials=lambda: 3,
-                upstream_away=lambda: False,
+                is_upstream_away=lambda: False,
+                count_refused_credentials=lambda: 3,
             )
-            cache.health.loaded = True
-            server = stack.enter_context(Server(tmp_path / "gate.sock", cache))
+            parts.health.is_loaded = True
+            server = stack.enter_context(Server(tmp_path / "gate.sock", parts))
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             stack.callback(server.shutdown)
-            return cache
+            return parts
 
-        yield served
+        yield start
 
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Iterator[Ask]:
     with contextlib.ExitStack() as stack:
 
-        def asked(method: str, path: str, **headers: str) -> http.client.HTTPResponse:
+        def send(method: str, path: str, **headers: str) -> http.client.HTTPResponse:
             connection = stack.enter_context(contextlib.closing(Front(tmp_path / "gate.sock")))
             connection.request(method, path, headers=headers)
             return stack.enter_context(contextlib.closing(connection.getresponse()))
 
-        yield asked
+        yield send
 
 
-def path_of(content: bytes) -> str:
+def blob_path(content: bytes) -> str:
     return f"/v2/a/b/blobs/{digest(content)}"
 
 
-def test_head_of_a_blob_that_is_not_there_says_the_upstreams_length(serve: Serve, ask: Ask) -> None:
+def test_head_of_an_unknown_blob_has_the_length_from_the_upstream(serve: Serve, ask: Ask) -> None:
     def answer(asked: Asked) -> MadeAnswer:
         assert asked.method == "HEAD"
-        found = MadeAnswer([], 0)  # what http.client makes of an answer to HEAD
-        found.headers["Content-Length"] = "1234"
-        return found
+        head = MadeAnswer([], 0)  # as http.client reads the response to a HEAD
+        head.headers["Content-Length"] = "1234"
+        return head
 
-    cache = serve(MadeSource(answer))
-    response = ask("HEAD", path_of(CONTENT))
+    parts = serve(MadeSource(answer))
+    response = ask("HEAD", blob_path(CONTENT))
     assert (response.status, response.headers["Content-Length"]) == (200, "1234")
-    assert cache.fetches.count() == 0
+    assert parts.fetches.count() == 0
 
 
-def test_long_blob_is_sent_while_it_comes_and_never_whole_before_it_was_checked(
+def test_long_blob_is_sent_while_it_comes_but_its_last_byte_only_after_it_was_verified(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "WAIT_FOR_WHOLE", 0.05)
+    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.05)
     more, last = threading.Event(), threading.Event()
     wrong = CONTENT[:-1] + b"?"
     serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, wrong[1000:], last], len(CONTENT))))
-    response = ask("GET", path_of(CONTENT))
+    response = ask("GET", blob_path(CONTENT))
     assert (response.status, response.headers["Content-Length"]) == (200, str(len(CONTENT)))
     assert response.read(1000) == CONTENT[:1000]
     more.set()
@@ -134,25 +140,27 @@ def test_long_blob_is_sent_while_it_comes_and_never_whole_before_it_was_checked(
     last.set()
     with pytest.raises(http.client.IncompleteRead):
         response.read()
-    assert ask("GET", path_of(CONTENT), Range=f"bytes={len(CONTENT) - 1}-").status == 503
+    assert ask("GET", blob_path(CONTENT), Range=f"bytes={len(CONTENT) - 1}-").status == 503
 
 
-def test_long_blob_is_ended_when_it_is_right(serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "WAIT_FOR_WHOLE", 0.05)
-    more = threading.Event()
-    serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, CONTENT[1000:]], len(CONTENT))))
-    response = ask("GET", path_of(CONTENT))
-    part = ask("GET", path_of(CONTENT), Range="bytes=500-100000")
-    more.set()
-    assert response.read() == CONTENT
-    assert (part.status, part.headers["Content-Range"]) == (206, f"bytes 500-100000/{len(CONTENT)}")
-    assert part.read() == CONTENT[500:100001]
-
-
-def test_blob_that_cannot_be_opened_is_refused_and_not_begun(
+def test_long_blob_with_the_right_digest_is_sent_to_its_end(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "WAIT_FOR_WHOLE", 0.05)
+    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.05)
+    more = threading.Event()
+    serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, CONTENT[1000:]], len(CONTENT))))
+    response = ask("GET", blob_path(CONTENT))
+    partial = ask("GET", blob_path(CONTENT), Range="bytes=500-100000")
+    more.set()
+    assert response.read() == CONTENT
+    assert (partial.status, partial.headers["Content-Range"]) == (206, f"bytes 500-100000/{len(CONTENT)}")
+    assert partial.read() == CONTENT[500:100001]
+
+
+def test_blob_that_cannot_be_opened_is_refused_before_the_response_begins(
+    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.05)
 
     def fail(_: Fetch) -> None:
         raise FileNotFoundError
@@ -160,48 +168,49 @@ def test_blob_that_cannot_be_opened_is_refused_and_not_begun(
     monkeypatch.setattr(Fetch, "open", fail)
     more = threading.Event()
     serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more], len(CONTENT))))
-    assert ask("GET", path_of(CONTENT)).status == 503
+    assert ask("GET", blob_path(CONTENT)).status == 503
     more.set()
 
 
-def test_range_beyond_the_end_of_a_blob_that_comes_is_refused(
+def test_range_beyond_the_end_of_an_incoming_blob_is_refused(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "WAIT_FOR_WHOLE", 0.05)
+    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.05)
     more = threading.Event()
     serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, CONTENT[1000:]], len(CONTENT))))
-    assert ask("GET", path_of(CONTENT), Range=f"bytes={len(CONTENT)}-").status == 416
+    assert ask("GET", blob_path(CONTENT), Range=f"bytes={len(CONTENT)}-").status == 416
     more.set()
 
 
-def test_what_is_neither_blob_nor_manifest_is_distributions_with_its_query(serve: Serve, ask: Ask) -> None:
+def test_other_paths_are_passed_on_to_distribution(serve: Serve, ask: Ask) -> None:
+    """The front passes on the original URI, with its query."""
     serve(MadeSource(lambda _: whole(b"")))
     for path in ("/v2/_catalog?n=1&last=a", "/v2/a/b/tags/list?n=1", "/v2/a/b/blobs/sha512:00", "/"):
-        assert ask("GET", path).headers["X-Accel-Redirect"] == f"/registry{path}"
+        assert ask("GET", path).headers["X-Accel-Redirect"] == f"{handler.DISTRIBUTION}{path}"
 
 
-def test_name_that_no_registry_takes_is_asked_of_nobody(serve: Serve, ask: Ask) -> None:
+def test_repository_with_an_overlong_name_is_not_fetched(serve: Serve, ask: Ask) -> None:
     source = MadeSource(lambda _: whole(CONTENT))
     serve(source)
     name = "a" * 256
     for path in (f"/v2/{name}/manifests/1", f"/v2/{name}/blobs/{digest(CONTENT)}"):
-        assert ask("GET", path).headers["X-Accel-Redirect"] == f"/registry{path}"
+        assert ask("GET", path).headers["X-Accel-Redirect"] == f"{handler.DISTRIBUTION}{path}"
     assert source.asked == []
 
 
-def test_defect_of_one_request_breaks_off_its_connection_alone(
+def test_defect_in_one_request_breaks_off_its_connection_only(
     serve: Serve, ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Upon which the front asks distribution."""
-    traces: list[object] = []
-    monkeypatch.setattr("sys.excepthook", lambda *trace: traces.append(trace))
+    """The front then asks distribution."""
+    tracebacks: list[object] = []
+    monkeypatch.setattr("sys.excepthook", lambda *traceback: tracebacks.append(traceback))
     serve(MadeSource(lambda _: whole(CONTENT)))
-    with monkeypatch.context() as broken:
-        broken.setattr(store, "find_blob", lambda *_: 1 / 0)
+    with monkeypatch.context() as defect:
+        defect.setattr(store, "find_blob", lambda *_: 1 / 0)
         with pytest.raises(http.client.RemoteDisconnected):
-            ask("GET", path_of(CONTENT))
-    assert len(traces) == 1
-    assert ask("GET", path_of(CONTENT)).status == 200
+            ask("GET", blob_path(CONTENT))
+    assert len(tracebacks) == 1
+    assert ask("GET", blob_path(CONTENT)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -212,7 +221,7 @@ def test_defect_of_one_request_breaks_off_its_connection_alone(
         pytest.param({"X-Real-IP": "10.0.0.1"}, False, id="again-without-a-restart"),
     ],
 )
-def test_blob_that_was_changed_on_the_volume_is_fetched_anew_for_who_found_out(
+def test_damaged_blob_is_fetched_again_for_the_client_that_noticed(
     serve: Serve, ask: Ask, store: Store, *, headers: dict[str, str], restarted: bool
 ) -> None:
     put_blob(store, "a/b", CONTENT)
@@ -222,45 +231,19 @@ def test_blob_that_was_changed_on_the_volume_is_fetched_anew_for_who_found_out(
     source = MadeSource(lambda _: whole(CONTENT))
     serve(source)
     for client in ("10.0.0.1", "10.0.0.2"):
-        # Nobody reads all of a blob before it is sent.
-        assert ask("GET", path_of(CONTENT), **{"X-Real-IP": client}).headers["X-Accel-Redirect"]
+        # A blob is not read as a whole before it is sent the first time.
+        assert ask("GET", blob_path(CONTENT), **{"X-Real-IP": client}).headers["X-Accel-Redirect"]
     assert source.asked == []
-    assert ask("GET", path_of(CONTENT), **headers).headers["X-Accel-Redirect"]
+    assert ask("GET", blob_path(CONTENT), **headers).headers["X-Accel-Redirect"]
     assert len(source.asked) == 1
     assert store.blob_path(digest(CONTENT)).read_bytes() == CONTENT
 
 
-def test_room_that_cannot_be_read_holds_up_housekeeping_and_does_not_end_it(
-    serve: Serve, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate, "HOUSEKEEPING", 0.01)
-    cache = serve(MadeSource(lambda _: whole(CONTENT)))
-    name = put_blob(store, "a/b", CONTENT)
-    room = tmp_path / "room.json"
-    room.write_text("{")
-    stop = threading.Event()
-    said: list[str] = []
-    monkeypatch.setattr(gate, "log", said.append)
-    keeper = threading.Thread(target=gate.keep_house, args=(cache, tmp_path, stop), daemon=True)
-    keeper.start()
-    wait_for("a line in the log", lambda: said, PATIENCE, 0.01)
-    assert store.find_blob(name) is not None
-    (tmp_path / "new.json").write_text(
-        json.dumps({"capacity": 64 << 20, "highWaterMarkPercent": 85, "ttl": "10ms", "version": "1"})
-    )
-    (tmp_path / "new.json").rename(room)
-    wait_for("the blob to go", lambda: store.find_blob(name) is None, PATIENCE, 0.01)
-    stop.set()
-    keeper.join(PATIENCE)
-    assert len([line for line in said if line.startswith("nothing is removed: ")]) == 1
-
-
-def test_metrics_say_what_was_asked_for(serve: Serve, ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = manifest_of(b"{}", [CONTENT])
-    cache = serve(MadeSource(lambda asked: whole(content if asked.reference.kind == "manifest" else CONTENT)))
+def test_metrics_count_the_requests(serve: Serve, ask: Ask) -> None:
+    parts = serve(MadeSource(lambda asked: whole(IMAGE_MANIFEST if asked.reference.kind == "manifest" else CONTENT)))
     ask("GET", "/v2/a/b/manifests/1")
     ask("HEAD", "/v2/a/b/manifests/1")
-    text = gate._metrics(cache)
+    text = render_metrics(parts)
     for line in (
         'registry_proxy_requests_total{upstream_host="docker.io",type="manifest"} 2',
         'registry_proxy_hits_total{upstream_host="docker.io",type="manifest"} 1',
@@ -268,44 +251,44 @@ def test_metrics_say_what_was_asked_for(serve: Serve, ask: Ask, store: Store, mo
         'registry_cache_refused_credentials_total{upstream_host="docker.io"} 3',
     ):
         assert line in text.splitlines()
-    assert hashlib.sha256(content).hexdigest() in str(store.blob_path(digest(content)))
 
 
-@pytest.mark.parametrize("head", ["Content-Length: {length}", "Transfer-Encoding: chunked"])
-def test_body_of_a_pull_is_never_taken_for_the_next_question(serve: Serve, tmp_path: Path, head: str) -> None:
-    cache = serve(MadeSource(lambda _: whole(CONTENT)))
-    inner = f"GET {path_of(CONTENT)} HTTP/1.1\r\nHost: x\r\n\r\n"
-    body = inner if "Length" in head else f"{len(inner):x}\r\n{inner}\r\n0\r\n\r\n"
+@pytest.mark.parametrize("header", ["Content-Length: {length}", "Transfer-Encoding: chunked"])
+def test_body_of_a_request_is_never_taken_for_the_next_request(serve: Serve, tmp_path: Path, header: str) -> None:
+    source = MadeSource(lambda _: whole(CONTENT))
+    parts = serve(source)
+    inner = f"GET {blob_path(CONTENT)} HTTP/1.1\r\nHost: x\r\n\r\n"
+    body = inner if "Length" in header else f"{len(inner):x}\r\n{inner}\r\n0\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(str(tmp_path / "gate.sock"))
-        lines = f"GET /v2/ HTTP/1.1\r\nHost: x\r\n{head.format(length=len(inner))}\r\n\r\n"
-        connection.sendall((lines + body).encode())
-        answer = b""
+        head = f"GET /v2/ HTTP/1.1\r\nHost: x\r\n{header.format(length=len(inner))}\r\n\r\n"
+        connection.sendall((head + body).encode())
+        received = b""
         with contextlib.suppress(ConnectionResetError):
             while part := connection.recv(1 << 16):
-                answer += part
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert cache.fetches.count() == 0
-    assert cache.source.asked == []
+                received += part
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert parts.fetches.count() == 0
+    assert source.asked == []
 
 
-def test_nothing_is_asked_for_before_the_volume_was_read(serve: Serve, ask: Ask) -> None:
-    cache = serve(MadeSource(lambda _: whole(CONTENT)))
-    cache.health.loaded = False
-    for path in (path_of(CONTENT), "/v2/a/b/manifests/1"):
+def test_upstream_is_not_asked_before_the_volume_was_read(serve: Serve, ask: Ask) -> None:
+    source = MadeSource(lambda _: whole(CONTENT))
+    serve(source).health.is_loaded = False
+    for path in (blob_path(CONTENT), "/v2/a/b/manifests/1"):
         assert ask("GET", path).status == 503
-    assert cache.source.asked == []
+    assert source.asked == []
 
 
-def test_what_is_said_of_one_repository_is_not_the_answer_of_another(serve: Serve, ask: Ask) -> None:
-    asked_first, over = threading.Event(), threading.Event()
+def test_failure_in_one_repository_is_not_the_response_for_another(serve: Serve, ask: Ask) -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
 
     def answer(asked: Asked) -> MadeAnswer:
         if asked.reference.repository == "not/here":
-            asked_first.set()
-            assert over.wait(PATIENCE)
+            is_asked.set()
+            assert may_answer.wait(TIMEOUT_SECONDS)
             message = "no such blob"
             raise NotFound(message)
         return whole(CONTENT)
@@ -313,33 +296,33 @@ def test_what_is_said_of_one_repository_is_not_the_answer_of_another(serve: Serv
     serve(MadeSource(answer))
     with ThreadPoolExecutor() as pool:
         first = pool.submit(ask, "GET", f"/v2/not/here/blobs/{digest(CONTENT)}")
-        assert asked_first.wait(PATIENCE)
-        second = pool.submit(ask, "GET", path_of(CONTENT))
-        time.sleep(0.1)  # for it to join; without that, less is tested
-        over.set()
+        assert is_asked.wait(TIMEOUT_SECONDS)
+        second = pool.submit(ask, "GET", blob_path(CONTENT))
+        time.sleep(0.1)  # so that it joins the fetch; without that, less is tested
+        may_answer.set()
         assert first.result().status == 404
         assert second.result().status == 200
 
 
-def test_head_says_what_a_manifest_says(serve: Serve, ask: Ask, store: Store) -> None:
+def test_head_prefers_the_size_in_a_stored_manifest(serve: Serve, ask: Ask, store: Store) -> None:
     def answer(_: Asked) -> MadeAnswer:
-        found = MadeAnswer([], 0)
-        found.headers["Content-Length"] = "17"
-        return found
+        head = MadeAnswer([], 0)
+        head.headers["Content-Length"] = "17"
+        return head
 
-    store.put_manifest("a/b", manifest_of(b"{}", [CONTENT]))
+    store.put_manifest("a/b", IMAGE_MANIFEST)
     serve(MadeSource(answer))
-    assert ask("HEAD", path_of(CONTENT)).headers["Content-Length"] == str(len(CONTENT))
+    assert ask("HEAD", blob_path(CONTENT)).headers["Content-Length"] == str(len(CONTENT))
 
 
-def test_part_of_a_long_blob_ends_when_all_of_it_was_checked(
+def test_range_of_a_long_blob_ends_when_the_whole_blob_was_verified(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "WAIT_FOR_WHOLE", 0.1)
+    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.1)
     wrong, over = b"x" + CONTENT[1:], threading.Event()
     serve(MadeSource(lambda _: MadeAnswer([wrong[:-1], over, wrong[-1:]], len(wrong))))
-    answer = ask("GET", path_of(CONTENT), Range="bytes=0-99")
-    assert answer.status == 206
+    response = ask("GET", blob_path(CONTENT), Range="bytes=0-99")
+    assert response.status == 206
     over.set()
     with pytest.raises(http.client.IncompleteRead):
-        answer.read()
+        response.read()

@@ -1,4 +1,4 @@
-"""Tags and manifests: what is asked once, what a slow or wrong upstream costs, and what the volume cannot take."""
+"""Tags and manifests: when the upstream is asked, what a slow or wrong upstream costs, what the volume cannot hold."""
 
 from __future__ import annotations
 
@@ -14,126 +14,142 @@ from unittest import mock
 import pytest
 from gate import manifests
 from gate.manifests import Manifest, Manifests
+from gate.metrics import REVALIDATED, STALE
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, remount, small_disk
-from store.store import Store
+from store.store import NoRoom, Store
 from upstream.client import Denied, Kind, NotFound, Unavailable
-from upstreams.oci import MANIFEST, digest
+from upstream.reference import MANIFEST, Reference
+from upstreams import oci
+from upstreams.oci import digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from upstream.sources import Source
 
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 OLD, NEW = (manifest_of(b"{}", [layer]) for layer in (b"old", b"new"))
+LARGE = NEW + b" " * (1 << 20)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path, 64 << 20)
-    made.load()
-    return made
+    loaded = Store(tmp_path, 64 << 20)
+    loaded.load()
+    return loaded
 
 
-def head_of(content: bytes, *body: bytes | threading.Event) -> MadeAnswer:
+def reference(identifier: str) -> Reference:
+    return Reference(MANIFEST, "a/b", identifier)
+
+
+def manifest(content: bytes) -> Manifest:
+    return Manifest(digest(content), content)
+
+
+def head_of(content: bytes) -> MadeAnswer:
     headers = Message()
     headers["Docker-Content-Digest"] = digest(content)
-    return MadeAnswer([*body], len(content), headers=headers)
+    return MadeAnswer([], len(content), headers=headers)
 
 
-def answering(content: bytes) -> MadeSource:
+def source_of(content: bytes) -> MadeSource:
+    """An upstream where every tag means the same manifest."""
     return MadeSource(lambda asked: head_of(content) if asked.method == "HEAD" else whole(content))
 
 
-def manifests_of(store: Store, source: MadeSource, window: float = 0.0, **more: Any) -> Manifests:
-    return Manifests(store, cast("Source", source), window=window, **{"observe": lambda _: None, "log": print, **more})
+def manifests_from(source: MadeSource, store: Store, interval: float = 0.0, **more: Any) -> Manifests:
+    options = {"count_tag_lookup": lambda _: None, "log": print, **more}
+    return Manifests(store, cast("Source", source), tag_check_interval_seconds=interval, **options)
 
 
-def test_all_who_ask_for_a_tag_at_once_cost_one_question(store: Store) -> None:
+def test_clients_that_pull_a_tag_at_once_cost_one_request(store: Store) -> None:
     come = threading.Event()
     source = MadeSource(lambda _: MadeAnswer([come, OLD], len(OLD)))
-    made = manifests_of(store, source)
+    all_manifests = manifests_from(source, store)
     with ThreadPoolExecutor(50) as pool:
-        found = [pool.submit(made.by_tag, "a/b", "1") for _ in range(50)]
+        results = [pool.submit(all_manifests.get, reference("1")) for _ in range(50)]
         come.set()
-        assert {each.result() for each in found} == {Manifest(digest(OLD))}
+        assert [result.result() for result in results] == [manifest(OLD)] * 50
     assert [asked.method for asked in source.asked] == ["GET"]
 
 
-def test_tag_is_asked_for_once_within_the_window(store: Store) -> None:
-    source = answering(OLD)
-    made = manifests_of(store, source, window=3600)
+def test_upstream_is_asked_about_a_tag_once_in_the_interval(store: Store) -> None:
+    source = source_of(OLD)
+    all_manifests = manifests_from(source, store, interval=3600)
     for _ in range(200):
-        made.by_tag("a/b", "1")
+        all_manifests.get(reference("1"))
     assert len(source.asked) == 1
 
 
 class LateStore(Store):
-    """One whose first look at a tag takes until `late` is set: what it says is old then."""
+    """A store whose first lookup of a tag returns late, when its result is outdated."""
 
     def __init__(self, *arguments: Any) -> None:
-        """Nobody has looked yet."""
+        """Start without a lookup."""
         super().__init__(*arguments)
-        self.looks = 0
-        self.looking = threading.Event()
-        self.late = threading.Event()
+        self.lookups = 0
+        self.is_looking = threading.Event()
+        self.may_return = threading.Event()
 
     def resolve_tag(self, repository: str, tag: str) -> str | None:
         found = super().resolve_tag(repository, tag)
-        self.looks += 1
-        if self.looks == 1:
-            self.looking.set()
-            assert self.late.wait(PATIENCE)
+        self.lookups += 1
+        if self.lookups == 1:
+            self.is_looking.set()
+            assert self.may_return.wait(TIMEOUT_SECONDS)
         return found
 
 
-def test_who_looked_just_before_the_answer_came_asks_for_nothing_more(tmp_path: Path) -> None:
+def test_client_that_looked_just_before_the_tag_was_stored_does_not_ask_again(tmp_path: Path) -> None:
     store = LateStore(tmp_path, 64 << 20)
     store.load()
-    source = answering(OLD)
-    made = manifests_of(store, source, window=3600)
+    source = source_of(OLD)
+    all_manifests = manifests_from(source, store, interval=3600)
     with ThreadPoolExecutor(1) as pool:
-        late = pool.submit(made.by_tag, "a/b", "1")
-        assert store.looking.wait(PATIENCE)
-        made.by_tag("a/b", "1")
-        store.late.set()
-        assert late.result() == Manifest(digest(OLD))
+        late = pool.submit(all_manifests.get, reference("1"))
+        assert store.is_looking.wait(TIMEOUT_SECONDS)
+        all_manifests.get(reference("1"))
+        store.may_return.set()
+        assert late.result() == manifest(OLD)
     assert len(source.asked) == 1
 
 
-def test_manifest_that_came_a_moment_ago_is_not_fetched_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = answering(OLD)
-    made = manifests_of(store, source)
-    assert made.by_digest("a/b", digest(OLD)) == Manifest(digest(OLD))
-    look, looks = store.read_manifest, iter([None])
-    monkeypatch.setattr(store, "read_manifest", lambda *names: next(looks, look(*names)))
-    assert made.by_digest("a/b", digest(OLD)) == Manifest(digest(OLD))
+def test_manifest_that_was_fetched_a_moment_ago_is_not_fetched_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(OLD)
+    all_manifests = manifests_from(source, store)
+    assert all_manifests.get(reference(digest(OLD))) == manifest(OLD)
+    look, first_look = store.read_manifest, iter([None])
+    monkeypatch.setattr(store, "read_manifest", lambda *names: next(first_look, look(*names)))
+    assert all_manifests.get(reference(digest(OLD))) == manifest(OLD)
     assert len(source.asked) == 1
 
 
-def test_nobody_waits_for_an_upstream_that_was_slow_just_now(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "STALE_AFTER", 0.05)
+def test_nobody_waits_for_an_upstream_that_was_slow_a_moment_ago(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", 0.05)
     store.put_manifest("a/b", OLD, "1")
     come = threading.Event()
 
     def answer(_: Asked) -> MadeAnswer:
-        assert come.wait(PATIENCE)
+        assert come.wait(TIMEOUT_SECONDS)
         return head_of(OLD)
 
-    made = manifests_of(store, MadeSource(answer))
-    assert made.by_tag("a/b", "1") == Manifest(digest(OLD))
-    monkeypatch.setattr(manifests, "STALE_AFTER", PATIENCE)
-    begun = time.monotonic()
-    assert made.by_tag("a/b", "1") == Manifest(digest(OLD))
-    assert time.monotonic() - begun < PATIENCE / 2
+    all_manifests = manifests_from(MadeSource(answer), store)
+    assert all_manifests.get(reference("1")) == manifest(OLD)
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", TIMEOUT_SECONDS)
+    started = time.monotonic()
+    assert all_manifests.get(reference("1")) == manifest(OLD)
+    assert time.monotonic() - started < TIMEOUT_SECONDS / 2
     come.set()
 
 
-def test_upstream_that_is_fast_again_is_waited_for_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often tags are asked for meanwhile."""
-    monkeypatch.setattr(manifests, "STALE_AFTER", 0.05)
+def test_clients_wait_again_when_the_slow_time_is_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests during that time do not prolong it."""
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", 0.05)
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     for tag in ("slow", "1", "2"):
@@ -142,204 +158,227 @@ def test_upstream_that_is_fast_again_is_waited_for_again(store: Store, monkeypat
 
     def answer(asked: Asked) -> MadeAnswer:
         if asked.reference.identifier == "slow":
-            assert come.wait(PATIENCE)
+            assert come.wait(TIMEOUT_SECONDS)
         return head_of(NEW) if asked.method == "HEAD" else whole(NEW)
 
-    made = manifests_of(store, MadeSource(answer))
-    assert made.by_tag("a/b", "slow") == Manifest(digest(OLD))
-    monkeypatch.setattr(manifests, "STALE_AFTER", PATIENCE)
-    clock[0] += manifests.SLOW - 1
-    assert made.by_tag("a/b", "slow") == Manifest(digest(OLD))
+    all_manifests = manifests_from(MadeSource(answer), store)
+    assert all_manifests.get(reference("slow")) == manifest(OLD)
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", TIMEOUT_SECONDS)
+    clock[0] += manifests.SLOW_SECONDS - 1
+    assert all_manifests.get(reference("slow")) == manifest(OLD)
     clock[0] += 2
-    assert made.by_tag("a/b", "1") == Manifest(digest(NEW))
+    assert all_manifests.get(reference("1")) == manifest(NEW)
     come.set()
 
 
-def test_answer_in_time_ends_the_seconds_in_which_nobody_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "STALE_AFTER", 0.05)
+def test_response_in_time_ends_the_slow_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", 0.05)
     for tag in ("slow", "1", "2"):
         store.put_manifest("a/b", OLD, tag)
-    come, came = threading.Event(), threading.Event()
+    come, revalidated = threading.Event(), threading.Event()
 
     def answer(asked: Asked) -> MadeAnswer:
         if asked.reference.identifier == "slow":
-            assert come.wait(PATIENCE)
+            assert come.wait(TIMEOUT_SECONDS)
         return head_of(NEW) if asked.method == "HEAD" else whole(NEW)
 
-    def observe(how: str) -> None:
-        if how == "asked":
-            came.set()
+    def count_tag_lookup(result: str) -> None:
+        if result == REVALIDATED:
+            revalidated.set()
 
-    made = manifests_of(store, MadeSource(answer), observe=observe)
-    assert made.by_tag("a/b", "slow") == Manifest(digest(OLD))
-    monkeypatch.setattr(manifests, "STALE_AFTER", PATIENCE)
-    made.by_tag("a/b", "1")
-    assert came.wait(PATIENCE)
-    for thread in threading.enumerate():
-        if thread.name == "a/b 1":
-            thread.join(PATIENCE)
-    assert made.by_tag("a/b", "2") == Manifest(digest(NEW))
+    all_manifests = manifests_from(MadeSource(answer), store, count_tag_lookup=count_tag_lookup)
+    assert all_manifests.get(reference("slow")) == manifest(OLD)
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", TIMEOUT_SECONDS)
+    all_manifests.get(reference("1"))
+    assert revalidated.wait(TIMEOUT_SECONDS)
+    wait_for("the lookup to end", lambda: reference("1") not in all_manifests._lookups, TIMEOUT_SECONDS, 0.01)
+    assert all_manifests.get(reference("2")) == manifest(NEW)
     come.set()
 
 
-def test_late_answer_counts_for_the_next_pull(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "STALE_AFTER", 0.05)
+def test_late_response_counts_for_the_next_pull(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", 0.05)
     store.put_manifest("a/b", OLD, "1")
-    come, came = threading.Event(), threading.Event()
+    come, revalidated = threading.Event(), threading.Event()
 
     def answer(asked: Asked) -> MadeAnswer:
-        assert come.wait(PATIENCE)
+        assert come.wait(TIMEOUT_SECONDS)
         return head_of(NEW) if asked.method == "HEAD" else whole(NEW)
 
-    def observe(how: str) -> None:
-        if how == "asked":
-            came.set()
+    def count_tag_lookup(result: str) -> None:
+        if result == REVALIDATED:
+            revalidated.set()
 
-    made = manifests_of(store, MadeSource(answer), window=3600, observe=observe)
-    assert made.by_tag("a/b", "1") == Manifest(digest(OLD))
+    all_manifests = manifests_from(MadeSource(answer), store, interval=3600, count_tag_lookup=count_tag_lookup)
+    assert all_manifests.get(reference("1")) == manifest(OLD)
     come.set()
-    assert came.wait(PATIENCE)
-    assert made.by_tag("a/b", "1") == Manifest(digest(NEW))
+    assert revalidated.wait(TIMEOUT_SECONDS)
+    assert all_manifests.get(reference("1")) == manifest(NEW)
 
 
 @pytest.mark.parametrize(
     "problem", [Unavailable(Kind.TOO_MANY, "429", 30.0), Unavailable(Kind.DNS, "away"), Denied("no")], ids=str
 )
-def test_known_tag_is_served_when_the_upstream_is_of_no_use(store: Store, problem: Exception) -> None:
+def test_known_tag_is_served_while_the_upstream_gives_no_usable_response(store: Store, problem: Exception) -> None:
     def answer(_: Asked) -> MadeAnswer:
         raise problem
 
     store.put_manifest("a/b", OLD, "1")
-    seen: list[str] = []
-    made = manifests_of(store, MadeSource(answer), observe=seen.append)
-    assert made.by_tag("a/b", "1") == Manifest(digest(OLD))
-    assert seen == ["stale"]
+    results: list[str] = []
+    all_manifests = manifests_from(MadeSource(answer), store, count_tag_lookup=results.append)
+    assert all_manifests.get(reference("1")) == manifest(OLD)
+    assert results == [STALE]
     with pytest.raises(type(problem)):
-        made.by_tag("a/b", "2")
+        all_manifests.get(reference("2"))
 
 
-def test_tag_that_is_gone_is_forgotten_and_its_manifest_stays(store: Store) -> None:
+def test_tag_that_was_deleted_upstream_is_forgotten_and_its_manifest_stays(store: Store) -> None:
     def answer(_: Asked) -> MadeAnswer:
         raise NotFound
 
     store.put_manifest("a/b", OLD, "1")
-    made = manifests_of(store, MadeSource(answer))
+    all_manifests = manifests_from(MadeSource(answer), store)
     with pytest.raises(NotFound):
-        made.by_tag("a/b", "1")
+        all_manifests.get(reference("1"))
     assert store.resolve_tag("a/b", "1") is None
-    assert made.by_digest("a/b", digest(OLD)) == Manifest(digest(OLD))
+    assert all_manifests.get(reference(digest(OLD))) == manifest(OLD)
 
 
 def test_manifest_with_another_digest_is_refused(store: Store) -> None:
-    made = manifests_of(store, answering(NEW))
-    with pytest.raises(Unavailable, match="has the digest"):
-        made.by_digest("a/b", digest(OLD))
+    all_manifests = manifests_from(source_of(NEW), store)
+    with pytest.raises(Unavailable, match="content with the digest"):
+        all_manifests.get(reference(digest(OLD)))
     assert store.read_manifest("a/b", digest(NEW)) is None
 
 
-def test_manifest_larger_than_distribution_takes_is_refused(store: Store) -> None:
+def test_manifest_larger_than_distribution_accepts_is_refused(store: Store) -> None:
     source = MadeSource(lambda _: MadeAnswer([bytes(1 << 20)] * 5))
     with pytest.raises(Unavailable, match="more than"):
-        manifests_of(store, source).by_tag("a/b", "1")
+        manifests_from(source, store).get(reference("1"))
 
 
-def test_manifest_that_the_volume_cannot_take_is_passed_on(tmp_path: Path) -> None:
+def test_manifest_that_the_volume_cannot_hold_is_passed_on(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=1m") as disk:
         store = Store(disk, 1 << 20)
         store.load()
         remount(disk, "ro")
-        headers = Message()
-        headers["Content-Type"] = MANIFEST
-        source = MadeSource(lambda _: MadeAnswer([OLD], len(OLD), headers=headers))
-        made = manifests_of(store, source)
-        assert made.by_tag("a/b", "1") == Manifest(digest(OLD), (OLD, MANIFEST))
+        passed_on = manifests_from(source_of(OLD), store).get(reference("1"))
+        assert passed_on == manifest(OLD)
+        assert passed_on.media_type == oci.MANIFEST
 
 
-def said_to_be(content: bytes, name: str) -> MadeAnswer:
-    found = whole(content)
-    found.headers["Docker-Content-Digest"] = name
-    return found
+def with_announced_digest(content: bytes, announced: str) -> MadeAnswer:
+    answer = whole(content)
+    answer.headers["Docker-Content-Digest"] = announced
+    return answer
 
 
-NO_MANIFESTS = {
+NOT_THE_MANIFEST = {
     "page": whole(b"<html>away for a while</html>"),
     "part": whole(NEW[: len(NEW) // 2]),
     "compressed": whole(gzip.compress(NEW)),
     "nothing": whole(b"{}"),
     "list": whole(b"[1]"),
-    "other": said_to_be(NEW, digest(OLD)),
+    "other": with_announced_digest(NEW, digest(OLD)),
 }
 
 
-@pytest.mark.parametrize("name", NO_MANIFESTS)
-def test_what_is_not_the_manifest_takes_no_tag_and_is_passed_on_to_nobody(store: Store, name: str) -> None:
+@pytest.mark.parametrize("name", NOT_THE_MANIFEST)
+def test_content_that_is_not_the_manifest_is_neither_tagged_nor_passed_on(store: Store, name: str) -> None:
     store.put_manifest("a/b", OLD, "1")
 
     def answer(asked: Asked) -> MadeAnswer:
-        return MadeAnswer([]) if asked.method == "HEAD" else copy.deepcopy(NO_MANIFESTS[name])
+        return MadeAnswer([]) if asked.method == "HEAD" else copy.deepcopy(NOT_THE_MANIFEST[name])
 
-    made = manifests_of(store, MadeSource(answer))
-    assert made.by_tag("a/b", "1") == Manifest(digest(OLD))
-    with pytest.raises(Unavailable, match="is no manifest") as raised:
-        made.by_tag("a/b", "new")
+    all_manifests = manifests_from(MadeSource(answer), store)
+    assert all_manifests.get(reference("1")) == manifest(OLD)
+    message = "content with the digest" if name == "other" else "not a manifest"
+    with pytest.raises(Unavailable, match=message) as raised:
+        all_manifests.get(reference("new"))
     assert raised.value.kind is Kind.MALFORMED
     assert store.resolve_tag("a/b", "new") is None
 
 
-@pytest.mark.parametrize("named", ["sha512:" + "a" * 128, digest(b"nobody has this")], ids=["sha512", "unknown"])
-def test_tag_that_moved_is_fetched_by_its_name_where_its_digest_is_of_no_use(store: Store, named: str) -> None:
+def test_content_that_is_not_a_manifest_is_refused_by_digest_too(store: Store) -> None:
+    page = b"<html>the digest is right</html>"
+    with pytest.raises(Unavailable, match="not a manifest"):
+        manifests_from(source_of(page), store).get(reference(digest(page)))
+    assert store.statistics().blobs == 0
+
+
+@pytest.mark.parametrize("announced", ["sha512:" + "a" * 128, digest(b"unknown")], ids=["sha512", "unknown"])
+def test_moved_tag_is_fetched_by_its_name_if_the_announced_digest_is_unusable(store: Store, announced: str) -> None:
     store.put_manifest("a/b", OLD, "1")
 
     def answer(asked: Asked) -> MadeAnswer:
-        if asked.reference.identifier == named:
+        if asked.reference.identifier == announced:
             message = "no such manifest"
             raise NotFound(message)
-        return said_to_be(b"", named) if asked.method == "HEAD" else whole(NEW)
+        return with_announced_digest(b"", announced) if asked.method == "HEAD" else whole(NEW)
 
-    assert manifests_of(store, MadeSource(answer)).by_tag("a/b", "1") == Manifest(digest(NEW))
+    assert manifests_from(MadeSource(answer), store).get(reference("1")) == manifest(NEW)
     assert store.resolve_tag("a/b", "1") == digest(NEW)
 
 
-def test_upstream_is_asked_again_once_there_is_a_thread_for_it(store: Store) -> None:
-    made = manifests_of(store, answering(OLD))
+def test_upstream_is_asked_as_soon_as_a_thread_is_available(store: Store) -> None:
+    all_manifests = manifests_from(source_of(OLD), store)
     with (
         mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")),
         pytest.raises(Unavailable, match="can't start new thread"),
     ):
-        made.by_tag("a/b", "1")
-    assert made.by_tag("a/b", "1") == Manifest(digest(OLD))
+        all_manifests.get(reference("1"))
+    assert all_manifests.get(reference("1")) == manifest(OLD)
 
 
-def test_manifest_that_would_take_much_memory_each_time_is_passed_on_and_not_kept(store: Store) -> None:
-    large = manifest_of(b"x" * 10, [b"y"]) + b" " * (1 << 20)
-    found = manifests_of(store, MadeSource(lambda _: whole(large))).by_tag("a/b", "1")
-    assert found.unsaved is not None
-    assert found.unsaved[0] == large
+def test_large_manifest_is_passed_on_and_not_stored(store: Store) -> None:
+    passed_on = manifests_from(source_of(LARGE), store).get(reference("1"))
+    assert passed_on == manifest(LARGE)
+    assert not passed_on.is_stored
     assert store.statistics().blobs == 0
 
 
-def test_tag_that_moved_to_what_is_not_kept_means_that_within_the_window_too(store: Store) -> None:
+def test_moved_tag_means_the_new_manifest_although_that_could_not_be_stored(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.put_manifest("a/b", OLD, "1")
-    large = NEW + b" " * (1 << 20)
-    made = manifests_of(
-        store, MadeSource(lambda asked: head_of(large) if asked.method == "HEAD" else whole(large)), window=3600
-    )
-    assert [made.by_tag("a/b", "1").digest for _ in range(2)] == [digest(large)] * 2
+    monkeypatch.setattr(store, "put_manifest", mock.Mock(side_effect=NoRoom("the volume is full")))
+    all_manifests = manifests_from(source_of(NEW), store, interval=3600)
+    assert [all_manifests.get(reference("1")) for _ in range(2)] == [manifest(NEW)] * 2
 
 
-def test_manifest_that_drips_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "TIMEOUT", 0.2)
+def test_fetch_of_a_manifest_that_trickles_in_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "TIMEOUT_SECONDS", 0.2)
     over = threading.Event()
 
-    class Dripping(MadeAnswer):
+    class TricklingAnswer(MadeAnswer):
         def read(self, _size: int) -> bytes:
             time.sleep(0.05)
             return b"" if over.is_set() else b"x"
 
-    made = manifests_of(store, MadeSource(lambda _: Dripping([])))
+    all_manifests = manifests_from(MadeSource(lambda _: TricklingAnswer([])), store)
     with pytest.raises(Unavailable):
-        made.by_tag("a/b", "1")
+        all_manifests.get(reference("1"))
     try:
-        wait_for("the question to end", lambda: not made._questions, PATIENCE, 0.01)
+        wait_for("the lookup to end", lambda: not all_manifests._lookups, TIMEOUT_SECONDS, 0.01)
     finally:
         over.set()
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type"),
+    [
+        pytest.param('{"schemaVersion": 2, "mediaType": "a/b+json"}', "a/b+json", id="named"),
+        pytest.param('{"schemaVersion": 2, "manifests": []}', manifests.OCI_INDEX, id="unnamed-index"),
+        pytest.param('{"schemaVersion": 2, "layers": []}', manifests.OCI_MANIFEST, id="unnamed-manifest"),
+        pytest.param('{"schemaVersion": 2, "manifests": null}', manifests.OCI_MANIFEST, id="no-manifests"),
+        pytest.param('{"schemaVersion": 1}', manifests.DOCKER_V1, id="version-1"),
+        pytest.param('{"schemaVersion": 1, "signatures": []}', manifests.DOCKER_V1_SIGNED, id="version-1-signed"),
+        pytest.param('{"schemaVersion": 2, "mediaType": "a/b\\r\\nX: y"}', manifests.OCI_MANIFEST, id="two-headers"),
+        pytest.param('{"schemaVersion": 2, "mediaType": 7}', manifests.OCI_MANIFEST, id="number"),
+        pytest.param('{"schemaVersion": 2, "mediaType": "é/b"}', manifests.OCI_MANIFEST, id="not-ascii"),
+    ],
+)
+def test_media_type_is_that_of_the_document_or_the_one_that_distribution_assumes(
+    document: str, media_type: str
+) -> None:
+    assert manifest(document.encode()).media_type == media_type

@@ -1,4 +1,4 @@
-"""Who asks for a blob again, and how often that is worth a look."""
+"""Repeated requests for the same blob are noticed, once for each blob."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_who_asks_again_is_noticed_once_a_blob(clock: list[float]) -> None:
-    asked = Repeats()
-    assert not asked.is_one("node-1", "blob")
-    assert not asked.is_one("node-2", "blob")
-    assert not asked.is_one("node-1", "other")
-    assert asked.is_one("node-1", "blob")
-    assert not asked.is_one("node-2", "blob")
-    assert asked.is_one("node-1", "other")
-    clock[0] += repeats.REPEATED - 1
-    assert not asked.is_one("node-1", "blob")
+def test_repeated_request_is_noticed_once_for_each_blob(clock: list[float]) -> None:
+    requests = Repeats()
+    assert not requests.is_repeat("node-1", "blob")
+    assert not requests.is_repeat("node-2", "blob")
+    assert not requests.is_repeat("node-1", "other")
+    assert requests.is_repeat("node-1", "blob")
+    assert not requests.is_repeat("node-2", "blob")
+    assert requests.is_repeat("node-1", "other")
+    clock[0] += repeats.REPEAT_WINDOW_SECONDS - 1
+    assert not requests.is_repeat("node-1", "blob")
     clock[0] += 2
-    assert asked.is_one("node-1", "blob")
+    assert requests.is_repeat("node-1", "blob")
 
 
-def test_who_asks_much_later_pulls_anew(clock: list[float]) -> None:
-    asked = Repeats()
-    assert not asked.is_one("node-1", "blob")
-    clock[0] += repeats.REPEATED
-    assert not asked.is_one("node-1", "blob")
+def test_request_long_after_the_first_one_is_a_new_pull(clock: list[float]) -> None:
+    requests = Repeats()
+    assert not requests.is_repeat("node-1", "blob")
+    clock[0] += repeats.REPEAT_WINDOW_SECONDS
+    assert not requests.is_repeat("node-1", "blob")
 
 
-def test_memory_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "REMEMBERED", 10)
-    asked = Repeats()
+def test_number_of_remembered_requests_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "MAX_REMEMBERED_REQUESTS", 10)
+    requests = Repeats()
     for number in range(11):
-        asked.is_one("node-1", str(number))
-    assert not asked.is_one("node-1", "0")
-    assert asked.is_one("node-1", "10")
+        requests.is_repeat("node-1", str(number))
+    assert not requests.is_repeat("node-1", "0")
+    assert requests.is_repeat("node-1", "10")

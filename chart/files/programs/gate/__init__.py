@@ -1,1 +1,1 @@
-"""The gate of a cache pod: it answers the front and fetches from the upstream."""
+"""The gate of a cache pod, which decides how each request is answered and fetches from the upstream."""

@@ -1,7 +1,74 @@
-"""Runs the gate: `python -m gate --config FOLDER`."""
+"""Run the gate of a cache pod."""
 
-import sys
+from __future__ import annotations
 
-from gate.handler import main
+import argparse
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
 
-main(sys.argv[1:])
+from common.log import log
+
+from gate.configuration import read_configuration, read_limits
+from gate.handler import Server
+from gate.housekeeping import keep_house
+from gate.parts import build_parts
+from gate.sent_bytes import SentBytes
+from gate.status import PORT, StatusServer
+
+GATE_SOCKET = "gate.sock"
+# Less than the grace period of the pod, so that responses can end before the kubelet kills the gate.
+DRAIN_SECONDS = 25.0
+
+
+def main() -> None:
+    """Read the command line and serve until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m gate")
+    parser.add_argument("--config", type=Path, required=True, help="the folder with cache.json and room.json")
+    parser.add_argument("--root", type=Path, default=Path("/var/lib/registry"), help="the volume")
+    parser.add_argument("--run", type=Path, default=Path("/run/registry-cache"), help="the folder of the sockets")
+    options = parser.parse_args()
+    raise_file_limit()
+    serve(options.config, options.root, options.run)
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as possible, since many container runtimes start programs with a limit of 1024."""
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+
+
+def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
+    """Serve until SIGTERM, then drain.
+
+    Raises:
+        OSError, ValueError, KeyError: The configuration cannot be read, or a socket cannot be bound.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    configuration = read_configuration(configuration_folder)
+    parts = build_parts(configuration, read_limits(configuration_folder), volume, sockets)
+    server = Server(sockets / GATE_SOCKET, parts)
+    status_server = StatusServer(PORT, parts)
+    sent_bytes = SentBytes(parts.metrics.count_pushed_bytes, parts.metrics.count_uncounted_responses)
+    for work in (server.serve_forever, status_server.serve_forever, sent_bytes.receive_forever):
+        threading.Thread(target=work, daemon=True).start()
+    log(f"cache of {configuration.upstream}, fetching from {configuration.settings.remote_url}")
+    parts.store.load()
+    parts.health.is_loaded = True
+    housekeeping = (parts.store, parts.metrics, configuration_folder, stop)
+    threading.Thread(target=keep_house, args=housekeeping, daemon=True).start()
+    threading.Thread(target=parts.health.check_until, args=(stop,), daemon=True).start()
+    stop.wait()
+    parts.health.is_stopping = True
+    parts.health.check()
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while server.active_requests and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()

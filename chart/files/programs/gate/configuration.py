@@ -1,4 +1,4 @@
-"""The cache's configuration, written by the chart."""
+"""Reads the configuration of a cache, which the chart writes into a ConfigMap."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from upstream.client import Settings
 
 
 class Configuration(NamedTuple):
-    """What holds from the start to the end; times in seconds."""
+    """The settings that apply until the gate ends; a change of them replaces the pod."""
 
     upstream: str
     settings: Settings
-    tag_window: float
+    tag_check_interval_seconds: float
     replicas: tuple[str, ...]
+    """The host names of all replicas, or nothing if the cache has one pod."""
 
 
-class Room(NamedTuple):
-    """What may change meanwhile: bytes of the volume, the share of them to use, seconds from last use to removal.
+class Limits(NamedTuple):
+    """The settings that may change while the gate runs."""
 
-    `version` is the chart's, by which it was written.
-    """
-
-    capacity: int
+    capacity_bytes: int
     high_water: float
-    ttl: float
+    """The share of the capacity above which content is evicted."""
+    ttl_seconds: float
+    """How long content is kept after its last use, or 0 to keep it forever."""
     version: str
+    """The version of the chart that wrote the file."""
 
 
-def read(folder: Path) -> Configuration:
+def read_configuration(folder: Path) -> Configuration:
     """Read cache.json.
 
     Raises:
-        OSError, ValueError, KeyError: it cannot be read, or is not as the chart writes it.
+        OSError, ValueError, KeyError: The file cannot be read, or it is not as the chart writes it.
     """
     content = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
     return Configuration(
@@ -51,25 +52,28 @@ def read(folder: Path) -> Configuration:
             credentials_source=content["credentialsSource"],
             ca_source=content["caSource"],
         ),
-        tag_window=_seconds(content["tagCheckInterval"]),
+        tag_check_interval_seconds=_seconds(content["tagCheckInterval"]),
         replicas=tuple(content["replicas"]),
     )
 
 
-def read_room(folder: Path) -> Room:
-    """Read room.json; the kubelet changes it when the chart does.
+def read_limits(folder: Path) -> Limits:
+    """Read room.json, which the kubelet updates after an upgrade of the release.
 
     Raises:
-        OSError, ValueError, KeyError: as read.
+        OSError, ValueError, KeyError: The file cannot be read, or it is not as the chart writes it.
     """
     content = json.loads((folder / "room.json").read_text(encoding="utf-8"))
-    return Room(
-        content["capacity"], content["highWaterMarkPercent"] / 100, _seconds(content["ttl"]), content["version"]
+    return Limits(
+        capacity_bytes=content["capacity"],
+        high_water=content["highWaterMarkPercent"] / 100,
+        ttl_seconds=_seconds(content["ttl"]),
+        version=content["version"],
     )
 
 
 def _seconds(text: str) -> float:
-    """The schema lets nothing but 0 be negative."""
+    """Return the seconds of a duration; the schema accepts a minus sign before zero alone."""
     return duration_seconds(text.removeprefix("-"))
 
 

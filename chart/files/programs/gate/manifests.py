@@ -1,284 +1,322 @@
-"""Manifests and tags: what a tag means is asked of the upstream at each pull, once for all who pull at that moment.
+"""Finds manifests, and asks the upstream what a tag means.
 
-A tag that the cache knows is served from it when the upstream is away, slow, limits its rate or refuses our
-credentials. When the upstream says that there is no such tag, there is none, and the cache forgets it.
+The upstream is asked about a tag at each pull, or once in the tag check interval, and once for all clients that pull
+at the same moment. A known tag is served from the volume while the upstream is away, slow, limits the rate or refuses
+the credentials. If the upstream says that the tag does not exist, the cache says so too, and forgets the tag.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from store.layout import DIGEST
 from store.store import NoRoom
 from upstream.client import Denied, Kind, NotFound, Unavailable
-from upstream.reference import MANIFEST, Reference
 
+from gate.metrics import FRESH, GONE, REVALIDATED, STALE
 from gate.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from store.store import Store
+    from upstream.reference import Reference
     from upstream.sources import Source
 
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_V1 = "application/vnd.docker.distribution.manifest.v1+json"
+DOCKER_V1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 ACCEPT = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
+    OCI_INDEX,
+    OCI_MANIFEST,
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
     "*/*;q=0.1",
 )
-# Bytes: distribution's own limit (registry/handlers/manifests.go, maxManifestBodySize), and what is kept. For each
-# request distribution takes more than four times a manifest's size in memory.
-LARGEST = 4 << 20
-LARGEST_KEPT = 1 << 18
-# Seconds until the upstream's answer must be there where the cache knows none itself, and where it knows one.
-TIMEOUT = 10.0
-STALE_AFTER = 1.5
-# Seconds for which nobody else waits for an upstream that took longer than STALE_AFTER; it is asked all the same, and
-# when it answers in time they are over.
-SLOW = 5.0
+# RFC 6838, section 4.2. The media type in a document goes into a header, so nothing else may.
+MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+# The limit of distribution (registry/handlers/manifests.go, maxManifestBodySize).
+MAX_MANIFEST_BYTES = 4 << 20
+# For each request distribution takes more than four times the size of a manifest in memory.
+MAX_STORED_MANIFEST_BYTES = 1 << 18
+# How long the upstream may take if the cache does not know the tag, and if it does.
+TIMEOUT_SECONDS = 10.0
+STALE_AFTER_SECONDS = 1.5
+# After the upstream took longer than STALE_AFTER_SECONDS, nobody waits for it for this long. It is still asked, and a
+# response in time ends this at once.
+SLOW_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that is there; `unsaved` is its content and media type where the volume could not take it.
-
-    It is `fetched` for the one of those who asked at the same time on whose account it left the upstream.
-    """
+    """A manifest whose content has been compared with its digest."""
 
     digest: str
-    unsaved: tuple[bytes, str] | None = None
-    fetched: bool = field(default=False, compare=False)
+    content: bytes = field(repr=False)
+    was_fetched: bool = field(default=False, compare=False)
+    """Whether this very request made it come from the upstream; requests that joined it count as hits."""
+
+    is_stored: bool = field(default=True, compare=False)
+
+    @property
+    def media_type(self) -> str:
+        """The type that distribution would send (registry/storage/manifeststore.go, Get)."""
+        document = _parse(self.content)
+        media_type = document.get("mediaType")
+        if isinstance(media_type, str) and MEDIA_TYPE.fullmatch(media_type):
+            return media_type
+        if document.get("schemaVersion") == 1:
+            return DOCKER_V1_SIGNED if "signatures" in document else DOCKER_V1
+        return OCI_INDEX if isinstance(document.get("manifests"), list) else OCI_MANIFEST
 
 
-class _Question:
-    """What somebody asks the upstream, for all who want to know the same."""
+class _Lookup:
+    """A request to the upstream, for all clients that need its result."""
 
     def __init__(self) -> None:
-        self.answered = threading.Event()
-        self.answer: Manifest | None = None
+        self.has_ended = threading.Event()
+        self.manifest: Manifest | None = None
         self.problem: Exception | None = None
 
 
 class Manifests:
-    """All manifests of one upstream."""
+    """All manifests of one cache."""
 
     def __init__(
         self,
         store: Store,
         source: Source,
         *,
-        window: float,
-        observe: Callable[[str], None],
+        tag_check_interval_seconds: float,
+        count_tag_lookup: Callable[[str], None],
         log: Callable[[str], None],
     ) -> None:
-        """Ask `source`; its answer about a tag counts for `window` seconds.
+        """Fetch from `source` into `store`, and ask about each tag at most once in the interval.
 
-        `observe` is told how a tag was found: `asked` (the upstream said what it means), `window` (it had just said
-        so), `stale` (the upstream could not be asked) or `gone` (it says that there is no such tag any more).
+        `count_tag_lookup` gets the result of each lookup of a tag: REVALIDATED, FRESH, STALE or GONE.
         """
         self._store = store
         self._source = source
-        self._window = window
-        self._observe = observe
+        self._tag_check_interval_seconds = tag_check_interval_seconds
+        self._count_tag_lookup = count_tag_lookup
         self._log = log
         self._lock = threading.Lock()
-        self._questions: dict[tuple[str, str], _Question] = {}
-        self._asked: dict[tuple[str, str], float] = {}
+        self._lookups: dict[Reference, _Lookup] = {}
+        self._revalidated_at: dict[Reference, float] = {}
         self._slow_until = 0.0
 
-    def by_digest(self, repository: str, digest: str) -> Manifest:
-        """A manifest by its digest, fetched where it is not there.
+    def get(self, reference: Reference) -> Manifest:
+        """Return a manifest, by its digest or by what its tag means now.
 
         Raises:
-            Unavailable, NotFound, Denied: what the upstream said.
+            NotFound: The upstream does not have the manifest.
+            Unavailable, Denied: The upstream gave no usable response, and the cache does not know the manifest.
         """
-        if self._store.read_manifest(repository, digest) is not None:
-            return Manifest(digest)
-        return self._ask(repository, digest, lambda: self._fetch_by_digest(repository, digest), TIMEOUT)
+        return self._get_by_digest(reference) if reference.is_digest else self._get_by_tag(reference)
 
-    def by_tag(self, repository: str, tag: str) -> Manifest:
-        """The manifest that a tag means now.
+    def _get_by_digest(self, reference: Reference) -> Manifest:
+        stored = self._read(reference.repository, reference.identifier)
+        if stored is not None:
+            return stored
+        return self._look_up(reference, lambda: self._fetch_by_digest(reference), TIMEOUT_SECONDS)
 
-        Raises:
-            Unavailable, NotFound, Denied: what the upstream said; the first and the last only where the tag is new.
-        """
-        if (found := self._within_window(repository, tag)) is not None:
-            return found
-        digest = self._store.resolve_tag(repository, tag)
-        if digest is None or self._store.read_manifest(repository, digest) is None:
-            return self._ask(repository, tag, lambda: self._fetch_by_tag(repository, tag), TIMEOUT)
-        known = Manifest(digest)
-        patience = 0.0 if time.monotonic() < self._slow_until else STALE_AFTER
+    def _get_by_tag(self, reference: Reference) -> Manifest:
+        if (fresh := self._read_fresh(reference)) is not None:
+            return fresh
+        known = self._read_tag(reference)
+        if known is None:
+            return self._look_up(reference, lambda: self._fetch_by_tag(reference), TIMEOUT_SECONDS)
+        patience = 0.0 if time.monotonic() < self._slow_until else STALE_AFTER_SECONDS
         try:
-            return self._ask(repository, tag, lambda: self._ask_again(repository, tag, known), patience)
+            return self._look_up(reference, lambda: self._revalidate(reference, known), patience)
         except (Unavailable, Denied):
-            self._observe("stale")
+            self._count_tag_lookup(STALE)
             return known
 
-    def _ask(self, repository: str, reference: str, action: Callable[[], Manifest], patience: float) -> Manifest:
-        """Do it once for all who ask at the same time, and wait for it no longer than `patience` seconds.
+    def _read(self, repository: str, digest: str) -> Manifest | None:
+        """Return a manifest from the volume."""
+        content = self._store.read_manifest(repository, digest)
+        return None if content is None else Manifest(digest, content)
+
+    def _read_tag(self, reference: Reference) -> Manifest | None:
+        """Return the manifest to which a tag pointed when the upstream was asked last."""
+        digest = self._store.resolve_tag(reference.repository, reference.identifier)
+        return None if digest is None else self._read(reference.repository, digest)
+
+    def _read_fresh(self, reference: Reference) -> Manifest | None:
+        """Return the manifest of a tag about which the upstream was asked within the interval.
+
+        The time is read before the tag, which is written first.
+        """
+        revalidated_at = self._revalidated_at.get(reference)
+        if revalidated_at is None or time.monotonic() - revalidated_at >= self._tag_check_interval_seconds:
+            return None
+        manifest = self._read_tag(reference)
+        if manifest is not None:
+            self._count_tag_lookup(FRESH)
+        return manifest
+
+    def _look_up(self, reference: Reference, action: Callable[[], Manifest], patience: float) -> Manifest:
+        """Run `action` once for all clients that need it now, and wait `patience` seconds for it.
 
         Raises:
-            Unavailable: the system gives no thread.
+            Unavailable: It took longer, or the container has as many threads as it may have.
         """
-        key = (repository, reference)
         with self._lock:
-            question = self._questions.get(key)
-            first = question is None
-            if question is None:
-                question = _Question()
-                start_thread(self._answer, key, question, action)
-                self._questions[key] = question
-        if not question.answered.wait(patience):
+            lookup = self._lookups.get(reference)
+            is_first = lookup is None
+            if lookup is None:
+                lookup = _Lookup()
+                start_thread(self._run, reference, lookup, action)
+                self._lookups[reference] = lookup
+        if not lookup.has_ended.wait(patience):
             if patience:
-                self._slow_until = time.monotonic() + SLOW
-            message = f"no answer within {patience:.1f} s"
+                self._slow_until = time.monotonic() + SLOW_SECONDS
+            message = f"the upstream did not answer within {patience:.1f} s"
             raise Unavailable(Kind.TIMEOUT, message)
-        if question.problem is not None:
+        if lookup.problem is not None:
             try:
-                raise question.problem.with_traceback(None)
+                raise lookup.problem.with_traceback(None)
             finally:
-                # Its trace leads to here, and from here to it: memory that waits for the garbage collector.
-                del question
-        assert question.answer is not None  # noqa: S101 - one of both is set
-        return question.answer if first else replace(question.answer, fetched=False)
+                # The traceback refers to this frame and the frame to the exception, which would keep both in memory
+                # until the garbage collector runs.
+                del lookup
+        assert lookup.manifest is not None  # noqa: S101 - a lookup that ended has either
+        return lookup.manifest if is_first else replace(lookup.manifest, was_fetched=False)
 
-    def _answer(self, key: tuple[str, str], question: _Question, action: Callable[[], Manifest]) -> None:
-        begun = time.monotonic()
+    def _run(self, reference: Reference, lookup: _Lookup, action: Callable[[], Manifest]) -> None:
+        started = time.monotonic()
         try:
-            question.answer = action()
-            if time.monotonic() - begun < STALE_AFTER:
+            lookup.manifest = action()
+            if time.monotonic() - started < STALE_AFTER_SECONDS:
                 self._slow_until = 0.0
-        except Exception as problem:  # noqa: BLE001 - raised where it was asked
-            question.problem = problem
+        except Exception as problem:  # noqa: BLE001 - it is raised in the threads of the clients
+            lookup.problem = problem
         finally:
             with self._lock:
-                del self._questions[key]
-            question.answered.set()
+                del self._lookups[reference]
+            lookup.has_ended.set()
 
-    def _ask_again(self, repository: str, tag: str, known: Manifest) -> Manifest:
-        """Ask what a known tag means now: by HEAD, which registries that limit pulls do not count."""
-        if (found := self._within_window(repository, tag)) is not None:
-            return found
+    def _fetch_by_digest(self, reference: Reference) -> Manifest:
+        # A lookup that ended just now may have stored it after the client looked; the same goes for tags below.
+        return self._read(reference.repository, reference.identifier) or self._fetch(reference, None)
+
+    def _fetch_by_tag(self, reference: Reference) -> Manifest:
+        return self._read_fresh(reference) or self._fetch(reference, reference)
+
+    def _revalidate(self, tag: Reference, known: Manifest) -> Manifest:
+        """Ask what a known tag means now, by HEAD, which registries with rate limits do not count as a pull."""
+        if (fresh := self._read_fresh(tag)) is not None:
+            return fresh
         try:
-            with self._source.open(
-                "HEAD", Reference(MANIFEST, repository, tag), accept=ACCEPT, timeout=TIMEOUT
-            ) as answer:
+            with self._source.open("HEAD", tag, accept=ACCEPT, timeout=TIMEOUT_SECONDS) as answer:
                 digest = answer.headers.get("Docker-Content-Digest")
         except NotFound:
-            self._observe("gone")
-            self._on_volume(lambda: self._store.remove_tag(repository, tag))
+            self._count_tag_lookup(GONE)
+            self._try_to_write(lambda: self._store.remove_tag(tag.repository, tag.identifier))
             raise
         if digest is None or not DIGEST.fullmatch(digest):
-            return self._fetch(repository, tag, tag)
+            return self._fetch(tag, tag)
+        manifest = known
         if digest != known.digest:
-            if self._store.read_manifest(repository, digest) is None:
-                return self._fetch_moved(repository, tag, digest)
-            self._on_volume(lambda: self._store.set_tag(repository, tag, digest))
-        self._note_asked(repository, tag)
-        return Manifest(digest)
+            moved = self._read(tag.repository, digest)
+            if moved is None:
+                return self._fetch_moved(tag, digest)
+            self._try_to_write(lambda: self._store.set_tag(tag.repository, tag.identifier, digest))
+            manifest = moved
+        self._note_revalidation(tag)
+        return manifest
 
-    def _fetch_moved(self, repository: str, tag: str, digest: str) -> Manifest:
-        """The manifest that the upstream says a tag means now, or what it sends for the tag where it has none such."""
+    def _fetch_moved(self, tag: Reference, digest: str) -> Manifest:
+        """Fetch the manifest to which a tag moved, by the tag if the upstream has none with the announced digest."""
         try:
-            return self._fetch(repository, digest, tag)
+            return self._fetch(tag._replace(identifier=digest), tag)
         except (NotFound, Unavailable) as problem:
             if isinstance(problem, Unavailable) and problem.kind is not Kind.MALFORMED:
                 raise
-            return self._fetch(repository, tag, tag)
+            return self._fetch(tag, tag)
 
-    def _within_window(self, repository: str, tag: str) -> Manifest | None:
-        """What a tag means where the upstream has just said so.
+    def _fetch(self, reference: Reference, tag: Reference | None) -> Manifest:
+        """Fetch a manifest, and store it and the tag that points to it.
 
-        It is looked at again when a question begins: the last one may have been answered a moment before.
+        A manifest that the volume cannot hold is returned all the same.
+
+        Raises:
+            NotFound, Unavailable, Denied: The upstream gave no manifest, or another one.
         """
-        asked = self._asked.get((repository, tag))
-        digest = self._store.resolve_tag(repository, tag)
-        if asked is None or digest is None or time.monotonic() - asked >= self._window:
-            return None
-        if self._store.read_manifest(repository, digest) is None:
-            return None
-        self._observe("window")
-        return Manifest(digest)
+        manifest = self._receive(reference)
+        try:
+            if len(manifest.content) > MAX_STORED_MANIFEST_BYTES:
+                message = f"it has more than {MAX_STORED_MANIFEST_BYTES} bytes"
+                raise NoRoom(message)  # noqa: TRY301
+            self._store.put_manifest(reference.repository, manifest.content, None if tag is None else tag.identifier)
+        except (NoRoom, OSError) as problem:
+            self._log(f"{reference} was passed on and not cached: {problem}")
+            if tag is not None:
+                # The volume does not know what the tag means now, so the next pull asks again.
+                self._count_tag_lookup(REVALIDATED)
+            return replace(manifest, is_stored=False)
+        if tag is not None:
+            self._note_revalidation(tag)
+        return manifest
 
-    def _fetch_by_tag(self, repository: str, tag: str) -> Manifest:
-        return self._within_window(repository, tag) or self._fetch(repository, tag, tag)
-
-    def _fetch_by_digest(self, repository: str, digest: str) -> Manifest:
-        if self._store.read_manifest(repository, digest) is not None:
-            return Manifest(digest)
-        return self._fetch(repository, digest, None)
-
-    def _fetch(self, repository: str, reference: str, tag: str | None) -> Manifest:
+    def _receive(self, reference: Reference) -> Manifest:
+        """Fetch a manifest, and compare it with its digest."""
         content = bytearray()
-        deadline = time.monotonic() + TIMEOUT
-        with self._source.open(
-            "GET", Reference(MANIFEST, repository, reference), accept=ACCEPT, timeout=TIMEOUT
-        ) as answer:
-            media_type = answer.headers.get("Content-Type", "")
-            said = answer.headers.get("Docker-Content-Digest", "")
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        with self._source.open("GET", reference, accept=ACCEPT, timeout=TIMEOUT_SECONDS) as answer:
+            announced = answer.headers.get("Docker-Content-Digest", "")
             while chunk := answer.read(1 << 16):
                 content += chunk
-                if len(content) > LARGEST:
-                    message = f"{repository}/{reference}: the manifest has more than {LARGEST} bytes"
+                if len(content) > MAX_MANIFEST_BYTES:
+                    message = f"{reference}: the manifest has more than {MAX_MANIFEST_BYTES} bytes"
                     raise Unavailable(Kind.MALFORMED, message)
                 if time.monotonic() > deadline:
-                    message = f"{repository}/{reference}: the manifest did not come within {TIMEOUT:.0f} s"
+                    message = f"{reference}: the manifest did not come within {TIMEOUT_SECONDS:.0f} s"
                     raise Unavailable(Kind.TIMEOUT, message)
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if ":" in reference and reference != digest:
-            message = f"{repository}@{reference}: what the upstream sent has the digest {digest}"
+        manifest = Manifest(f"sha256:{hashlib.sha256(content).hexdigest()}", bytes(content), was_fetched=True)
+        if reference.is_digest:
+            announced = reference.identifier
+        if DIGEST.fullmatch(announced) and announced != manifest.digest:
+            message = f"{reference}: the upstream sent content with the digest {manifest.digest} instead of {announced}"
             raise Unavailable(Kind.MALFORMED, message)
-        if ":" not in reference and ((DIGEST.fullmatch(said) and said != digest) or not _is_manifest(content)):
-            # A page for people, a part of a manifest, or a compressed one.
-            message = f"{repository}:{reference}: what the upstream sent is no manifest, or not the one that it names"
+        if "schemaVersion" not in _parse(manifest.content):
+            # It may be a web page, or a manifest that is cut off or compressed.
+            message = f"{reference}: the upstream sent something that is not a manifest"
             raise Unavailable(Kind.MALFORMED, message)
-        unsaved = None
-        try:
-            self._keep(repository, bytes(content), tag)
-        except (NoRoom, OSError) as problem:
-            self._log(f"{repository}/{reference} is passed on and not cached: {problem}")
-            unsaved = (bytes(content), media_type)
-        if tag is not None and unsaved is None:
-            self._note_asked(repository, tag)
-        elif tag is not None:
-            # The volume does not say what the tag means now: it is asked again.
-            self._observe("asked")
-        return Manifest(digest, unsaved, fetched=True)
+        return manifest
 
-    def _keep(self, repository: str, content: bytes, tag: str | None) -> None:
-        if len(content) > LARGEST_KEPT:
-            message = f"it has more than {LARGEST_KEPT} bytes"
-            raise NoRoom(message)
-        self._store.put_manifest(repository, content, tag)
-
-    def _on_volume(self, action: Callable[[], None]) -> None:
-        """Do what only the volume can refuse: the answer is right without it, and the next pull tries again."""
+    def _try_to_write(self, action: Callable[[], None]) -> None:
+        """Run an action that only the volume can refuse: the response is right without it, the next pull repeats it."""
         try:
             action()
         except (NoRoom, OSError) as problem:
             self._log(f"the volume cannot be written: {problem}")
 
-    def _note_asked(self, repository: str, tag: str) -> None:
-        """Remember when the upstream was asked; what is older than the window is of no use to anyone."""
+    def _note_revalidation(self, tag: Reference) -> None:
+        """Remember when the upstream was asked about a tag, and forget what is older than the interval."""
         with self._lock:
             now = time.monotonic()
-            self._asked = {key: when for key, when in self._asked.items() if now - when < self._window}
-            self._asked[repository, tag] = now
-        self._observe("asked")
+            self._revalidated_at = {
+                key: revalidated_at
+                for key, revalidated_at in self._revalidated_at.items()
+                if now - revalidated_at < self._tag_check_interval_seconds
+            }
+            self._revalidated_at[tag] = now
+        self._count_tag_lookup(REVALIDATED)
 
 
-def _is_manifest(content: bytearray) -> bool:
-    """Whether it may be one, of OCI or of Docker: each says its schema's version."""
+def _parse(content: bytes) -> dict[str, Any]:
+    """Return a JSON object, which all manifests of OCI and Docker are, or an empty one for anything else."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and "schemaVersion" in document
+        return {}
+    return document if isinstance(document, dict) else {}

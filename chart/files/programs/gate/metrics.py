@@ -1,11 +1,11 @@
-"""What the cache did and is, for Prometheus (text format 0.0.4), each sample with the label `upstream_host`.
+"""Counts what the cache does, for Prometheus (text format 0.0.4); every sample has the label `upstream_host`.
 
-`registry_proxy_*` mean what they mean in distribution (registry/proxy/proxymetrics.go), so that dashboards made for it
-work; hits are what did not leave the upstream again, requests that joined a fetch under way included. What the other
-replica asks for is none of a client's requests, and what comes from it did not come from the upstream.
+`registry_proxy_*` mean what they mean in distribution (registry/proxy/proxymetrics.go), so that dashboards for it work.
+A hit is a request that needed no fetch of its own, so a request that joins a fetch is one. Requests of the other
+replica are not counted, and bytes from it do not count as bytes from the upstream.
 
-Every series is there from the start, at 0, so that a first refusal is an increase. There are about 200 of them, however
-much is stored and whoever asks.
+Every series exists from the start, with the value 0, so that a first failure is an increase. There are about 200
+series, whatever is stored and whoever asks.
 """
 
 from __future__ import annotations
@@ -18,220 +18,244 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from store.store import DAMAGED, EVICTED, EXPIRED
 from upstream.connections import Kind
+from upstream.reference import BLOB, MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from store.store import Statistics
 
-TYPES = ("blob", "manifest")
-METHODS = ("GET", "HEAD", "token")
-# What upstream_client tells of a request that went out, and what gate refuses for.
-OUTCOMES = ("2xx", "3xx", "401", "403", "404", *Kind)
-PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT = "push", "not-found", "denied", "no-room", "volume", "content"
-REASONS = (PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT, *Kind)
-# What manifests tells.
-LOOKUPS = ("asked", "window", "stale", "gone")
-BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+TYPES = (BLOB, MANIFEST)
+# The results of a lookup of a tag: the upstream said what it means, it did so within the check interval, it could not
+# be asked, or it said that the tag does not exist.
+REVALIDATED, FRESH, STALE, GONE = "asked", "window", "stale", "gone"
+# The reasons to refuse a request, besides the kinds of an unavailable upstream.
+PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT = "push", "not-found", "denied", "no-room", "volume", "content"
+# The methods and outcomes of requests to the upstream, as its client reports them.
+METHODS = ("GET", "HEAD", "token")
+OUTCOMES = ("2xx", "3xx", "401", "403", "404", *Kind)
+DURATION_BUCKETS_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Labels = tuple[tuple[str, str], ...]
 Sample = tuple[str, Labels, float]
+Metric = tuple[str, str, str, "Iterable[Sample]"]
 
 
-class Now(NamedTuple):
-    """What is looked at when somebody asks; `refused_credentials` is how often our credentials were not taken."""
+class Snapshot(NamedTuple):
+    """The state that is read at each scrape."""
 
-    stored: Statistics
-    ready: bool
-    upstream_away: bool
-    fetches: int
-    refused_credentials: int
+    store: Statistics
+    is_ready: bool
+    is_upstream_away: bool
+    active_fetches: int
+    credentials_refused: int
+    """How often the upstream or its token server refused the credentials."""
 
 
 class Metrics:
-    """Counters of one cache, safe for its threads."""
+    """The counters of one cache; several threads may use them."""
 
-    def __init__(self, upstream: str, about: Mapping[str, str] | None = None, replicas: int = 1) -> None:
-        """`upstream` is the host that images' names begin with, `about` what else is worth knowing, as labels."""
-        self._begun = time.time()
+    def __init__(self, upstream: str, configuration: Mapping[str, str] | None = None, replicas: int = 1) -> None:
+        """Start all counters at 0.
+
+        `upstream` is the host in image references, and `configuration` the labels of the metric about it.
+        """
+        self._started = time.time()
         self._upstream_host = upstream
-        self._about = dict(about or {})
+        self._configuration = dict(configuration or {})
         self._replicas = replicas
         self._version = ""
-        self._ttl = 0.0
+        self._ttl_seconds = 0.0
         self._lock = threading.Lock()
         self._requests = _zeros(TYPES)
         self._hits = _zeros(TYPES)
         self._misses = _zeros(TYPES)
-        self._pulled = _zeros(TYPES)
-        self._pushed = _zeros(TYPES)
-        self._coalesced = self._from_replica = self._untold = 0
-        self._refused = _zeros(REASONS)
-        self._lookups = _zeros(LOOKUPS)
-        self._upstream: Counter[tuple[str, str]] = Counter(
+        self._pulled_bytes = _zeros(TYPES)
+        self._pushed_bytes = _zeros(TYPES)
+        self._coalesced_requests = self._replica_fetched_bytes = self._uncounted_responses = 0
+        self._refused_requests = _zeros((PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT, *Kind))
+        self._tag_lookups = _zeros((REVALIDATED, FRESH, STALE, GONE))
+        self._upstream_requests: Counter[tuple[str, str]] = Counter(
             {(method, outcome): 0 for method in METHODS for outcome in OUTCOMES}
         )
-        self._buckets: Counter[tuple[str, float]] = Counter()
-        self._seconds = dict.fromkeys(METHODS, 0.0)
+        self._duration_buckets: Counter[tuple[str, float]] = Counter()
+        self._duration_sums = dict.fromkeys(METHODS, 0.0)
 
-    def configured(self, version: str, ttl: float) -> None:
-        """Note the chart's version, and after how many seconds content goes."""
-        self._version, self._ttl = version, ttl
+    def set_configuration(self, version: str, ttl_seconds: float) -> None:
+        """Set the settings that may change while the gate runs."""
+        self._version, self._ttl_seconds = version, ttl_seconds
 
-    def requested(self, kind: str, *, hit: bool, joined: bool = False) -> None:
-        """Note a request of a client that was or will be answered; `joined` a fetch that was under way."""
+    def count_request(self, kind: str, *, hit: bool, joined: bool = False) -> None:
+        """Count a request of a node; `joined` if it waited for a fetch that another request had started."""
         with self._lock:
             self._requests[kind] += 1
             (self._hits if hit else self._misses)[kind] += 1
-            self._coalesced += joined
+            self._coalesced_requests += joined
 
-    def pulled(self, kind: str, size: int) -> None:
-        """Note bytes that came from the upstream."""
+    def count_pulled_bytes(self, kind: str, size: int) -> None:
+        """Count bytes from the upstream."""
         with self._lock:
-            self._pulled[kind] += size
+            self._pulled_bytes[kind] += size
 
-    def from_replica(self, _kind: str, size: int) -> None:
-        """Note bytes that came from the other replica."""
+    def count_replica_bytes(self, _kind: str, size: int) -> None:
+        """Count bytes from the other replica."""
         with self._lock:
-            self._from_replica += size
+            self._replica_fetched_bytes += size
 
-    def pushed(self, kind: str, size: int) -> None:
-        """Note bytes that went to a client."""
+    def count_pushed_bytes(self, kind: str, size: int) -> None:
+        """Count bytes to a node."""
         with self._lock:
-            self._pushed[kind] += size
+            self._pushed_bytes[kind] += size
 
-    def untold(self, answers: int) -> None:
-        """Note answers whose bytes nobody could count."""
+    def count_uncounted_responses(self, responses: int) -> None:
+        """Count responses whose bytes are unknown."""
         with self._lock:
-            self._untold += answers
+            self._uncounted_responses += responses
 
-    def refused(self, reason: str) -> None:
-        """Note a request that was answered with an error, so that the client asks the upstream."""
+    def count_refused_request(self, reason: str) -> None:
+        """Count a request that was answered with an error status."""
         with self._lock:
-            self._refused[reason] += 1
+            self._refused_requests[reason] += 1
 
-    def tag(self, how: str) -> None:
-        """Note how it was found what a tag means (manifests.Manifests)."""
+    def count_tag_lookup(self, result: str) -> None:
+        """Count a lookup of a tag by its result."""
         with self._lock:
-            self._lookups[how] += 1
+            self._tag_lookups[result] += 1
 
-    def upstream(self, method: str, outcome: str, seconds: float) -> None:
-        """Note a request to the upstream, how it ended, and how long its head took."""
+    def observe_upstream_request(self, method: str, outcome: str, seconds: float) -> None:
+        """Count a request to the upstream, and the time until the head of its response or its failure."""
         with self._lock:
-            self._upstream[method, outcome] += 1
-            self._seconds[method] += seconds
-            for bucket in BUCKETS:
-                self._buckets[method, bucket] += seconds <= bucket
+            self._upstream_requests[method, outcome] += 1
+            self._duration_sums[method] += seconds
+            for bucket in DURATION_BUCKETS_SECONDS:
+                self._duration_buckets[method, bucket] += seconds <= bucket
 
-    def text(self, now: Now) -> str:
-        """All of it."""
+    def render(self, snapshot: Snapshot) -> str:
+        """Return all metrics in the text format."""
         with self._lock:
-            return "".join(f"{line}\n" for line in self._lines(now))
+            return "".join(f"{line}\n" for line in self._lines(snapshot))
 
-    def _lines(self, now: Now) -> Iterator[str]:
-        for name, kind, about, samples in (*self._counted(now), *self._state(now), *_process(self._begun)):
-            yield f"# HELP {name} {about}"
+    def _lines(self, snapshot: Snapshot) -> Iterator[str]:
+        metrics = (*self._counters(snapshot), *self._gauges(snapshot), *_process_metrics(self._started))
+        for name, kind, description, samples in metrics:
+            yield f"# HELP {name} {description}"
             yield f"# TYPE {name} {kind}"
             for suffix, labels, value in samples:
                 pairs = (("upstream_host", self._upstream_host), *labels)
-                written = ",".join(f'{key}="{_escaped(text)}"' for key, text in pairs)
-                yield f"{name}{suffix}{{{written}}} {value}"
+                text = ",".join(f'{key}="{_escape(label)}"' for key, label in pairs)
+                yield f"{name}{suffix}{{{text}}} {value}"
 
-    def _counted(self, now: Now) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
-        for name, about, counts in (
-            ("requests", "The number of total incoming proxy request received", self._requests),
-            ("hits", "The number of total proxy request hits", self._hits),
-            ("misses", "The number of total proxy request misses", self._misses),
-            ("pulled_bytes", "The size of total bytes pulled from the upstream", self._pulled),
-            ("pushed_bytes", "The size of total bytes pushed to the client", self._pushed),
-        ):
-            yield f"registry_proxy_{name}_total", "counter", about, _by("type", counts)
-        for name, about, label, counts in (
-            ("refused_requests", "Requests answered with an error, upon which clients ask the upstream.", "reason",
-             self._refused),
-            ("tag_lookups", "How it was found what a tag means.", "result", self._lookups),
-            ("removed_blobs", "Blobs and manifests that went.", "reason",
-             Counter({**_zeros((DAMAGED, EVICTED, EXPIRED)), **now.stored.removed})),
+    def _counters(self, snapshot: Snapshot) -> Iterator[Metric]:
+        for name, description, label, counts in (
+            ("registry_proxy_requests", "The number of total incoming proxy request received", "type", self._requests),
+            ("registry_proxy_hits", "The number of total proxy request hits", "type", self._hits),
+            ("registry_proxy_misses", "The number of total proxy request misses", "type", self._misses),
+            ("registry_proxy_pulled_bytes", "The size of total bytes pulled from the upstream", "type",
+             self._pulled_bytes),
+            ("registry_proxy_pushed_bytes", "The size of total bytes pushed to the client", "type",
+             self._pushed_bytes),
+            ("registry_cache_refused_requests",
+             "Requests that were answered with an error, so that containerd goes to the upstream.", "reason",
+             self._refused_requests),
+            ("registry_cache_tag_lookups", "Lookups of a tag, by how the cache found out what the tag means.",
+             "result", self._tag_lookups),
+            ("registry_cache_removed_blobs", "Blobs and manifests that were removed from the volume.", "reason",
+             Counter({**_zeros((DAMAGED, EVICTED, EXPIRED)), **snapshot.store.removed})),
         ):  # fmt: skip
-            yield f"registry_cache_{name}_total", "counter", about, _by(label, counts)
-        for name, about, count in (
-            ("coalesced_requests", "Requests for a blob that was being fetched for somebody else.", self._coalesced),
-            ("replica_bytes", "Bytes that came from the other replica instead of the upstream.", self._from_replica),
-            ("returned_bytes", "Bytes that were fetched again after being evicted.", now.stored.refetched_bytes),
-            ("refused_credentials", "How often our credentials were not taken.", now.refused_credentials),
-            ("untold_answers", "Answers whose bytes are missing in registry_proxy_pushed_bytes_total.", self._untold),
-        ):
-            yield f"registry_cache_{name}_total", "counter", about, _one(count)
-        name = "registry_cache_upstream_requests_total"
-        about = "Requests to the upstream and its token server, by how they ended."
-        by_method = [
-            ("", (("method", method), ("outcome", outcome)), float(count))
-            for (method, outcome), count in sorted(self._upstream.items())
-        ]
-        yield name, "counter", about, by_method
-        about = "How long the heads of the upstream's answers took, those that did not come included."
-        yield "registry_cache_upstream_request_duration_seconds", "histogram", about, self._durations()
+            samples = [("", ((label, value),), count) for value, count in sorted(counts.items())]
+            yield f"{name}_total", "counter", description, samples
+        for name, description, count in (
+            ("coalesced_requests", "Requests for a blob that another request was already fetching.",
+             self._coalesced_requests),
+            ("replica_bytes", "Bytes that were fetched from the other replica instead of the upstream.",
+             self._replica_fetched_bytes),
+            ("returned_bytes", "Bytes that were fetched again after they had been evicted.",
+             snapshot.store.refetched_bytes),
+            ("refused_credentials",
+             "Responses with status 401 from the upstream or its token server to requests with credentials.",
+             snapshot.credentials_refused),
+            ("untold_answers", "Responses whose bytes are missing from registry_proxy_pushed_bytes_total.",
+             self._uncounted_responses),
+        ):  # fmt: skip
+            yield f"registry_cache_{name}_total", "counter", description, _single(count)
+        yield (
+            "registry_cache_upstream_requests_total",
+            "counter",
+            "Requests to the upstream and its token server, by their outcome.",
+            [
+                ("", (("method", method), ("outcome", outcome)), count)
+                for (method, outcome), count in sorted(self._upstream_requests.items())
+            ],
+        )
+        yield (
+            "registry_cache_upstream_request_duration_seconds",
+            "histogram",
+            "Time until the head of the response of the upstream, or until the request failed.",
+            self._durations(),
+        )
 
     def _durations(self) -> Iterator[Sample]:
         for method in METHODS:
-            of = ("method", method)
-            total = sum(count for (each, _), count in self._upstream.items() if each == method)
-            for bucket in BUCKETS:
-                yield "_bucket", (of, ("le", str(bucket))), self._buckets[method, bucket]
-            yield "_bucket", (of, ("le", "+Inf")), total
-            yield "_sum", (of,), round(self._seconds[method], 6)
-            yield "_count", (of,), total
+            label = ("method", method)
+            total = sum(count for (each, _), count in self._upstream_requests.items() if each == method)
+            for bucket in DURATION_BUCKETS_SECONDS:
+                yield "_bucket", (label, ("le", str(bucket))), self._duration_buckets[method, bucket]
+            yield "_bucket", (label, ("le", "+Inf")), total
+            yield "_sum", (label,), round(self._duration_sums[method], 6)
+            yield "_count", (label,), total
 
-    def _state(self, now: Now) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
-        stored = now.stored
-        for name, about, value in (
-            ("ready", "Whether whole bodies can be served now.", now.ready),
-            ("replicas", "Pods that this cache is to have.", self._replicas),
-            ("upstream_up", "Whether the upstream gave an answer of use when it was asked last.",
-             not now.upstream_away),
-            ("fetches", "Blobs that are coming from the upstream now.", now.fetches),
-            ("stored_bytes", "Bytes that content takes on the volume.", stored.stored_bytes),
-            ("capacity_bytes", "Bytes that content may take.", stored.usable_bytes),
-            ("free_bytes", "Bytes that are free on the volume.", stored.free_bytes),
-            ("high_water_ratio", "The share of what content may take from which on it is evicted.", stored.high_water),
-            ("stored_blobs", "Blobs on the volume, manifests included.", stored.blobs),
-            ("stored_manifests", "Manifests on the volume.", stored.manifests),
-            ("stored_tags", "Tags on the volume.", stored.tags),
-            ("stuck_files", "Files and folders that the disk refused to read or to remove.", stored.inaccessible_files),
-            ("ttl_seconds", "Seconds from the last use of content to its removal, 0 for never.", self._ttl),
+    def _gauges(self, snapshot: Snapshot) -> Iterator[Metric]:
+        store = snapshot.store
+        for name, description, value in (
+            ("ready", "Whether the cache pod can serve requests.", snapshot.is_ready),
+            ("replicas", "Cache pods that this cache is configured to have.", self._replicas),
+            ("upstream_up", "Whether the last request to the upstream got a usable response.",
+             not snapshot.is_upstream_away),
+            ("fetches", "Blobs that are being fetched from the upstream.", snapshot.active_fetches),
+            ("stored_bytes", "Bytes that content takes on the volume.", store.stored_bytes),
+            ("capacity_bytes", "Bytes that content may take on the volume.", store.usable_bytes),
+            ("free_bytes", "Bytes that are free on the file system of the volume.", store.free_bytes),
+            ("high_water_ratio", "The share of the capacity above which content is evicted.", store.high_water),
+            ("stored_blobs", "Blobs on the volume, including manifests.", store.blobs),
+            ("stored_manifests", "Manifests on the volume.", store.manifests),
+            ("stored_tags", "Tags on the volume.", store.tags),
+            ("stuck_files", "Files and directories that the file system failed to read or to remove.",
+             store.inaccessible_files),
+            ("ttl_seconds", "How long content is kept after its last use, or 0 to keep it forever.",
+             self._ttl_seconds),
         ):  # fmt: skip
-            yield f"registry_cache_{name}", "gauge", about, _one(value)
-        if stored.least_recent_use is not None:
-            name = "registry_cache_oldest_use_timestamp_seconds"
-            yield name, "gauge", "Last use of the least recently used content.", _one(round(stored.least_recent_use))
-        for name, about, labels in (
-            ("build_info", "The chart's version; always 1.", {"version": self._version}),
-            ("configuration_info", "Where and how the cache fetches; always 1.", self._about),
+            yield f"registry_cache_{name}", "gauge", description, _single(value)
+        if store.least_recent_use is not None:
+            yield (
+                "registry_cache_oldest_use_timestamp_seconds",
+                "gauge",
+                "When the least recently used content was used last.",
+                _single(round(store.least_recent_use)),
+            )
+        for name, description, labels in (
+            ("build_info", "The version of the chart. The value is always 1.", {"version": self._version}),
+            ("configuration_info", "The configuration of the cache. The value is always 1.", self._configuration),
         ):
-            yield f"registry_cache_{name}", "gauge", about, [("", tuple(labels.items()), 1)]
+            yield f"registry_cache_{name}", "gauge", description, [("", tuple(labels.items()), 1)]
 
 
-def _process(begun: float) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
-    """What every program tells of itself (Prometheus, "Writing client libraries"), as far as it is of use here."""
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - at each scrape
+def _process_metrics(started: float) -> Iterator[Metric]:
+    """Return the metrics that every program has (Prometheus, "Writing client libraries"), as far as they help here."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a Path is slower, and this is at each scrape
         resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    yield "process_start_time_seconds", "gauge", "When the program began.", _one(round(begun, 2))
-    yield "process_cpu_seconds_total", "counter", "CPU time that it took.", _one(round(time.process_time(), 2))
-    yield "process_resident_memory_bytes", "gauge", "Memory that it takes.", _one(resident)
+    yield "process_start_time_seconds", "gauge", "When the gate started.", _single(round(started, 2))
+    yield "process_cpu_seconds_total", "counter", "CPU time of the gate.", _single(round(time.process_time(), 2))
+    yield "process_resident_memory_bytes", "gauge", "Resident memory of the gate.", _single(resident)
 
 
 def _zeros(values: Iterable[str]) -> Counter[str]:
     return Counter(dict.fromkeys(values, 0))
 
 
-def _one(value: float) -> list[Sample]:
+def _single(value: float) -> list[Sample]:
     return [("", (), float(value) if isinstance(value, float) else int(value))]
 
 
-def _by(label: str, counts: Counter[str]) -> list[Sample]:
-    return [("", ((label, value),), count) for value, count in sorted(counts.items())]
-
-
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

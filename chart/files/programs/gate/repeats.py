@@ -1,35 +1,40 @@
-"""Who asks for the same blob again: a node that pulls it once more after a while found its content wrong, as a rule."""
+"""Notices when a node requests the same blob again, which it does if it found the content wrong."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-# Seconds: the kubelet tries a pull again after five minutes at the latest (pkg/kubelet/images, MaxContainerBackOff).
-REPEATED = 600.0
-# So many pairs of a node and a blob are remembered, the latest ones: about 200 bytes each.
-REMEMBERED = 50_000
+# The kubelet retries a pull after five minutes at the latest (pkg/kubelet/images, MaxContainerBackOff).
+REPEAT_WINDOW_SECONDS = 600.0
+# The latest pairs of a node and a blob that are remembered, at about 200 bytes each.
+MAX_REMEMBERED_REQUESTS = 50_000
 
 
 class Repeats:
-    """The whole blobs that were asked for lately."""
+    """The recent requests for whole blobs."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Remember no request yet."""
         self._lock = threading.Lock()
-        self._asked: dict[tuple[str, str], float] = {}
-        self._told: dict[str, float] = {}
+        self._requested_at: dict[tuple[str, str], float] = {}
+        self._reported_at: dict[str, float] = {}
 
-    def is_one(self, client: str, digest: str) -> bool:
-        """Whether a client asked for a blob before, and nobody was told so of this blob lately."""
+    def is_repeat(self, client: str, digest: str) -> bool:
+        """Remember a request, and return whether it is the second one of this client for this blob.
+
+        Each blob is reported at most once within the window, whichever client repeats its request.
+        """
         now = time.monotonic()
         with self._lock:
-            before = self._asked.pop((client, digest), None)
-            self._asked[client, digest] = now
-            if len(self._asked) > REMEMBERED:
-                del self._asked[next(iter(self._asked))]
-            self._told = {name: at for name, at in self._told.items() if now - at < REPEATED}
-            if before is None or now - before >= REPEATED or digest in self._told:
+            previous = self._requested_at.pop((client, digest), None)
+            self._requested_at[client, digest] = now
+            if len(self._requested_at) > MAX_REMEMBERED_REQUESTS:
+                del self._requested_at[next(iter(self._requested_at))]
+            self._reported_at = {
+                blob: reported for blob, reported in self._reported_at.items() if now - reported < REPEAT_WINDOW_SECONDS
+            }
+            if previous is None or now - previous >= REPEAT_WINDOW_SECONDS or digest in self._reported_at:
                 return False
-            self._told[digest] = now
+            self._reported_at[digest] = now
             return True

@@ -1,7 +1,8 @@
-"""What the front sends, to the byte: gate decides what is sent, and only the front knows how much of it went out.
+"""Counts the bytes that the front sends.
 
-nginx tells of each answer by a datagram to this pod's own address (nginx, "Logging to syslog"). It waits for nobody: a
-datagram that finds no room, or no gate, is lost, and no pull is slower for it. Those that found no room are counted.
+The gate decides what is sent, but only the front knows how many bytes of it went out. nginx reports each response by a
+datagram to the loopback address of the pod (nginx, "Logging to syslog"), and waits for nobody: a datagram is lost if
+the socket has no room for it or the gate does not run, and no pull gets slower. The kernel counts those without room.
 """
 
 from __future__ import annotations
@@ -15,36 +16,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ADDRESS = ("127.0.0.1", 5003)
-# asm-generic/socket.h; Python has no name for it. With it the kernel says how many datagrams it has dropped so far.
+# Python has no name for this option of asm-generic/socket.h. With it the kernel reports how many datagrams it dropped.
 SO_RXQ_OVFL = 40
-# Bytes of room for datagrams: the kernel gives what it allows, 200 KB or more, which is some hundred of them.
-ROOM = 4 << 20
-LONGEST = 1024
-# As log_format in nginx.conf has it.
+# The kernel grants what it allows, at least 200 KB, which is enough for some hundred datagrams.
+RECEIVE_BUFFER_BYTES = 4 << 20
+MAX_DATAGRAM_BYTES = 1024
+# The format is that of log_format in nginx.conf.
 SENT = re.compile(rb".*: (blob|manifest) (\d+)")
 
 
 class SentBytes:
-    """Hears what the front sends."""
+    """A socket that receives the reports of the front."""
 
-    def __init__(self, pushed: Callable[[str, int], None], untold: Callable[[int], None]) -> None:
-        """`pushed` is told what was sent and how many bytes, `untold` of how many answers the word was lost."""
-        self._pushed = pushed
-        self._untold = untold
+    def __init__(
+        self,
+        count_pushed_bytes: Callable[[str, int], None],
+        count_uncounted_responses: Callable[[int], None],
+    ) -> None:
+        """Bind the socket.
+
+        `count_pushed_bytes` gets the kind of content and the bytes of each report, `count_uncounted_responses` the
+        number of reports that the kernel dropped.
+        """
+        self._count_pushed_bytes = count_pushed_bytes
+        self._count_uncounted_responses = count_uncounted_responses
         self._dropped = 0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
         self._socket.bind(ADDRESS)
 
-    def listen(self) -> None:
-        """Hear for ever."""
+    def receive_forever(self) -> None:
+        """Receive reports until the program ends."""
         while True:
-            message, ancillary, _, _ = self._socket.recvmsg(LONGEST, socket.CMSG_SPACE(4))
+            datagram, ancillary, _, _ = self._socket.recvmsg(MAX_DATAGRAM_BYTES, socket.CMSG_SPACE(4))
             for _, _, data in ancillary:
                 (dropped,) = struct.unpack("I", data[:4])
-                # The kernel's number begins anew after 2^32.
-                self._untold((dropped - self._dropped) % (1 << 32))
+                # The counter of the kernel wraps around at 2^32.
+                self._count_uncounted_responses((dropped - self._dropped) % (1 << 32))
                 self._dropped = dropped
-            if found := SENT.fullmatch(message):
-                self._pushed(found[1].decode(), int(found[2]))
+            if match := SENT.fullmatch(datagram):
+                self._count_pushed_bytes(match[1].decode(), int(match[2]))

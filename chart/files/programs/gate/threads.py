@@ -1,4 +1,4 @@
-"""Threads that may not be had: where a container has as many as it may, work is refused and nothing waits for it."""
+"""Starts threads, and refuses work when no more can be had."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def start_thread(work: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - what `work` takes
-    """Have a thread do it, which ends with the program.
+def start_thread(work: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - whatever `work` takes
+    """Run `work` in a thread that ends with the program.
 
     Raises:
-        Unavailable: the system gives none; nothing was begun.
+        Unavailable: The container has as many threads as it may have. `work` was not started.
     """
     try:
         threading.Thread(target=work, args=arguments, daemon=True).start()

@@ -1,0 +1,76 @@
+"""Knows whether the cache pod can serve whole bodies."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from typing import TYPE_CHECKING, Self
+
+from common.log import log
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+CHECK_SECONDS = 2.0
+
+
+class Health:
+    """The readiness of the pod: the volume has been read and is readable, and distribution answers."""
+
+    def __init__(self, volume: Path, distribution_socket: Path) -> None:
+        """Start as not ready."""
+        self._volume = volume
+        self._distribution_socket = distribution_socket
+        self.problem: str | None = "the volume is being read"
+        self.is_loaded = False
+        self.is_stopping = False
+
+    def check(self) -> None:
+        """Look for a problem, and log it when it has changed."""
+        problem = self._find_problem()
+        if problem != self.problem:
+            log("ready" if problem is None else f"not ready: {problem}")
+        self.problem = problem
+
+    def check_until(self, stop: threading.Event) -> None:
+        """Check every few seconds until `stop` is set."""
+        self.check()
+        while not stop.wait(CHECK_SECONDS):
+            self.check()
+
+    def _find_problem(self) -> str | None:
+        if self.is_stopping:
+            return "the pod is stopping"
+        if not self.is_loaded:
+            return "the volume is being read"
+        try:
+            next(self._volume.iterdir(), None)
+        except OSError as error:
+            return f"the volume cannot be read: {error.strerror}"
+        try:
+            with _UnixConnection(self._distribution_socket) as connection:
+                connection.request("GET", "/v2/")
+                status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            return f"distribution does not answer: {error}"
+        return None if status == http.HTTPStatus.OK else f"distribution answers with status {status}"
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=CHECK_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

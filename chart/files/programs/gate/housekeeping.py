@@ -1,0 +1,49 @@
+"""Keeps the volume within the limits of the configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.log import log
+
+from gate.configuration import read_limits
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+    from store.store import Store
+
+    from gate.configuration import Limits
+    from gate.metrics import Metrics
+
+INTERVAL_SECONDS = 5.0
+
+
+def keep_house(store: Store, metrics: Metrics, configuration_folder: Path, stop: threading.Event) -> None:
+    """Expire and evict content every few seconds until `stop` is set.
+
+    The limits are read again each time, since the kubelet updates the file while the gate runs.
+    """
+    logged_problem = ""
+    while not stop.wait(INTERVAL_SECONDS):
+        problem = ""
+        try:
+            _clean_up(store, metrics, read_limits(configuration_folder))
+        except (OSError, ValueError, KeyError) as error:
+            problem = f"nothing is removed from the volume: {error}"
+        if problem not in ("", logged_problem):
+            log(problem)
+        logged_problem = problem
+
+
+def _clean_up(store: Store, metrics: Metrics, limits: Limits) -> None:
+    metrics.set_configuration(limits.version, limits.ttl_seconds)
+    if store.set_limits(limits.capacity_bytes, limits.high_water):
+        log(f"using the volume up to {limits.high_water:.0%} of {limits.capacity_bytes} bytes")
+    for reason, removed in (
+        ("not used for longer than the TTL", store.expire(limits.ttl_seconds)),
+        ("to make room", store.evict_above_high_water()),
+    ):
+        if removed:
+            log(f"removed {len(removed)} blobs: {reason}")

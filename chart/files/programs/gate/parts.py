@@ -1,0 +1,100 @@
+"""Builds the parts that requests, housekeeping and the status server share."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.log import log
+from store.store import Store
+from upstream.client import Client, Settings
+from upstream.sources import PEER_CONNECT_TIMEOUT, PeerFirst, Watched
+
+from gate.fetches import Fetches
+from gate.health import Health
+from gate.manifests import Manifests
+from gate.metrics import Metrics
+from gate.repeats import Repeats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from upstream.sources import Source
+
+    from gate.configuration import Configuration, Limits
+
+DISTRIBUTION_SOCKET = "registry.sock"
+
+
+class Parts(NamedTuple):
+    """The parts of the gate of one cache pod."""
+
+    store: Store
+    source: Source
+    fetches: Fetches
+    manifests: Manifests
+    repeats: Repeats
+    verifying: threading.Lock
+    """Held while a blob is read and compared with its digest, so that one at a time loads the disk."""
+    metrics: Metrics
+    health: Health
+    is_upstream_away: Callable[[], bool]
+    count_refused_credentials: Callable[[], int]
+
+
+def build_parts(configuration: Configuration, limits: Limits, volume: Path, sockets: Path) -> Parts:
+    """Build all parts; nothing is read from the volume yet.
+
+    Raises:
+        ValueError: A URL in the configuration is malformed.
+    """
+    settings = configuration.settings
+    metrics = Metrics(configuration.upstream, _describe(configuration), max(1, len(configuration.replicas)))
+    metrics.set_configuration(limits.version, limits.ttl_seconds)
+    store = Store(volume, limits.capacity_bytes, high_water=limits.high_water)
+    client = Client(settings, observe=metrics.observe_upstream_request, log=log, received=metrics.count_pulled_bytes)
+    upstream = Watched(client, settings.remote_url, log)
+    source: Source = upstream
+    if configuration.replicas:
+        # The pods of a StatefulSet are named by their ordinals.
+        ordinal = int(socket.gethostname().rpartition("-")[2])
+        source = PeerFirst(upstream, _other_replica(configuration.replicas[1 - ordinal], metrics), ordinal)
+    return Parts(
+        store=store,
+        source=source,
+        fetches=Fetches(store, source, log),
+        manifests=Manifests(
+            store,
+            source,
+            tag_check_interval_seconds=configuration.tag_check_interval_seconds,
+            count_tag_lookup=metrics.count_tag_lookup,
+            log=log,
+        ),
+        repeats=Repeats(),
+        verifying=threading.Lock(),
+        metrics=metrics,
+        health=Health(volume, sockets / DISTRIBUTION_SOCKET),
+        is_upstream_away=lambda: upstream.is_away,
+        count_refused_credentials=lambda: client.credentials_refused,
+    )
+
+
+def _other_replica(host: str, metrics: Metrics) -> Watched:
+    # It is in the same cluster, so it is asked without a proxy.
+    settings = Settings(f"http://{host}:5000", no_proxy=("*",), connect_timeout=PEER_CONNECT_TIMEOUT)
+    client = Client(settings, observe=lambda *_: None, log=log, received=metrics.count_replica_bytes)
+    return Watched(client, "the other replica", log)
+
+
+def _describe(configuration: Configuration) -> dict[str, str]:
+    """Return the labels of the metric about the configuration, without any secret."""
+    settings = configuration.settings
+    return {
+        "remote_url": settings.remote_url,
+        "tag_window": f"{configuration.tag_check_interval_seconds:g}s",
+        "credentials": str(settings.credentials is not None).lower(),
+        "proxy": str(bool(settings.http_proxy or settings.https_proxy)).lower(),
+        "ca": str(settings.ca_file is not None).lower(),
+    }
