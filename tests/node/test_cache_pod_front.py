@@ -15,11 +15,14 @@ import pytest
 from experiments.cache_client import HANG_SECONDS, blob_path, connect, manifest_path, run_together, send_request
 from experiments.pod_bench import UPSTREAM
 from machine.processes import wait_for
+from made_stores import DOCKER_LIST, DOCKER_MANIFEST, index_of, manifest_of
 from node.cache_pod_support import FAST_SECONDS, assert_no_defect, is_right, pull
+from store.store import Store
 from upstreams import oci
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from cluster.cache_pod import CachePod
     from experiments.pod_bench import Bench
@@ -90,10 +93,11 @@ def test_pod_is_not_ready_while_distribution_is_away(pod: CachePod, image: oci.I
     getattr(pod, action)("distribution")
     wait_for("the pod to be unready", lambda: send_request(pod, "/v2/").status == 503, HANG_SECONDS)
     assert not pod.is_ready()
+    for reference in ("1", image.digest):
+        assert is_right(send_request(pod, manifest_path("known", reference)), image.manifest)
     for digest, content in image.blobs.items():
         assert is_right(send_request(pod, blob_path("known", digest)), content)
     if action == "kill":
-        assert send_request(pod, manifest_path("known")).refused
         pod.start_container("distribution")
     else:
         pod.resume("distribution")
@@ -117,6 +121,30 @@ def test_head_requests_describe_the_content(bench: Bench, pod: CachePod) -> None
         if not known:
             pull(pod, "heads", image)
     assert send_request(pod, manifest_path("heads", "no-such-tag"), method="HEAD").status == 404
+
+
+def test_gate_sends_manifests_as_distribution_does(bench: Bench, tmp_path: Path) -> None:
+    manifests = [manifest_of(b"{}", [b"layer"], media_type) for media_type in (oci.MANIFEST, DOCKER_MANIFEST, None)]
+    manifests += [index_of(manifests[:1], media_type) for media_type in (oci.INDEX, DOCKER_LIST, None)]
+    store = Store(tmp_path, 64 * MIB)
+    store.load()
+    digests = [store.put_manifest("library/types", content) for content in manifests]
+
+    def responses(pod: CachePod) -> list[tuple[int, bytes, dict[str, str]]]:
+        return [
+            (got.status, got.body, {name.lower(): value for name, value in got.headers.items() if name != "Date"})
+            for digest in digests
+            for method, headers in (("GET", {}), ("HEAD", {}), ("GET", {"If-None-Match": f'"{digest}"'}))
+            for got in [send_request(pod, manifest_path("types", digest), method, **headers)]
+        ]
+
+    with bench.pod(volume=tmp_path) as pod:
+        from_gate = responses(pod)
+        pod.kill("gate")
+        assert from_gate == responses(pod)
+    assert [(status, body) for status, body, _ in from_gate] == [
+        expected for content in manifests for expected in ((200, content), (200, b""), (304, b""))
+    ]
 
 
 def test_ranges_of_blobs_are_sent_as_requested(pod: CachePod, image: oci.Image) -> None:

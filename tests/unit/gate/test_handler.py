@@ -25,6 +25,7 @@ from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
 from upstream.client import NotFound
+from upstreams import oci
 from upstreams.oci import digest
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def test_other_paths_are_passed_on_to_distribution(serve: Serve, ask: Ask) -> No
     """The front passes on the original URI, with its query."""
     serve(MadeSource(lambda _: whole(b"")))
     for path in ("/v2/_catalog?n=1&last=a", "/v2/a/b/tags/list?n=1", "/v2/a/b/blobs/sha512:00", "/"):
-        assert ask("GET", path).headers["X-Accel-Redirect"] == f"{handler.DISTRIBUTION}{path}"
+        assert ask("GET", path).headers["X-Accel-Redirect"] == handler.DISTRIBUTION
 
 
 def test_repository_with_an_overlong_name_is_not_fetched(serve: Serve, ask: Ask) -> None:
@@ -194,7 +195,7 @@ def test_repository_with_an_overlong_name_is_not_fetched(serve: Serve, ask: Ask)
     serve(source)
     name = "a" * 256
     for path in (f"/v2/{name}/manifests/1", f"/v2/{name}/blobs/{digest(CONTENT)}"):
-        assert ask("GET", path).headers["X-Accel-Redirect"] == f"{handler.DISTRIBUTION}{path}"
+        assert ask("GET", path).headers["X-Accel-Redirect"] == handler.DISTRIBUTION
     assert source.asked == []
 
 
@@ -237,6 +238,31 @@ def test_damaged_blob_is_fetched_again_for_the_client_that_noticed(
     assert ask("GET", blob_path(CONTENT), **headers).headers["X-Accel-Redirect"]
     assert len(source.asked) == 1
     assert store.blob_path(digest(CONTENT)).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("identifier", ["1", digest(IMAGE_MANIFEST)], ids=["tag", "digest"])
+def test_manifest_is_sent_with_the_headers_of_distribution(serve: Serve, ask: Ask, identifier: str) -> None:
+    source = MadeSource(lambda _: whole(IMAGE_MANIFEST))
+    serve(source)
+    path = f"/v2/a/b/manifests/{identifier}"
+    for method, body in (("GET", IMAGE_MANIFEST), ("GET", IMAGE_MANIFEST), ("HEAD", b"")):
+        response = ask(method, path)
+        assert (response.status, response.read()) == (200, body)
+        assert response.headers["Content-Type"] == oci.MANIFEST
+        assert response.headers["Content-Length"] == str(len(IMAGE_MANIFEST))
+        assert response.headers["Docker-Content-Digest"] == digest(IMAGE_MANIFEST)
+        assert response.headers["ETag"] == f'"{digest(IMAGE_MANIFEST)}"'
+        assert response.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
+    assert len(source.asked) == 1
+
+
+@pytest.mark.parametrize("quote", ["", '"'], ids=["bare", "quoted"])
+def test_manifest_that_the_client_has_is_not_sent_again(serve: Serve, ask: Ask, quote: str) -> None:
+    serve(MadeSource(lambda _: whole(IMAGE_MANIFEST)))
+    etag = f"{quote}{digest(IMAGE_MANIFEST)}{quote}"
+    response = ask("GET", "/v2/a/b/manifests/1", **{"If-None-Match": etag})
+    assert (response.status, response.read()) == (304, b"")
+    assert ask("GET", "/v2/a/b/manifests/1", **{"If-None-Match": '"sha256:0"'}).status == 200
 
 
 def test_metrics_count_the_requests(serve: Serve, ask: Ask) -> None:

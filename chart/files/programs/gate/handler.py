@@ -40,7 +40,7 @@ FIRST_BYTE_SECONDS = 25.0
 FOLLOW_SECONDS = 5.0
 SENDFILE_BYTES = 1 << 20
 # The location in nginx.conf that passes a request on to distribution.
-DISTRIBUTION = "/registry"
+DISTRIBUTION = "@distribution"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -125,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
             # The gate does not know yet what is on the volume, and would fetch it again.
             self._refuse(503, "UNAVAILABLE", "the volume is being read")
         elif (request := parse_pull_request(self.command, path, self.headers)) is None:
-            self._redirect(f"{DISTRIBUTION}{self.path}", {})
+            self._redirect(DISTRIBUTION, {})
         elif request.reference.kind == BLOB:
             self._answer_blob(request)
         else:
@@ -141,14 +141,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._parts.store.mark_used(request.reference.repository, manifest.digest)
         self._count(request, hit=not manifest.was_fetched)
-        self._send_manifest(manifest, request)
+        self._send_manifest(manifest)
 
-    def _send_manifest(self, manifest: Manifest, request: PullRequest) -> None:
-        if manifest.is_stored:
-            self._redirect(f"/registry/v2/{request.reference.repository}/manifests/{manifest.digest}", {})
-        else:
-            headers = {"Content-Type": manifest.media_type, "Docker-Content-Digest": manifest.digest}
-            self._send(200, manifest.content, headers)
+    def _send_manifest(self, manifest: Manifest) -> None:
+        etag = f'"{manifest.digest}"'
+        if {etag, manifest.digest} & set(self.headers.get_all("If-None-Match", ())):
+            self._send_head(304, {})
+            return
+        headers = {"Content-Type": manifest.media_type, "Docker-Content-Digest": manifest.digest, "ETag": etag}
+        self._send(200, manifest.content, headers)
 
     # Blobs.
 

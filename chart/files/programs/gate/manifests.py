@@ -8,17 +8,16 @@ the credentials. If the upstream says that the tag does not exist, the cache say
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from store.layout import DIGEST
 from store.store import NoRoom
 from upstream.client import Denied, Kind, NotFound, Unavailable
 
+from gate.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, MediaTypes
 from gate.metrics import FRESH, GONE, REVALIDATED, STALE
 from gate.threads import start_thread
 
@@ -29,23 +28,9 @@ if TYPE_CHECKING:
     from upstream.reference import Reference
     from upstream.sources import Source
 
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-DOCKER_V1 = "application/vnd.docker.distribution.manifest.v1+json"
-DOCKER_V1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
-ACCEPT = (
-    OCI_INDEX,
-    OCI_MANIFEST,
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "*/*;q=0.1",
-)
-# RFC 6838, section 4.2. The media type in a document goes into a header, so nothing else may.
-MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+ACCEPT = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*;q=0.1")
 # The limit of distribution (registry/handlers/manifests.go, maxManifestBodySize).
 MAX_MANIFEST_BYTES = 4 << 20
-# For each request distribution takes more than four times the size of a manifest in memory.
-MAX_STORED_MANIFEST_BYTES = 1 << 18
 # How long the upstream may take if the cache does not know the tag, and if it does.
 TIMEOUT_SECONDS = 10.0
 STALE_AFTER_SECONDS = 1.5
@@ -60,21 +45,9 @@ class Manifest:
 
     digest: str
     content: bytes = field(repr=False)
+    media_type: str
     was_fetched: bool = field(default=False, compare=False)
     """Whether this very request made it come from the upstream; requests that joined it count as hits."""
-
-    is_stored: bool = field(default=True, compare=False)
-
-    @property
-    def media_type(self) -> str:
-        """The type that distribution would send (registry/storage/manifeststore.go, Get)."""
-        document = _parse(self.content)
-        media_type = document.get("mediaType")
-        if isinstance(media_type, str) and MEDIA_TYPE.fullmatch(media_type):
-            return media_type
-        if document.get("schemaVersion") == 1:
-            return DOCKER_V1_SIGNED if "signatures" in document else DOCKER_V1
-        return OCI_INDEX if isinstance(document.get("manifests"), list) else OCI_MANIFEST
 
 
 class _Lookup:
@@ -107,6 +80,7 @@ class Manifests:
         self._tag_check_interval_seconds = tag_check_interval_seconds
         self._count_tag_lookup = count_tag_lookup
         self._log = log
+        self._media_types = MediaTypes()
         self._lock = threading.Lock()
         self._lookups: dict[Reference, _Lookup] = {}
         self._revalidated_at: dict[Reference, float] = {}
@@ -143,7 +117,8 @@ class Manifests:
     def _read(self, repository: str, digest: str) -> Manifest | None:
         """Return a manifest from the volume."""
         content = self._store.read_manifest(repository, digest)
-        return None if content is None else Manifest(digest, content)
+        media_type = None if content is None else self._media_types.find(digest, content)
+        return None if content is None or media_type is None else Manifest(digest, content, media_type)
 
     def _read_tag(self, reference: Reference) -> Manifest | None:
         """Return the manifest to which a tag pointed when the upstream was asked last."""
@@ -253,45 +228,44 @@ class Manifests:
         """
         manifest = self._receive(reference)
         try:
-            if len(manifest.content) > MAX_STORED_MANIFEST_BYTES:
-                message = f"it has more than {MAX_STORED_MANIFEST_BYTES} bytes"
-                raise NoRoom(message)  # noqa: TRY301
             self._store.put_manifest(reference.repository, manifest.content, None if tag is None else tag.identifier)
         except (NoRoom, OSError) as problem:
             self._log(f"{reference} was passed on and not cached: {problem}")
             if tag is not None:
                 # The volume does not know what the tag means now, so the next pull asks again.
                 self._count_tag_lookup(REVALIDATED)
-            return replace(manifest, is_stored=False)
-        if tag is not None:
-            self._note_revalidation(tag)
+        else:
+            if tag is not None:
+                self._note_revalidation(tag)
         return manifest
 
     def _receive(self, reference: Reference) -> Manifest:
         """Fetch a manifest, and compare it with its digest."""
-        content = bytearray()
+        body = bytearray()
         deadline = time.monotonic() + TIMEOUT_SECONDS
         with self._source.open("GET", reference, accept=ACCEPT, timeout=TIMEOUT_SECONDS) as answer:
             announced = answer.headers.get("Docker-Content-Digest", "")
             while chunk := answer.read(1 << 16):
-                content += chunk
-                if len(content) > MAX_MANIFEST_BYTES:
+                body += chunk
+                if len(body) > MAX_MANIFEST_BYTES:
                     message = f"{reference}: the manifest has more than {MAX_MANIFEST_BYTES} bytes"
                     raise Unavailable(Kind.MALFORMED, message)
                 if time.monotonic() > deadline:
                     message = f"{reference}: the manifest did not come within {TIMEOUT_SECONDS:.0f} s"
                     raise Unavailable(Kind.TIMEOUT, message)
-        manifest = Manifest(f"sha256:{hashlib.sha256(content).hexdigest()}", bytes(content), was_fetched=True)
+        content = bytes(body)
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if reference.is_digest:
             announced = reference.identifier
-        if DIGEST.fullmatch(announced) and announced != manifest.digest:
-            message = f"{reference}: the upstream sent content with the digest {manifest.digest} instead of {announced}"
+        if DIGEST.fullmatch(announced) and announced != digest:
+            message = f"{reference}: the upstream sent content with the digest {digest} instead of {announced}"
             raise Unavailable(Kind.MALFORMED, message)
-        if "schemaVersion" not in _parse(manifest.content):
+        media_type = self._media_types.find(digest, content)
+        if media_type is None:
             # It may be a web page, or a manifest that is cut off or compressed.
             message = f"{reference}: the upstream sent something that is not a manifest"
             raise Unavailable(Kind.MALFORMED, message)
-        return manifest
+        return Manifest(digest, content, media_type, was_fetched=True)
 
     def _try_to_write(self, action: Callable[[], None]) -> None:
         """Run an action that only the volume can refuse: the response is right without it, the next pull repeats it."""
@@ -311,12 +285,3 @@ class Manifests:
             }
             self._revalidated_at[tag] = now
         self._count_tag_lookup(REVALIDATED)
-
-
-def _parse(content: bytes) -> dict[str, Any]:
-    """Return a JSON object, which all manifests of OCI and Docker are, or an empty one for anything else."""
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
