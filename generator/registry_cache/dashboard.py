@@ -1,35 +1,36 @@
-"""Makes the dashboard "Registry Caches", for Grafana and for Plutono 7.5 alike.
+"""Builds the dashboard "Registry Caches", for Grafana and for Plutono 7.5 alike.
 
-What both understand: schemaVersion 27 (Plutono knows none above it and Grafana migrates from it), a data source named
-by a variable, and the panel types stat, timeseries, table and row, which are folders of public/app/plugins/panel in the
-sources of both. A table needs no transformation: its query leaves just the labels that are to be its columns.
+Both programs understand schemaVersion 27 (Plutono knows none above it, and Grafana migrates from it), a data source
+named by a variable, and the panel types stat, timeseries, table and row, which are folders of public/app/plugins/panel
+in the sources of both. A table needs no transformation, since its query leaves only the labels that become columns.
 
-Counters are there, at 0, from a cache's start, so a sum has a value from the first scrape; a ratio has none, and is no
-NaN, while nobody asks for anything. All replicas count: nothing here goes by the name of a pod or a volume.
+Counters exist from the start of a cache, with the value 0, so a sum has a value from the first scrape. A ratio has no
+value, rather than NaN, while there are no requests. No query depends on the name of a pod or a volume, so all replicas
+count.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 UID = "registry-caches"
-# A scraper that gives no namespace, or no release, leaves "All".
+# A scraper that sets no namespace, or no release, leaves "All" as the choice.
 PLACE = 'namespace=~"$namespace",release=~"$release"'
 CHOSEN = f'{PLACE},upstream_host=~"$upstream"'
 BY_POD = "upstream_host, pod, instance"
-OF_POD = "{{upstream_host}} {{pod}}"
-OF = "{{upstream_host}}"
-FULL, HALF, THIRD, QUARTER, SIXTH = 24, 12, 8, 6, 4
+POD_LEGEND = "{{upstream_host}} {{pod}}"
+LEGEND = "{{upstream_host}}"
+FULL, HALF, THIRD, SIXTH = 24, 12, 8, 4
 COLUMNS = 24
 TALL, LOW = 8, 5
-FOUR_DAYS = 4 * 24 * 3600
+FOUR_DAYS_SECONDS = 4 * 24 * 3600
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: `queries` are pairs of PromQL and legend; `unit` is Grafana's name of it."""
+    """One panel. `queries` are pairs of PromQL and legend, and `unit` is the name of a unit in Grafana."""
 
     title: str
     description: str
@@ -38,19 +39,19 @@ class Panel:
     width: int = HALF
     height: int = TALL
     kind: str = "timeseries"
-    without_value: str = ""
-    least: float | None = 0
-    most: float | None = field(default=None)
+    no_value: str = ""
+    minimum: float | None = 0
+    maximum: float | None = None
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard as Grafana's JSON."""
+    """Return the dashboard as the JSON object of Grafana."""
     return {
         "annotations": {"list": []},
         "editable": True,
         "graphTooltip": 1,
         "links": [],
-        "panels": _place(_rows()),
+        "panels": _arrange(_rows()),
         "refresh": "1m",
         "schemaVersion": 27,
         "tags": ["registry", "cache"],
@@ -64,13 +65,13 @@ def dashboard() -> dict[str, Any]:
 
 
 def dashboard_text() -> str:
-    """The dashboard as it is committed."""
+    """Return the file of the dashboard."""
     return json.dumps(dashboard(), indent=2) + "\n"
 
 
 def _rows() -> list[tuple[str, list[Panel]]]:
     return [
-        ("Worth", _worth()),
+        ("Savings", _savings()),
         ("Traffic by upstream", _traffic()),
         ("Upstreams", _upstreams()),
         ("Storage", _storage()),
@@ -79,55 +80,60 @@ def _rows() -> list[tuple[str, list[Panel]]]:
     ]
 
 
-def _worth() -> list[Panel]:
+def _savings() -> list[Panel]:
     pushed, pulled = _increase("registry_proxy_pushed_bytes_total"), _increase("registry_proxy_pulled_bytes_total")
     saved = f"{_rate('registry_proxy_pushed_bytes_total')} - {_rate('registry_proxy_pulled_bytes_total')}"
     share = f"{_rate('registry_proxy_pulled_bytes_total')} / ({_rate('registry_proxy_pushed_bytes_total')} > 0)"
     return [
-        _number(
-            "Not fetched",
-            "Bytes that nodes got and the upstreams did not send, over the time shown.",
+        _stat(
+            "Bytes saved",
+            "Bytes that nodes received from the caches and that did not come from the upstreams, in the time range.",
             f"{pushed} - {pulled}",
             "decbytes",
-            least=None,
+            minimum=None,
             width=THIRD,
         ),
-        _number(
+        _stat(
             "Hit ratio",
-            "Share of requests for which nothing left the upstream, over the time shown.",
+            "Share of the requests that needed no fetch from an upstream, in the time range.",
             f"{_increase('registry_proxy_hits_total')} / ({_increase('registry_proxy_requests_total')} > 0)",
             "percentunit",
-            without_value="no requests",
+            no_value="no requests",
         ),
-        _number(
-            "Hit ratio by bytes",
-            "Share of the bytes that nodes got that did not come from the upstreams, over the time shown.",
+        _stat(
+            "Byte hit ratio",
+            "Share of the bytes to nodes that did not come from the upstreams, in the time range.",
             f"clamp_min(1 - {pulled} / ({pushed} > 0), 0)",
             "percentunit",
-            without_value="nothing sent",
+            no_value="no bytes sent",
         ),
-        _number("To nodes", "Bytes that the caches sent to nodes, over the time shown.", pushed, "decbytes"),
-        _number("From upstreams", "Bytes that the caches fetched, over the time shown.", pulled, "decbytes"),
+        _stat("Bytes to nodes", "Bytes that the caches sent to nodes, in the time range.", pushed, "decbytes"),
+        _stat(
+            "Bytes from upstreams",
+            "Bytes that the caches fetched from upstreams, in the time range.",
+            pulled,
+            "decbytes",
+        ),
         Panel(
-            "Not fetched, over time",
-            "Bytes that nodes got less those that the upstream sent; below zero where something is fetched first, "
-            "since what is sent counts when it has been sent.",
-            ((saved, OF),),
+            "Rate of bytes saved",
+            "Bytes to nodes minus bytes from the upstream. The rate is negative while content is fetched the first "
+            "time, since a response is counted when it has ended.",
+            ((saved, LEGEND),),
             "Bps",
-            least=None,
+            minimum=None,
         ),
         Panel(
-            "Hit ratio, over time",
-            "Share of requests, and of bytes, that did not go to the upstream.",
+            "Hit ratios over time",
+            "Share of the requests, and of the bytes, that did not come from the upstream.",
             (
                 (
                     f"{_rate('registry_proxy_hits_total')} / ({_rate('registry_proxy_requests_total')} > 0)",
-                    f"{OF} requests",
+                    f"{LEGEND} requests",
                 ),
-                (f"clamp_min(1 - {share}, 0)", f"{OF} bytes"),
+                (f"clamp_min(1 - {share}, 0)", f"{LEGEND} bytes"),
             ),
             "percentunit",
-            most=1,
+            maximum=1,
         ),
     ]
 
@@ -136,45 +142,45 @@ def _traffic() -> list[Panel]:
     return [
         Panel(
             "Requests",
-            "Requests for blobs and manifests that nodes sent to the caches.",
-            ((_rate("registry_proxy_requests_total"), OF),),
+            "Requests from nodes for blobs and manifests.",
+            ((_rate("registry_proxy_requests_total"), LEGEND),),
             "reqps",
         ),
         Panel(
             "Hits and misses",
-            "Requests for which nothing left the upstream, and those for which something did.",
+            "Requests that needed no fetch from the upstream, and requests that needed one.",
             (
-                (_rate("registry_proxy_hits_total"), f"{OF} hits"),
-                (_rate("registry_proxy_misses_total"), f"{OF} misses"),
+                (_rate("registry_proxy_hits_total"), f"{LEGEND} hits"),
+                (_rate("registry_proxy_misses_total"), f"{LEGEND} misses"),
             ),
             "reqps",
         ),
         Panel(
-            "Bytes to nodes",
-            "What nodes were sent, counted when it has been sent.",
-            ((_rate("registry_proxy_pushed_bytes_total"), OF),),
+            "Rate of bytes to nodes",
+            "Bytes that were sent to nodes, counted when a response has ended.",
+            ((_rate("registry_proxy_pushed_bytes_total"), LEGEND),),
             "Bps",
         ),
         Panel(
-            "Bytes from upstreams",
-            "What was fetched; and what one replica had from the other instead.",
+            "Rate of bytes from upstreams",
+            "Bytes that were fetched from the upstream, and bytes that one replica fetched from the other instead.",
             (
-                (_rate("registry_proxy_pulled_bytes_total"), OF),
-                (_rate("registry_cache_replica_bytes_total"), f"{OF} from the other replica"),
+                (_rate("registry_proxy_pulled_bytes_total"), LEGEND),
+                (_rate("registry_cache_replica_fetched_bytes_total"), f"{LEGEND} from the other replica"),
             ),
             "Bps",
         ),
         Panel(
-            "Joined requests",
-            "Requests for a blob that was being fetched for somebody else: they cost the upstream nothing.",
-            ((_rate("registry_cache_coalesced_requests_total"), OF),),
+            "Coalesced requests",
+            "Requests for a blob that another request was already fetching. They cost the upstream nothing.",
+            ((_rate("registry_cache_coalesced_requests_total"), LEGEND),),
             "reqps",
         ),
         Panel(
-            "Tags",
-            "How it was found what a tag means: asked of the upstream, known from a moment before (window), from "
-            "before the upstream was away (stale), or gone from the upstream.",
-            ((_rate("registry_cache_tag_lookups_total", "result"), f"{OF} {{{{result}}}}"),),
+            "Tag lookups",
+            "How the cache found out what a tag means: it asked the upstream (revalidated), it had asked within the "
+            "check interval (fresh), it could not ask (stale), or the upstream does not have the tag any more (gone).",
+            ((_rate("registry_cache_tag_lookups_total", "result"), f"{LEGEND} {{{{result}}}}"),),
             "reqps",
         ),
     ]
@@ -185,115 +191,128 @@ def _upstreams() -> list[Panel]:
     seconds = "registry_cache_upstream_request_duration_seconds"
     return [
         Panel(
-            "Upstream answers",
-            "1 where the upstream gave an answer of use when it was asked last, 0 where it was away.",
-            ((f"min by (upstream_host) (registry_cache_upstream_up{{{CHOSEN}}})", OF),),
+            "Upstream availability",
+            "1 if the last request to the upstream got a usable response, 0 if it did not.",
+            ((f"min by (upstream_host) (registry_cache_upstream_up{{{CHOSEN}}})", LEGEND),),
             "none",
-            most=1,
+            maximum=1,
         ),
         Panel(
             "Requests to upstreams",
-            "What the upstream and its token server answered, or why they did not.",
-            ((f"{_rate(requests, 'outcome')} > 0", f"{OF} {{{{outcome}}}}"),),
+            "Requests to the upstream and its token server, by status or by the reason for having none.",
+            ((f"{_rate(requests, 'outcome')} > 0", f"{LEGEND} {{{{outcome}}}}"),),
             "reqps",
         ),
         Panel(
-            "Latency of upstreams",
-            "Time to the head of an answer: half of them come sooner, and 95 of 100.",
+            "Upstream latency",
+            "Time until the head of a response from the upstream, at the median and at the 95th percentile.",
             tuple(
                 (
-                    f"histogram_quantile({share}, {_rate(f'{seconds}_bucket', 'le')}) > 0",
-                    f"{OF} {share:.0%}",
+                    f"histogram_quantile({quantile}, {_rate(f'{seconds}_bucket', 'le')}) > 0",
+                    f"{LEGEND} {quantile:.0%}",
                 )
-                for share in (0.5, 0.95)
+                for quantile in (0.5, 0.95)
             ),
             "s",
         ),
         Panel(
-            "Latency by method",
-            "Mean time to the head of an answer: for content (GET), for what a tag means (HEAD), for tokens.",
-            ((f"{_rate(f'{seconds}_sum', 'method')} / ({_rate(f'{seconds}_count', 'method')} > 0)", _with("method")),),
+            "Upstream latency by method",
+            "Mean time until the head of a response: GET for content, HEAD for tags, token for the token server.",
+            (
+                (
+                    f"{_rate(f'{seconds}_sum', 'method')} / ({_rate(f'{seconds}_count', 'method')} > 0)",
+                    _legend_with("method"),
+                ),
+            ),
             "s",
         ),
         Panel(
             "Rate limits and refused credentials",
-            "Answers 429, and credentials that were answered with 401, in the time before each point.",
+            "Responses with status 429, and responses with status 401 to requests with credentials.",
             (
-                (_grown(f'{requests}{{{CHOSEN},outcome="429"}}'), f"{OF} 429"),
-                (_grown(f"registry_cache_refused_credentials_total{{{CHOSEN}}}"), f"{OF} credentials"),
+                (_increase_by(f'{requests}{{{CHOSEN},outcome="429"}}'), f"{LEGEND} 429"),
+                (
+                    _increase_by(f"registry_cache_upstream_credentials_refused_total{{{CHOSEN}}}"),
+                    f"{LEGEND} credentials",
+                ),
             ),
             "short",
         ),
         Panel(
             "Refused requests",
-            "What the caches answered with an error, upon which containerd asks the upstream itself, by reason.",
-            ((f"{_rate('registry_cache_refused_requests_total', 'reason')} > 0", _with("reason")),),
+            "Requests that the caches answered with an error, so that containerd goes to the upstream, by reason.",
+            ((f"{_rate('registry_cache_refused_requests_total', 'reason')} > 0", _legend_with("reason")),),
             "reqps",
-            without_value="none",
+            no_value="none",
         ),
     ]
 
 
 def _storage() -> list[Panel]:
     stored, capacity = _by_pod("registry_cache_stored_bytes"), _by_pod("registry_cache_capacity_bytes")
-    forecast = f"max by ({BY_POD}) (predict_linear(registry_cache_stored_bytes{{{CHOSEN}}}[6h], {FOUR_DAYS}))"
+    forecast = f"max by ({BY_POD}) (predict_linear(registry_cache_stored_bytes{{{CHOSEN}}}[6h], {FOUR_DAYS_SECONDS}))"
     return [
         Panel(
-            "Room in use",
-            "Share of what content may take that it takes, and where eviction begins.",
+            "Capacity in use",
+            "Share of the capacity that content takes, and the share above which content is evicted.",
             (
-                (f"{stored} / ({capacity} > 0)", OF_POD),
-                (f"max by (upstream_host) (registry_cache_high_water_ratio{{{CHOSEN}}})", f"{OF} eviction begins"),
+                (f"{stored} / ({capacity} > 0)", POD_LEGEND),
+                (f"max by (upstream_host) (registry_cache_high_water_ratio{{{CHOSEN}}})", f"{LEGEND} high water"),
             ),
             "percentunit",
-            most=1,
+            maximum=1,
         ),
         Panel(
-            "Room in use in four days",
-            "The same as it will be if it goes on as in the last six hours; eviction ends it before it is all.",
-            ((f"clamp(({forecast}) / ({capacity} > 0), 0, 1)", OF_POD),),
+            "Capacity in use in four days",
+            "A linear forecast from the last six hours. Eviction keeps the share below the high water mark.",
+            ((f"clamp(({forecast}) / ({capacity} > 0), 0, 1)", POD_LEGEND),),
             "percentunit",
-            most=1,
+            maximum=1,
         ),
-        Panel("Stored", "Bytes of content on each volume.", ((stored, OF_POD),), "decbytes"),
+        Panel("Stored bytes", "Bytes that content takes on each volume.", ((stored, POD_LEGEND),), "decbytes"),
         Panel(
-            "Room left",
-            "What content may still take, and what is free on the disk, whoever may take it.",
+            "Free bytes",
+            "Capacity that is not in use, and bytes that are free on the file system.",
             (
-                (f"{capacity} - {stored}", OF_POD),
-                (_by_pod("registry_cache_free_bytes"), f"{OF_POD} on the disk"),
+                (f"{capacity} - {stored}", POD_LEGEND),
+                (_by_pod("registry_cache_volume_free_bytes"), f"{POD_LEGEND} file system"),
             ),
             "decbytes",
         ),
         Panel(
-            "Removed from the volumes",
-            "Blobs and manifests that went: evicted for room, expired, or damaged.",
-            ((_rate("registry_cache_removed_blobs_total", "reason"), _with("reason")),),
+            "Removed blobs",
+            "Blobs and manifests that were evicted to make room, expired, or were discarded because of damage.",
+            ((_rate("registry_cache_removed_blobs_total", "reason"), _legend_with("reason")),),
             "ops",
         ),
         Panel(
             "Fetched again after eviction",
             "Bytes that a larger volume would have saved.",
-            ((_rate("registry_cache_returned_bytes_total"), OF),),
+            ((_rate("registry_cache_refetched_bytes_total"), LEGEND),),
             "Bps",
         ),
         Panel(
-            "Kept for",
-            "Time since the last use of what was used least recently.",
+            "Age of the least recent use",
+            "Time since the least recently used content was used. It shows how long unused content is kept.",
             (
                 (
-                    f"time() - min by ({BY_POD}) (registry_cache_oldest_use_timestamp_seconds{{{CHOSEN}}})",
-                    OF_POD,
+                    f"time() - min by ({BY_POD}) (registry_cache_least_recent_use_timestamp_seconds{{{CHOSEN}}})",
+                    POD_LEGEND,
                 ),
             ),
             "s",
         ),
         Panel(
-            "Objects",
-            "Blobs (manifests included) and tags on each volume, and files that its disk refused.",
+            "Stored objects",
+            "Blobs (including manifests) and tags on each volume, and files that the file system failed to read or "
+            "remove.",
             tuple(
-                (_by_pod(f"registry_cache_{name}"), f"{OF_POD} {words}")
-                for name, words in (("stored_blobs", "blobs"), ("stored_tags", "tags"), ("stuck_files", "stuck files"))
+                (_by_pod(f"registry_cache_{name}"), f"{POD_LEGEND} {legend}")
+                for name, legend in (
+                    ("stored_blobs", "blobs"),
+                    ("stored_tags", "tags"),
+                    ("inaccessible_files", "inaccessible files"),
+                )
             ),
             "short",
         ),
@@ -308,104 +327,105 @@ def _nodes() -> list[Panel]:
     return [
         Panel(
             "Nodes that use each cache",
-            "How many of the nodes are pointed to the cache, and how many there are.",
+            "Nodes whose containerd uses the cache, and all nodes.",
             (
-                (f"sum by (upstream_host) ({active})", f"{OF} use it"),
-                (f"count by (upstream_host) ({active})", f"{OF} of"),
+                (f"sum by (upstream_host) ({active})", f"{LEGEND} in use"),
+                (f"count by (upstream_host) ({active})", f"{LEGEND} all nodes"),
             ),
             "short",
         ),
         Panel(
-            "Which node uses which cache",
-            "1 where containerd on the node is pointed to the cache of the upstream, 0 where it is not.",
+            "Caches in use by node",
+            "1 if containerd on the node uses the cache of the upstream, 0 if it does not.",
             ((f"max by (node, instance, upstream_host) ({active})", ""),),
             "none",
             kind="table",
         ),
         Panel(
             "Withdrawals",
-            "How often a node left a cache that it had used, in the time before each point, by reason.",
-            ((_grown(f"registry_cache_node_withdrawals_total{{{CHOSEN}}}", "reason"), _with("reason")),),
+            "How often a node stopped using a cache, by reason.",
+            ((_increase_by(f"registry_cache_node_withdrawals_total{{{CHOSEN}}}", "reason"), _legend_with("reason")),),
             "short",
-            without_value="none",
+            no_value="none",
         ),
         Panel(
-            "Questions that failed",
-            "Questions of the nodes whether a cache is there, a second, by what was wrong with the answer.",
+            "Failed probes",
+            "Probes from nodes that got no good response from the cache, by result.",
             (
                 (
                     f'sum by (upstream_host, result) (rate({probes},result!="ok"}}[$__rate_interval]))',
-                    _with("result"),
+                    _legend_with("result"),
                 ),
             ),
             "ops",
-            without_value="none",
+            no_value="none",
         ),
         Panel(
-            "Answers to nodes",
-            "Time in which 95 of 100 questions of the nodes are answered.",
-            ((f"histogram_quantile(0.95, sum by (upstream_host, le) (rate({bucket}[$__rate_interval])))", OF),),
+            "Probe latency",
+            "Time until the response to a probe from a node, at the 95th percentile.",
+            ((f"histogram_quantile(0.95, sum by (upstream_host, le) (rate({bucket}[$__rate_interval])))", LEGEND),),
             "s",
         ),
         Panel(
-            "containerd reads the folder",
-            "1 where containerd's configuration on the node names the folder of the caches, 0 where it does not.",
+            "containerd reads the directory",
+            "1 if the configuration of containerd on the node names the registry directory, 0 if it does not.",
             ((f"min by (node, instance) ({reads})", "{{node}} {{instance}}"),),
             "none",
-            most=1,
+            maximum=1,
         ),
     ]
 
 
 def _pods() -> list[Panel]:
     configured = (
-        f"registry_cache_configuration_info{{{CHOSEN}}} * on ({BY_POD}) group_left (version) "
+        f"registry_cache_config_info{{{CHOSEN}}} * on ({BY_POD}) group_left (version) "
         f"registry_cache_build_info{{{CHOSEN}}}"
     )
-    known = f"{BY_POD}, remote_url, tag_window, credentials, proxy, ca, version"
-    began = f'process_start_time_seconds{{{CHOSEN},upstream_host!=""}}'
+    columns = f"{BY_POD}, remote_url, tag_check_interval, credentials, proxy, ca, version"
+    started = f'process_start_time_seconds{{{CHOSEN},upstream_host!=""}}'
     return [
         Panel(
             "Ready",
-            "1 where the cache can serve, 0 where it cannot.",
-            ((_by_pod("registry_cache_ready", "min"), OF_POD),),
+            "1 if the cache pod can serve requests, 0 if it cannot.",
+            ((_by_pod("registry_cache_ready", "min"), POD_LEGEND),),
             "none",
-            most=1,
+            maximum=1,
         ),
         Panel(
-            "Running for",
-            "Time since the program that fetches was started.",
-            ((f"time() - max by ({BY_POD}) ({began})", OF_POD),),
+            "Uptime",
+            "Time since the gate started.",
+            ((f"time() - max by ({BY_POD}) ({started})", POD_LEGEND),),
             "s",
         ),
         Panel(
             "Memory",
-            "What the program that fetches takes; nginx and distribution are not in it.",
-            ((_by_pod("process_resident_memory_bytes"), OF_POD),),
+            "Resident memory of the gate. nginx and distribution are not included.",
+            ((_by_pod("process_resident_memory_bytes"), POD_LEGEND),),
             "bytes",
         ),
         Panel(
             "CPU",
-            "Share of a core that the program that fetches takes.",
-            ((f"sum by ({BY_POD}) (rate(process_cpu_seconds_total{{{CHOSEN}}}[$__rate_interval]))", OF_POD),),
+            "Share of a core that the gate uses.",
+            ((f"sum by ({BY_POD}) (rate(process_cpu_seconds_total{{{CHOSEN}}}[$__rate_interval]))", POD_LEGEND),),
             "percentunit",
         ),
         Panel(
-            "Fetches",
-            "Blobs that are coming from the upstream at the moment.",
-            ((_by_pod("registry_cache_fetches"), OF_POD),),
+            "Active fetches",
+            "Blobs that are being fetched from the upstream.",
+            ((_by_pod("registry_cache_active_fetches"), POD_LEGEND),),
             "short",
         ),
         Panel(
-            "Answers of unknown size",
-            "Answers that are missing in the bytes to nodes, since nginx sent more of them than were counted.",
-            ((_rate("registry_cache_untold_answers_total"), OF),),
+            "Uncounted responses",
+            "Responses that are missing from the bytes to nodes, since nginx sent more of them than the gate could "
+            "count.",
+            ((_rate("registry_cache_uncounted_responses_total"), LEGEND),),
             "ops",
         ),
         Panel(
             "Configuration",
-            "The chart's version that each cache was configured by, and where and how it fetches.",
-            ((f"max by ({known}) ({configured})", ""),),
+            "The configuration of each cache pod, and the version of the chart that wrote it.",
+            ((f"max by ({columns}) ({configured})", ""),),
             "none",
             FULL,
             kind="table",
@@ -413,52 +433,52 @@ def _pods() -> list[Panel]:
     ]
 
 
-def _number(  # noqa: PLR0913 - what a number is shown with
-    title: str, description: str, query: str, unit: str, without_value: str = "", *, least: float | None = 0,
+def _stat(  # noqa: PLR0913 - each is one property of the panel
+    title: str, description: str, query: str, unit: str, no_value: str = "", *, minimum: float | None = 0,
     width: int = SIXTH,
 ) -> Panel:  # fmt: skip
-    most = 1 if unit == "percentunit" else None
-    return Panel(title, description, ((query, ""),), unit, width, LOW, "stat", without_value, least, most)
+    maximum = 1 if unit == "percentunit" else None
+    return Panel(title, description, ((query, ""),), unit, width, LOW, "stat", no_value, minimum, maximum)
 
 
-def _with(label: str) -> str:
-    return f"{OF} {{{{{label}}}}}"
+def _legend_with(label: str) -> str:
+    return f"{LEGEND} {{{{{label}}}}}"
 
 
-def _by_pod(metric: str, how: str = "max") -> str:
-    return f"{how} by ({BY_POD}) ({metric}{{{CHOSEN}}})"
+def _by_pod(metric: str, aggregation: str = "max") -> str:
+    return f"{aggregation} by ({BY_POD}) ({metric}{{{CHOSEN}}})"
 
 
-def _grown(counter: str, *by: str) -> str:
-    return f"sum by ({', '.join(('upstream_host', *by))}) (increase({counter}[$__rate_interval]))"
+def _increase_by(selector: str, *labels: str) -> str:
+    return f"sum by ({', '.join(('upstream_host', *labels))}) (increase({selector}[$__rate_interval]))"
 
 
 def _increase(metric: str) -> str:
     return f"sum(increase({metric}{{{CHOSEN}}}[$__range]))"
 
 
-def _rate(metric: str, *by: str) -> str:
-    return f"sum by ({', '.join(('upstream_host', *by))}) (rate({metric}{{{CHOSEN}}}[$__rate_interval]))"
+def _rate(metric: str, *labels: str) -> str:
+    return f"sum by ({', '.join(('upstream_host', *labels))}) (rate({metric}{{{CHOSEN}}}[$__rate_interval]))"
 
 
-def _place(rows: list[tuple[str, list[Panel]]]) -> list[dict[str, Any]]:
-    """Put the panels from left to right below their row's title, and number them."""
-    placed: list[dict[str, Any]] = []
+def _arrange(rows: list[tuple[str, list[Panel]]]) -> list[dict[str, Any]]:
+    """Lay out the panels from left to right below the title of their row, and number them."""
+    arranged: list[dict[str, Any]] = []
     top = 0
     for title, panels in rows:
         grid = {"h": 1, "w": COLUMNS, "x": 0, "y": top}
-        placed.append(
-            {"collapsed": False, "gridPos": grid, "id": len(placed) + 1, "panels": [], "title": title, "type": "row"}
+        arranged.append(
+            {"collapsed": False, "gridPos": grid, "id": len(arranged) + 1, "panels": [], "title": title, "type": "row"}
         )
         top, left, height = top + 1, 0, 0
         for panel in panels:
             if left + panel.width > COLUMNS:
                 top, left, height = top + height, 0, 0
             grid = {"h": panel.height, "w": panel.width, "x": left, "y": top}
-            placed.append({**_panel(panel), "gridPos": grid, "id": len(placed) + 1})
+            arranged.append({**_panel(panel), "gridPos": grid, "id": len(arranged) + 1})
             left, height = left + panel.width, max(height, panel.height)
         top += height
-    return placed
+    return arranged
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
@@ -470,16 +490,16 @@ def _panel(panel: Panel) -> dict[str, Any]:
         },
         "table": {"showHeader": True},
     }
-    bounds = {"min": panel.least, "max": panel.most, "noValue": panel.without_value or None}
-    defaults = {"unit": panel.unit, **{name: value for name, value in bounds.items() if value is not None}}
-    more = {"format": "table", "instant": True} if panel.kind == "table" else {}
+    optional = {"min": panel.minimum, "max": panel.maximum, "noValue": panel.no_value or None}
+    defaults = {"unit": panel.unit, **{name: value for name, value in optional.items() if value is not None}}
+    target = {"format": "table", "instant": True} if panel.kind == "table" else {}
     return {
         "datasource": "$datasource",
         "description": panel.description,
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": options[panel.kind],
         "targets": [
-            {"expr": expression, "legendFormat": legend, "refId": chr(ord("A") + number), **more}
+            {"expr": expression, "legendFormat": legend, "refId": chr(ord("A") + number), **target}
             for number, (expression, legend) in enumerate(panel.queries)
         ],
         "title": panel.title,
@@ -488,10 +508,10 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def _variables() -> list[dict[str, Any]]:
-    """Data source, namespace, release and upstream: each of the last three among what is there in those before it."""
-    source = {"hide": 0, "label": "Data source", "name": "datasource", "query": "prometheus", "type": "datasource"}
+    """Return the variables; namespace, release and upstream each offer what exists within the choices before them."""
+    data_source = {"hide": 0, "label": "Data source", "name": "datasource", "query": "prometheus", "type": "datasource"}
     return [
-        source,
+        data_source,
         _variable("namespace", "Namespace", "label_values(registry_proxy_requests_total, namespace)", ".*"),
         _variable(
             "release",

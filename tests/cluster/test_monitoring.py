@@ -341,7 +341,7 @@ def test_requests_by_outcome_match_the_upstreams_access_log(watched: Watched) ->
 
 def test_metrics_explain_a_volume_that_is_too_small(watched: Watched) -> None:
     of = f'{{upstream_host="{SMALL}"}}'
-    assert number(f"registry_cache_returned_bytes_total{of}") >= 5 * MIB
+    assert number(f"registry_cache_refetched_bytes_total{of}") >= 5 * MIB
     assert number(f'registry_cache_removed_blobs_total{{upstream_host="{SMALL}",reason="evicted"}}') >= 2
     assert number(f'registry_cache_refused_requests_total{{upstream_host="{SMALL}",reason="no-room"}}') >= 4
     assert number(f"registry_cache_capacity_bytes{of}") == 8 * MIB

@@ -80,7 +80,7 @@ def test_wrong_credentials_are_logged_once_and_counted(bench: Bench) -> None:
         assert len(lines) == 1
         assert "registry.example.com" in lines[0]
         assert "401" in lines[0]
-        assert pod.metrics()["registry_cache_refused_credentials_total"] >= 1
+        assert pod.metrics()["registry_cache_upstream_credentials_refused_total"] >= 1
         assert_nowhere(pod, WRONG["password"])
     tried = [each for each in bench.upstream.requests(mark) if each.scheme == "Basic"]
     print(f"the wrong credentials were tried {len(tried)} times")
@@ -94,7 +94,7 @@ def test_public_images_are_served_without_and_with_wrong_credentials(bench: Benc
         pod.set_secret("login", WRONG)
         pull(pod, "public-1", public[1])
         assert len([line for line in pod.log("gate").splitlines() if "credentials" in line]) == 1
-        assert pod.metrics()["registry_cache_refused_credentials_total"] >= 1
+        assert pod.metrics()["registry_cache_upstream_credentials_refused_total"] >= 1
         assert_nowhere(pod, WRONG["password"])
 
 

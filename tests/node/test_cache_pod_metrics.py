@@ -74,7 +74,7 @@ def test_bytes_of_many_clients_at_once_are_all_counted(bench: Bench, pod: CacheP
         sent = sum(len(body) for _, body in pool.map(lambda path: get(pod, path), paths))
     metrics = settled(pod, "blob", sent)
     assert metrics['registry_proxy_pushed_bytes_total{type="blob"}'] == sent
-    assert metrics["registry_cache_untold_answers_total"] == 0
+    assert metrics["registry_cache_uncounted_responses_total"] == 0
     assert metrics['registry_proxy_requests_total{type="blob"}'] == len(paths)
 
 
@@ -149,7 +149,7 @@ def test_requests_between_replicas_are_not_counted_as_clients_requests(bench: Be
     assert total('registry_proxy_pushed_bytes_total{type="blob"}') == sent
     pulled = sum(request.body_bytes for request in bench.upstream.requests(mark))
     assert total('registry_proxy_pulled_bytes_total{type="blob"}') == pulled == sent // 2
-    assert total("registry_cache_replica_bytes_total") == sent // 2
+    assert total("registry_cache_replica_fetched_bytes_total") == sent // 2
 
 
 def test_promtool_accepts_the_metrics(pod: CachePod) -> None:

@@ -50,7 +50,7 @@ class FakeCache:
             stale = min(self.manifests, self.away_for)
             return 200, (
                 f'registry_proxy_hits_total{{upstream_host="docker.io",type="blob"}} {hits}\n'
-                'registry_cache_tag_lookups_total{upstream_host="docker.io",result="asked"} 7\n'
+                'registry_cache_tag_lookups_total{upstream_host="docker.io",result="revalidated"} 7\n'
                 f'registry_cache_upstream_requests_total{{method="GET",outcome="2xx"}} {asked}\n'
                 'registry_cache_upstream_requests_total{method="HEAD",outcome="2xx"} 3\n'
                 f'registry_cache_tag_lookups_total{{upstream_host="docker.io",result="stale"}} {stale}\n'

@@ -1,4 +1,4 @@
-"""The rules: each parses, each alert fires when it should, stays quiet when it should, and is explained."""
+"""Each rule parses, and each alert fires when it should, stays quiet when it should, and is documented."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ OF = 'namespace="space",release="x",upstream_host="docker.io"'
 OTHER = 'namespace="space",release="x",upstream_host="quay.io"'
 REQUESTS = "registry_cache_upstream_requests_total"
 DAYS = 1440
-# Series as promtool has them, a value each minute; at which minute; whether for each of the label sets it fires.
+# Series in the notation of promtool with a value for each minute, the minute of the check, and the upstreams for which
+# the alert fires then.
 FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
     "RegistryCacheDown": [
         (
@@ -31,7 +32,7 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
             ["docker.io"],
         ),
         ({f"registry_cache_ready{{{OF}}}": "0x20", f"registry_cache_ready{{{OTHER}}}": "1x20"}, 6, ["docker.io"]),
-        # No labels but the program's own.
+        # A scraper that sets no labels.
         ({'registry_cache_ready{upstream_host="docker.io"}': "0x20"}, 6, ["docker.io"]),
     ],
     "RegistryCacheReplicaDown": [
@@ -39,9 +40,9 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
             {
                 f'registry_cache_ready{{{OF},pod="0"}}': "1x30",
                 f'registry_cache_ready{{{OF},pod="1"}}': "1x5 _x25",
-                f'registry_cache_replicas{{{OF},pod="0"}}': "2x30",
+                f'registry_cache_configured_replicas{{{OF},pod="0"}}': "2x30",
                 f"registry_cache_ready{{{OTHER}}}": "1x30",
-                f"registry_cache_replicas{{{OTHER}}}": "1x30",
+                f"registry_cache_configured_replicas{{{OTHER}}}": "1x30",
             },
             28,
             ["docker.io"],
@@ -97,8 +98,8 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
     "RegistryCacheCredentialsRefused": [
         (
             {
-                f"registry_cache_refused_credentials_total{{{OF}}}": "0x5 1x10",
-                f"registry_cache_refused_credentials_total{{{OTHER}}}": "0x15",
+                f"registry_cache_upstream_credentials_refused_total{{{OF}}}": "0x5 1x10",
+                f"registry_cache_upstream_credentials_refused_total{{{OTHER}}}": "0x15",
             },
             8,
             ["docker.io"],
@@ -119,14 +120,14 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
             20,
             ["docker.io"],
         ),
-        ({f"registry_cache_stuck_files{{{OF}}}": "3x20"}, 12, ["docker.io"]),
+        ({f"registry_cache_inaccessible_files{{{OF}}}": "3x20"}, 12, ["docker.io"]),
     ],
     "RegistryCacheVolumeTooSmall": [
         (
             {
-                f"registry_cache_returned_bytes_total{{{OF}}}": "0+20x100",
+                f"registry_cache_refetched_bytes_total{{{OF}}}": "0+20x100",
                 f'registry_proxy_pulled_bytes_total{{{OF},type="blob"}}': "0+100x100",
-                f"registry_cache_returned_bytes_total{{{OTHER}}}": "0+5x100",
+                f"registry_cache_refetched_bytes_total{{{OTHER}}}": "0+5x100",
                 f'registry_proxy_pulled_bytes_total{{{OTHER},type="blob"}}': "0+100x100",
             },
             60,
@@ -151,7 +152,7 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
 }
 QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
     "RegistryCacheDown": [
-        # A pod that is replaced, and one node of two.
+        # A pod that is being replaced, and one node of two.
         ({f"registry_cache_ready{{{OF}}}": "1x5 0x3 1x10"}, 12),
         (
             {
@@ -160,20 +161,20 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
             },
             15,
         ),
-        # A cache that was taken out of the values.
+        # A cache that was removed from the values.
         ({f"registry_cache_ready{{{OF}}}": "1x5 stale"}, 20),
     ],
     "RegistryCacheReplicaDown": [
         (
             {
                 **{f'registry_cache_ready{{{OF},pod="{pod}"}}': "1x30" for pod in (0, 1)},
-                **{f'registry_cache_replicas{{{OF},pod="{pod}"}}': "2x30" for pod in (0, 1)},
+                **{f'registry_cache_configured_replicas{{{OF},pod="{pod}"}}': "2x30" for pod in (0, 1)},
             },
             28,
         ),
     ],
     "RegistryCacheNodeNotUsingCache": [
-        # All of them: that is the cache's.
+        # If all nodes are affected, RegistryCacheDown fires.
         ({f'registry_cache_node_mirror_active{{{OF},instance="{node}"}}': "0x20" for node in "ab"}, 16),
         (
             {
@@ -185,7 +186,7 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
     ],
     "RegistryCacheNodeNotReading": [({"registry_cache_node_containerd_reads_registry_directory": "1x20"}, 16)],
     "RegistryCacheHitRatioCollapsed": [
-        # New, and with hardly a request.
+        # A new cache, and one with few requests.
         (
             {
                 f"registry_proxy_requests_total{{{OF}}}": "0+10x200",
@@ -210,14 +211,14 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
             },
             20,
         ),
-        # One of one.
+        # A single request that failed.
         ({f'{REQUESTS}{{{OF},method="GET",outcome="dns"}}': "0x5 1x30"}, 14),
     ],
     "RegistryCacheUpstreamLimitsRate": [
         ({f'{REQUESTS}{{{OF},method="GET",outcome="429"}}': "0x5 1x40"}, 30),
         ({f'{REQUESTS}{{{OF},method="GET",outcome="2xx"}}': "0+1x40"}, 30),
     ],
-    "RegistryCacheCredentialsRefused": [({f"registry_cache_refused_credentials_total{{{OF}}}": "7x20"}, 15)],
+    "RegistryCacheCredentialsRefused": [({f"registry_cache_upstream_credentials_refused_total{{{OF}}}": "7x20"}, 15)],
     "RegistryCacheVolumeFull": [
         (
             {
@@ -226,7 +227,7 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
                 f"registry_cache_high_water_ratio{{{OF}}}": "0.85x30",
                 f'registry_cache_refused_requests_total{{{OF},reason="no-room"}}': "3x30",
                 f'registry_cache_refused_requests_total{{{OF},reason="not-found"}}': "0+1x30",
-                f"registry_cache_stuck_files{{{OF}}}": "0x30",
+                f"registry_cache_inaccessible_files{{{OF}}}": "0x30",
             },
             25,
         ),
@@ -234,7 +235,7 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
     "RegistryCacheVolumeTooSmall": [
         (
             {
-                f"registry_cache_returned_bytes_total{{{OF}}}": "0x100",
+                f"registry_cache_refetched_bytes_total{{{OF}}}": "0x100",
                 f'registry_proxy_pulled_bytes_total{{{OF},type="blob"}}': "0x100",
             },
             60,
@@ -260,8 +261,8 @@ def promtool() -> Path:
     return tools.debian_program("promtool")
 
 
-def promtool_says(promtool: Path, folder: Path, *tests: dict[str, Any]) -> str:
-    """What promtool says; nothing where all is as the tests say."""
+def promtool_errors(promtool: Path, folder: Path, *tests: dict[str, Any]) -> str:
+    """Return the output of promtool, or "" if all tests pass."""
     (folder / "rules.yaml").write_text(rules_text())
     document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": list(tests)}
     (folder / "tests.yaml").write_text(yaml.safe_dump(document))
@@ -271,7 +272,7 @@ def promtool_says(promtool: Path, folder: Path, *tests: dict[str, Any]) -> str:
 
 
 def case(series: dict[str, str], minute: int, name: str, firing: list[str]) -> dict[str, Any]:
-    """A test that counts the alerts of a name that fire, by upstream."""
+    """Return a test that counts the firing alerts with this name, by upstream."""
     expression = f'count by (upstream_host) (ALERTS{{alertname="{name}",alertstate="firing"}})'
     expected = [
         {"labels": f'{{upstream_host="{upstream}"}}' if upstream else "{}", "value": 1} for upstream in sorted(firing)
@@ -283,14 +284,14 @@ def case(series: dict[str, str], minute: int, name: str, firing: list[str]) -> d
     }
 
 
-def test_rules_are_what_prometheus_takes(promtool: Path, tmp_path: Path) -> None:
+def test_prometheus_accepts_the_rules(promtool: Path, tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(rules_text())
     command = [str(promtool), "check", "rules", "--lint=all", "--lint-fatal", str(tmp_path / "rules.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_has_cases_in_which_it_fires_and_in_which_it_does_not() -> None:
+def test_each_alert_has_cases_that_fire_and_cases_that_do_not() -> None:
     names = [alert.name for alert in alerts()]
     assert len(names) == len(set(names)) >= 8
     assert sorted(FIRES) == sorted(QUIET) == sorted(names)
@@ -299,17 +300,17 @@ def test_each_alert_has_cases_in_which_it_fires_and_in_which_it_does_not() -> No
 @pytest.mark.parametrize("name", FIRES)
 def test_alert_fires(promtool: Path, tmp_path: Path, name: str) -> None:
     cases = [case(series, minute, name, firing) for series, minute, firing in FIRES[name]]
-    assert promtool_says(promtool, tmp_path, *cases) == ""
+    assert promtool_errors(promtool, tmp_path, *cases) == ""
 
 
 @pytest.mark.parametrize("name", QUIET)
 def test_alert_stays_quiet(promtool: Path, tmp_path: Path, name: str) -> None:
     cases = [case(series, minute, name, []) for series, minute in QUIET[name]]
-    assert promtool_says(promtool, tmp_path, *cases) == ""
+    assert promtool_errors(promtool, tmp_path, *cases) == ""
 
 
-def test_annotations_are_filled_in_from_labels_and_value(promtool: Path, tmp_path: Path) -> None:
-    """Of every alert that fires in its first case: no label is left out, and none is called what it is not."""
+def test_annotations_expand_without_missing_labels(promtool: Path, tmp_path: Path) -> None:
+    """Expand the annotations of every alert, in the first case in which it fires."""
     for name, cases in FIRES.items():
         series, minute, _ = cases[0]
         alert = next(alert for alert in alerts() if alert.name == name)
@@ -318,14 +319,14 @@ def test_annotations_are_filled_in_from_labels_and_value(promtool: Path, tmp_pat
             "input_series": [{"series": key, "values": values} for key, values in series.items()],
             "alert_rule_test": [{"eval_time": f"{minute}m", "alertname": name, "exp_alerts": []}],
         }
-        said = promtool_says(promtool, tmp_path, probe)
-        assert alert.name in said
+        output = promtool_errors(promtool, tmp_path, probe)
+        assert alert.name in output
         for wrong in ("<no value>", "error expanding", "{{"):
-            assert wrong not in said, said
+            assert wrong not in output, output
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
-def test_alert_says_what_is_wrong_and_has_its_section_in_the_runbook(alert: Any) -> None:
+def test_alert_is_described_and_has_a_section_in_the_runbook(alert: Any) -> None:
     assert alert.severity in {"critical", "warning", "info"}
     assert len(alert.summary) < 110
     assert not alert.summary.endswith(".")
@@ -334,40 +335,40 @@ def test_alert_says_what_is_wrong_and_has_its_section_in_the_runbook(alert: Any)
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL))
     assert alert.runbook == f"docs/runbook.md#{alert.name.lower()}"
     section = sections[alert.name]
-    for part in ("**What it means.**", "**How to look.**", "**What to do.**"):
+    for part in ("**Meaning.**", "**Diagnosis.**", "**Mitigation.**"):
         assert part in section
 
 
-def test_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
+def test_runbook_has_no_section_for_an_unknown_alert() -> None:
     runbook = (REPOSITORY / "docs" / "runbook.md").read_text()
     names = {name for name in re.findall(r"^## (\w+)$", runbook, re.MULTILINE) if name.startswith("RegistryCache")}
     assert names == {alert.name for alert in alerts()}
 
 
-def test_metrics_that_the_runbook_names_are_there() -> None:
+def test_runbook_uses_only_known_metrics() -> None:
     runbook = (REPOSITORY / "docs" / "runbook.md").read_text()
     named = set(re.findall(r"\bregistry_(?:cache|proxy)_\w+", runbook))
     assert named <= known_metrics()
 
 
 @pytest.mark.parametrize("expression", [*recording_rules().values(), *(alert.expression for alert in alerts())])
-def test_rule_names_only_metrics_that_there_are(expression: str) -> None:
+def test_rule_uses_only_known_metrics(expression: str) -> None:
     assert metrics_of(promql_parser.parse(expression)) <= known_metrics() | set(recording_rules())
 
 
-def test_file_is_the_same_each_time_and_is_yaml() -> None:
+def test_rule_file_is_stable_and_valid_yaml() -> None:
     assert yaml.safe_load(rules_text()) == rules()
     assert rules_text() == rules_text()
 
 
-def test_every_metric_of_ours_is_explained_and_no_other() -> None:
+def test_monitoring_page_explains_exactly_our_metrics() -> None:
     page = (REPOSITORY / "docs" / "monitoring.md").read_text()
     explained = set(re.findall(r"`((?:registry|process)_\w+)", page)) - {"registry_proxy_"}
     ours = {re.sub("(_seconds)_(bucket|sum|count)$", r"\1", name) for name in known_metrics() - OTHERS}
     assert explained == ours
 
 
-def test_job_of_the_page_gives_the_labels_that_rules_and_dashboard_go_by() -> None:
+def test_scrape_job_on_the_monitoring_page_sets_the_labels_that_rules_and_dashboard_use() -> None:
     page = (REPOSITORY / "docs" / "monitoring.md").read_text()
     (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (job,) = yaml.safe_load(block)["scrape_configs"]

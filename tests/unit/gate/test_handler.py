@@ -274,7 +274,7 @@ def test_metrics_count_the_requests(serve: Serve, ask: Ask) -> None:
         'registry_proxy_requests_total{upstream_host="docker.io",type="manifest"} 2',
         'registry_proxy_hits_total{upstream_host="docker.io",type="manifest"} 1',
         'registry_proxy_misses_total{upstream_host="docker.io",type="manifest"} 1',
-        'registry_cache_refused_credentials_total{upstream_host="docker.io"} 3',
+        'registry_cache_upstream_credentials_refused_total{upstream_host="docker.io"} 3',
     ):
         assert line in text.splitlines()
 

@@ -29,7 +29,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TYPES = (BLOB, MANIFEST)
 # The results of a lookup of a tag: the upstream said what it means, it did so within the check interval, it could not
 # be asked, or it said that the tag does not exist.
-REVALIDATED, FRESH, STALE, GONE = "asked", "window", "stale", "gone"
+REVALIDATED, FRESH, STALE, GONE = "revalidated", "fresh", "stale", "gone"
 # The reasons to refuse a request, besides the kinds of an unavailable upstream.
 PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT = "push", "not-found", "denied", "no-room", "volume", "content"
 # The methods and outcomes of requests to the upstream, as its client reports them.
@@ -148,12 +148,12 @@ class Metrics:
 
     def _counters(self, snapshot: Snapshot) -> Iterator[Metric]:
         for name, description, label, counts in (
-            ("registry_proxy_requests", "The number of total incoming proxy request received", "type", self._requests),
-            ("registry_proxy_hits", "The number of total proxy request hits", "type", self._hits),
-            ("registry_proxy_misses", "The number of total proxy request misses", "type", self._misses),
-            ("registry_proxy_pulled_bytes", "The size of total bytes pulled from the upstream", "type",
+            ("registry_proxy_requests", "Requests from nodes for blobs and manifests.", "type", self._requests),
+            ("registry_proxy_hits", "Requests that needed no fetch of their own.", "type", self._hits),
+            ("registry_proxy_misses", "Requests that needed a fetch from the upstream.", "type", self._misses),
+            ("registry_proxy_pulled_bytes", "Bytes of bodies from the upstream.", "type",
              self._pulled_bytes),
-            ("registry_proxy_pushed_bytes", "The size of total bytes pushed to the client", "type",
+            ("registry_proxy_pushed_bytes", "Bytes of bodies that were sent to nodes.", "type",
              self._pushed_bytes),
             ("registry_cache_refused_requests",
              "Requests that were answered with an error, so that containerd goes to the upstream.", "reason",
@@ -168,14 +168,14 @@ class Metrics:
         for name, description, count in (
             ("coalesced_requests", "Requests for a blob that another request was already fetching.",
              self._coalesced_requests),
-            ("replica_bytes", "Bytes that were fetched from the other replica instead of the upstream.",
+            ("replica_fetched_bytes", "Bytes that were fetched from the other replica instead of the upstream.",
              self._replica_fetched_bytes),
-            ("returned_bytes", "Bytes that were fetched again after they had been evicted.",
+            ("refetched_bytes", "Bytes that were fetched again after they had been evicted.",
              snapshot.store.refetched_bytes),
-            ("refused_credentials",
+            ("upstream_credentials_refused",
              "Responses with status 401 from the upstream or its token server to requests with credentials.",
              snapshot.credentials_refused),
-            ("untold_answers", "Responses whose bytes are missing from registry_proxy_pushed_bytes_total.",
+            ("uncounted_responses", "Responses whose bytes are missing from registry_proxy_pushed_bytes_total.",
              self._uncounted_responses),
         ):  # fmt: skip
             yield f"registry_cache_{name}_total", "counter", description, _single(count)
@@ -209,18 +209,18 @@ class Metrics:
         store = snapshot.store
         for name, description, value in (
             ("ready", "Whether the cache pod can serve requests.", snapshot.is_ready),
-            ("replicas", "Cache pods that this cache is configured to have.", self._replicas),
+            ("configured_replicas", "Cache pods that this cache is configured to have.", self._replicas),
             ("upstream_up", "Whether the last request to the upstream got a usable response.",
              not snapshot.is_upstream_away),
-            ("fetches", "Blobs that are being fetched from the upstream.", snapshot.active_fetches),
+            ("active_fetches", "Blobs that are being fetched from the upstream.", snapshot.active_fetches),
             ("stored_bytes", "Bytes that content takes on the volume.", store.stored_bytes),
             ("capacity_bytes", "Bytes that content may take on the volume.", store.usable_bytes),
-            ("free_bytes", "Bytes that are free on the file system of the volume.", store.free_bytes),
+            ("volume_free_bytes", "Bytes that are free on the file system of the volume.", store.free_bytes),
             ("high_water_ratio", "The share of the capacity above which content is evicted.", store.high_water),
             ("stored_blobs", "Blobs on the volume, including manifests.", store.blobs),
             ("stored_manifests", "Manifests on the volume.", store.manifests),
             ("stored_tags", "Tags on the volume.", store.tags),
-            ("stuck_files", "Files and directories that the file system failed to read or to remove.",
+            ("inaccessible_files", "Files and directories that the file system failed to read or to remove.",
              store.inaccessible_files),
             ("ttl_seconds", "How long content is kept after its last use, or 0 to keep it forever.",
              self._ttl_seconds),
@@ -228,14 +228,14 @@ class Metrics:
             yield f"registry_cache_{name}", "gauge", description, _single(value)
         if store.least_recent_use is not None:
             yield (
-                "registry_cache_oldest_use_timestamp_seconds",
+                "registry_cache_least_recent_use_timestamp_seconds",
                 "gauge",
                 "When the least recently used content was used last.",
                 _single(round(store.least_recent_use)),
             )
         for name, description, labels in (
             ("build_info", "The version of the chart. The value is always 1.", {"version": self._version}),
-            ("configuration_info", "The configuration of the cache. The value is always 1.", self._configuration),
+            ("config_info", "The configuration of the cache. The value is always 1.", self._configuration),
         ):
             yield f"registry_cache_{name}", "gauge", description, [("", tuple(labels.items()), 1)]
 

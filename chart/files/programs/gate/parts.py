@@ -93,7 +93,7 @@ def _describe(configuration: Configuration) -> dict[str, str]:
     settings = configuration.settings
     return {
         "remote_url": settings.remote_url,
-        "tag_window": f"{configuration.tag_check_interval_seconds:g}s",
+        "tag_check_interval": f"{configuration.tag_check_interval_seconds:g}s",
         "credentials": str(settings.credentials is not None).lower(),
         "proxy": str(bool(settings.http_proxy or settings.https_proxy)).lower(),
         "ca": str(settings.ca_file is not None).lower(),
