@@ -84,7 +84,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 repeats=Repeats(),
                 verifying=threading.Lock(),
                 metrics=metrics,
-                health=Health(tmp_path / "volume", tmp_path / "registry.sock"),
+                health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
                 is_upstream_away=lambda: False,
                 count_refused_credentials=lambda: 3,
             )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gate.configuration import Configuration, Limits
 
-DISTRIBUTION_SOCKET = "registry.sock"
+DISTRIBUTION_SOCKET = "distribution.sock"
 
 
 class Parts(NamedTuple):
