@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from node_program.containerd_configuration import (
     HEADER,
@@ -432,6 +432,8 @@ FILES = st.builds(
 )
 
 
+@example(files=[File(MAIN, 2, {SERVICE: {"config_path": ""}}, [], [])], release=None)
+@example(files=[File(MAIN, 2, {SERVICE: {"containerd": {"runtimes": 1, "config_path": None}}}, [], [])], release=None)
 @given(
     files=st.lists(FILES, min_size=1, max_size=3), release=st.none() | st.tuples(st.integers(1, 3), st.integers(0, 9))
 )

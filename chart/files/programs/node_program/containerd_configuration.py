@@ -275,6 +275,8 @@ def _settings(file: File, plugin: str) -> dict[str, Any]:
     # In version 2 some are elsewhere, and only count beside a table of runtimes (plugins/cri/images/plugin.go).
     layers = _get(file.path, file.plugins[plugin], "containerd", dict)
     table: dict[str, Any] = file.plugins[plugin] | (layers if "runtimes" in layers else {}) | registry
+    # Only the one in the registry's table counts.
+    table.pop("config_path", None)
     return table | ({"config_path": (file.path, config_path)} if "config_path" in registry else {})
 
 
