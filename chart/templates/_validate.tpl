@@ -1,28 +1,9 @@
 {{- /*
-registry-cache.validate: what the schema cannot see: what null took away, and combinations. All problems in one message,
+registry-cache.validate: what the schema cannot see. All problems in one message,
 in the words of `registry-cache validate`. Every template that makes an object begins with it. Scope: the root context.
 */}}
 {{- define "registry-cache.validate" -}}
 {{- $problems := list -}}
-{{- range $path := .Files.Lines "files/value-paths.txt" -}}
-{{- $value := $.Values -}}
-{{- $parts := splitList "." $path -}}
-{{- range $index, $part := $parts -}}
-{{- if kindIs "map" $value -}}
-{{- if hasKey $value $part -}}
-{{- $value = get $value $part -}}
-{{- else -}}
-{{- $value = "" -}}
-{{- if eq $index (sub (len $parts) 1 | int) -}}
-{{- $problems = append $problems (printf "%s: null is no value; leave the key out" $path) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- if $problems -}}
-{{- include "registry-cache.refuse" $problems -}}
-{{- end -}}
 {{- range $old, $new := .Files.Get "files/renamed-values.yaml" | fromYaml -}}
 {{- $value := $.Values -}}
 {{- $present := true -}}
@@ -42,6 +23,9 @@ in the words of `registry-cache validate`. Every template that makes an object b
 {{- $suffixes := dict -}}
 {{- $inGardener := dict -}}
 {{- $caches := include "registry-cache.caches" . | fromYamlArray -}}
+{{- if not $caches -}}
+{{- $problems = append $problems "caches: at least one cache must be given; write [{upstream: docker.io}]" -}}
+{{- end -}}
 {{- range $index, $cache := $caches -}}
 {{- $path := printf "caches[%d]" $index -}}
 {{- $scope := dict "root" $ "cache" $cache -}}

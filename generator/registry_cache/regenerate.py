@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from registry_cache.checksums import checksums_text
 from registry_cache.dashboard import dashboard_text
 from registry_cache.model import RENAMED_VALUES
 from registry_cache.rules import rules_text
-from registry_cache.schema import model_schema, schema_text, values_schema
+from registry_cache.schema import chart_schema, model_schema, schema_text, values_schema
 from registry_cache.values_file import dump, values_text
 
 if TYPE_CHECKING:
@@ -30,11 +29,10 @@ def generated() -> dict[str, str]:
     """What is made from the model: content by path in the repository."""
     return {
         "values.schema.json": schema_text(values_schema()),
-        "chart/values.schema.json": schema_text(values_schema()),
+        "chart/values.schema.json": schema_text(chart_schema()),
         "chart/values.yaml": values_text(VALUES_HEADER),
         "chart/README.md": render("chart-reference.md.j2", rows=list(reference_rows())),
         "chart/files/renamed-values.yaml": RENAMED_HEADER + dump(RENAMED_VALUES),
-        "chart/files/value-paths.txt": "".join(f"{path}\n" for path in paths_with_defaults()),
         "chart/files/checksums.yaml": checksums_text(REPOSITORY / "chart" / "files"),
         "chart/files/monitoring/registry-caches.json": dashboard_text(),
         "chart/files/monitoring/registry-caches.rules.yaml": rules_text(),
@@ -47,15 +45,6 @@ def reference_rows() -> Iterator[tuple[str, str, str]]:
         if "properties" not in part:
             shown = f"`{json.dumps(part['default'], ensure_ascii=False)}`" if "default" in part else ""
             yield path, shown, part["description"]
-
-
-def paths_with_defaults() -> list[str]:
-    """What null would take away, which chart/templates/_validate.tpl refuses: what the values file has by itself.
-
-    That is all but what is in the list of caches and other lists, and in the mapping of upstreams.
-    """
-    paths = [path for path, _ in every_value(model_schema())]
-    return [path for path in paths if not path.startswith("caches") and not re.search(r"[\[<]", path)]
 
 
 def every_value(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -62,13 +62,33 @@ def schema_of(api_version: object) -> dict[str, Any]:
     return _schema(OLD[api_version]) if api_version in OLD else values_schema()
 
 
+def chart_schema() -> dict[str, Any]:
+    """Return the schema by which Helm checks the values of the chart, its defaults included.
+
+    Helm lets null take a default away before it looks at the schema, so every value that has a default is required
+    here: a template then finds every value. A list of caches may be empty, so that the bare chart can be linted; the
+    chart's templates refuse it.
+    """
+    schema = copy.deepcopy(values_schema())
+    _require_defaults(schema, model_schema())
+    del schema["properties"]["caches"]["minItems"]
+    return schema
+
+
+def _require_defaults(schema: dict[str, Any], model: dict[str, Any]) -> None:
+    schema["required"] = list(model["properties"])
+    for name, part in model["properties"].items():
+        if "properties" in part:
+            _require_defaults(schema["properties"][name], part)
+
+
 def generated_chart_schema() -> dict[str, Any]:
     """The schema of the values of a chart that has caches of its own.
 
     An entry without `upstream`, or none at all, stands for the chart's own at its place: so that
     `--set caches[1].volume.size=…` works, of which Helm makes a list of null and a mapping.
     """
-    schema = copy.deepcopy(values_schema())
+    schema = chart_schema()
     entry = schema["properties"]["caches"]["items"]
     entry["type"] = ["object", "null"]
     entry["required"].remove("upstream")

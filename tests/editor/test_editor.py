@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 from lsprotocol import types as lsp
 from machine import tools
-from machine.paths import CHART, REPOSITORY
+from machine.paths import REPOSITORY
 from pygls.lsp.client import LanguageClient
 from registry_cache.model import Cache, Probe
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 # The line by which a document names its schema, for every editor with this server.
-MODELINE = f"# yaml-language-server: $schema={(CHART / 'values.schema.json').as_uri()}\n"
+MODELINE = f"# yaml-language-server: $schema={(REPOSITORY / 'values.schema.json').as_uri()}\n"
 # Else the server fetches lists of schemas from the internet, and one of them could know a file's name.
 SETTINGS = {"schemaStore": {"enable": False}, "kubernetesCRDStore": {"enable": False}}
 # Seconds for one answer; it takes less than one.
@@ -107,7 +107,9 @@ def editor() -> Iterator[Editor]:
         made.close()
 
 
-@pytest.mark.parametrize("path", ["examples/registry-config.yaml", "chart/values.yaml", "ci/everything-values.yaml"])
+@pytest.mark.parametrize(
+    "path", ["examples/registry-config.yaml", "chart/values.yaml", "chart/ci/everything-values.yaml"]
+)
 def test_good_document_has_nothing_underlined(editor: Editor, path: str) -> None:
     text = (REPOSITORY / path).read_text()
     if path == "chart/values.yaml":  # the chart's defaults name no upstream, which is for the user to do

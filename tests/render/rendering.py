@@ -10,13 +10,13 @@ import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
 import yaml
 from machine import tools
-from machine.paths import CHART, REPOSITORY
+from machine.paths import CHART
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 KUBERNETES = "1.37"
-SCENARIOS = sorted((REPOSITORY / "ci").glob("*-values.yaml"))
+SCENARIOS = sorted((CHART / "ci").glob("*-values.yaml"))
 
 Object = dict[str, Any]
 

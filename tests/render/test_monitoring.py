@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 import yaml
-from machine.paths import CHART, REPOSITORY
+from machine.paths import CHART
 from registry_cache.rules import rules
 from rendering import SCENARIOS, Object, by_kind, custom_schemas, render
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-EVERYTHING = REPOSITORY / "ci" / "everything-values.yaml"
+EVERYTHING = CHART / "ci" / "everything-values.yaml"
 CUSTOM = {"PodMonitor", "PrometheusRule", "GrafanaDashboard"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from machine.paths import CHART, REPOSITORY
 from registry_cache.names import object_name, upstream_label
 from rendering import SCENARIOS, RenderingFailed, by_kind, names, pod_specs, render, render_text
 
-THREE = REPOSITORY / "ci" / "three-upstreams-values.yaml"
-PRIVATE = REPOSITORY / "ci" / "private-values.yaml"
-AWKWARD = REPOSITORY / "ci" / "awkward-names-values.yaml"
-EVERYTHING = REPOSITORY / "ci" / "everything-values.yaml"
+THREE = CHART / "ci" / "three-upstreams-values.yaml"
+PRIVATE = CHART / "ci" / "private-values.yaml"
+AWKWARD = CHART / "ci" / "awkward-names-values.yaml"
+EVERYTHING = CHART / "ci" / "everything-values.yaml"
 PROGRAMS = ("x-registry-cache-cache", "all-caches-cache")  # one ConfigMap for all caches
 INVENTORY = Path(__file__).with_name("inventory.yaml")
 
@@ -52,6 +53,25 @@ def test_lint_finds_nothing(values: Path) -> None:
     command = [str(tools.helm()), "lint", "--strict", str(CHART), "--values", str(values)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_bare_chart_passes_lint_and_is_refused_in_words_when_it_is_rendered(tmp_path: Path) -> None:
+    command = [str(tools.helm()), "lint", "--strict", str(CHART)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    with pytest.raises(RenderingFailed, match="caches: at least one cache must be given"):
+        render_text(written(tmp_path, {}))
+
+
+def test_values_files_of_the_scenarios_are_found_by_chart_testing_and_not_packaged(tmp_path: Path) -> None:
+    """`ct lint` takes ci/*-values.yaml beside the Chart.yaml (chart-testing, pkg/chart/chart.go, NewChart)."""
+    chart_dirs = yaml.safe_load((REPOSITORY / "ct.yaml").read_text())["chart-dirs"]
+    found = [path for folder in chart_dirs for path in (REPOSITORY / folder).glob("*/ci/*-values.yaml")]
+    assert sorted(found) == SCENARIOS
+    subprocess.run([str(tools.helm()), "package", str(CHART), "--destination", tmp_path], check=True)
+    (package,) = tmp_path.iterdir()
+    with tarfile.open(package) as archive:
+        assert not [name for name in archive.getnames() if "/ci/" in name]
 
 
 @scenarios
@@ -375,7 +395,7 @@ def test_any_release_and_namespace_will_do(release: str) -> None:
 
 
 def test_plain_upstreams_get_plain_names() -> None:
-    (found,) = by_kind(render(REPOSITORY / "ci" / "one-upstream-values.yaml", release="registry-cache"), "StatefulSet")
+    (found,) = by_kind(render(CHART / "ci" / "one-upstream-values.yaml", release="registry-cache"), "StatefulSet")
     assert found["metadata"]["name"] == "registry-cache-docker-io"
 
 

@@ -15,7 +15,7 @@ from registry_cache import cli
 from registry_cache.regenerate import REPOSITORY
 
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.yaml"))
-SCENARIOS = sorted((REPOSITORY / "ci").glob("*-values.yaml"))
+SCENARIOS = sorted((REPOSITORY / "chart" / "ci").glob("*-values.yaml"))
 GOOD = "caches:\n  - upstream: docker.io\n"
 
 

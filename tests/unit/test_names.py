@@ -14,7 +14,7 @@ INVENTORY: dict[str, list[str]] = yaml.safe_load((REPOSITORY / "tests" / "render
 
 @pytest.mark.parametrize("scenario", INVENTORY)
 def test_names_are_those_that_the_chart_gives(scenario: str) -> None:
-    values: dict[str, Any] = yaml.safe_load((REPOSITORY / "ci" / f"{scenario}-values.yaml").read_text())
+    values: dict[str, Any] = yaml.safe_load((REPOSITORY / "chart" / "ci" / f"{scenario}-values.yaml").read_text())
     full = fullname(
         "x",
         name_override=values.get("nameOverride", ""),
