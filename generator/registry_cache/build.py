@@ -197,7 +197,9 @@ def _write(folder: Path, configuration: dict[str, Any], name: str) -> None:
     chart["description"] = f"Pull-through caches for {upstreams}"
     # So that each configuration is a version, which is what a packaged chart is told by.
     chart["version"] += f"+{sha256(values.encode()).hexdigest()[:8]}"
-    chart["annotations"] = {**chart["annotations"], MARK: "true", UPSTREAMS: upstreams}
+    # What Artifact Hub is told is about the project's chart.
+    annotations = {key: text for key, text in chart["annotations"].items() if not key.startswith("artifacthub.io/")}
+    chart["annotations"] = {**annotations, MARK: "true", UPSTREAMS: upstreams}
     files = {
         CHART_FILE: dump(chart),
         "values.yaml": values,

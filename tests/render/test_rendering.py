@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import tarfile
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from machine import tools
 from machine.paths import CHART, REPOSITORY
+from registry_cache import model
 from registry_cache.names import object_name, upstream_label
 from rendering import SCENARIOS, RenderingFailed, by_kind, names, pod_specs, render, render_text
 
@@ -61,6 +63,21 @@ def test_bare_chart_passes_lint_and_is_refused_in_words_when_it_is_rendered(tmp_
     assert done.returncode == 0, done.stdout
     with pytest.raises(RenderingFailed, match="caches: at least one cache must be given"):
         render_text(written(tmp_path, {}))
+
+
+def test_chart_says_what_artifact_hub_and_helm_show_of_it() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    images = [
+        {"name": name, "image": f"{image.registry}/{image.repository}:{image.tag}"} for name, image in model.Images()
+    ]
+    annotations = {key: yaml.safe_load(text) for key, text in chart["annotations"].items()}
+    assert annotations["artifacthub.io/images"] == images
+    assert {one["kind"] for one in annotations["artifacthub.io/changes"]} <= {"added", "changed", "fixed", "removed"}
+    assert "support" in {one["name"] for one in annotations["artifacthub.io/links"]}
+    package = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert chart["version"] == chart["appVersion"] == package, "the programs come with the chart"
+    blob = "https://raw.githubusercontent.com/registry-cache/registry-cache/main/"
+    assert (REPOSITORY / chart["icon"].removeprefix(blob)).read_text().startswith("<svg ")
 
 
 def test_values_files_of_the_scenarios_are_found_by_chart_testing_and_not_packaged(tmp_path: Path) -> None:
