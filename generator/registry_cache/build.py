@@ -1,4 +1,4 @@
-"""Writes a chart for one configuration: the project's chart with the configuration as its defaults."""
+"""Writes a chart for one configuration: the project's chart with the configuration as its default values."""
 
 from __future__ import annotations
 
@@ -16,48 +16,49 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import yaml
 
-from registry_cache import names
 from registry_cache.schema import generated_chart_schema, schema_text
-from registry_cache.values_file import dump, values_text
+from registry_cache.values_file import dump, load_values, values_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from registry_cache.model.registry_config import Cache
 
 PACKAGE = Path(__file__).parent
 MARK = "registry-cache/generated"
 UPSTREAMS = "registry-cache/upstreams"
 CHART_FILE = "Chart.yaml"
 COPIED = ("files", "templates", ".helmignore")
-OWN_CACHES = "files/caches.yaml"  # as chart/templates/_helpers.tpl reads it
+OWN_CACHES = "files/caches.yaml"  # as chart/templates/_caches.tpl reads it
 NAME = re.compile("[a-z]([-a-z0-9]{0,51}[a-z0-9])?")
 
 
 class CannotWrite(Exception):
-    """The chart cannot be written there; the message says why and what to do."""
+    """The chart cannot be written there; the message says why, and what to do."""
 
 
 def generate(configuration: dict[str, Any], output: Path, name: str | None = None) -> None:
-    """Write the chart for a valid configuration into the folder `output`, whole or not at all.
+    """Write the chart for a valid configuration into the directory `output`, completely or not at all.
 
-    The same configuration and name give the same bytes. A chart that an earlier call wrote there is replaced. Without a
-    name the folder's is used, as far as it can be one.
+    The same configuration and name give the same bytes. A chart that an earlier call wrote there is replaced. The
+    default name is made from the name of the directory.
 
     Raises:
-        CannotWrite: the folder holds something else, or the name is no chart's name.
+        CannotWrite: The directory contains something else, or the name is not valid for a chart.
     """
     name = _name(output, name)
     output = output.resolve()
     _refuse_foreign(output)
     with _beside(output) as work:
-        _write(work / "made", configuration, name)
-        _exchange(work / "made", output, work / "replaced")
+        _write(work / "new", configuration, name)
+        _exchange(work / "new", output, work / "replaced")
 
 
 def generate_package(configuration: dict[str, Any], output: Path, name: str | None = None) -> None:
-    """Write the chart as `output`.tgz, as `helm package` does; else as with `generate`.
+    """Write the chart as `output`.tgz, as `helm package` does; otherwise the same as `generate`.
 
     Raises:
-        CannotWrite: the file is there and not such a package, or the name is no chart's name.
+        CannotWrite: The file exists and is not such a package, or the name is not valid for a chart.
     """
     name = _name(output, name)
     output = output.resolve()
@@ -65,12 +66,12 @@ def generate_package(configuration: dict[str, Any], output: Path, name: str | No
     _refuse_foreign_package(package)
     with _beside(package) as work:
         _write(work / name, configuration, name)
-        _pack(work / name, work / "made")
-        (work / "made").replace(package)
+        _pack(work / name, work / "new")
+        (work / "new").replace(package)
 
 
 def render(template: str, **values: object) -> str:
-    """A text of ours with values in it."""
+    """Return one of our templates with values filled in."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PACKAGE / "templates"),
         undefined=jinja2.StrictUndefined,
@@ -89,19 +90,20 @@ def render(template: str, **values: object) -> str:
 
 
 def chart_folder() -> Path:
-    """The project's chart: in the package where it is installed, else in the repository."""
+    """Return the directory of the project's chart: in the installed package, or else in the repository."""
     installed = PACKAGE / "chart"
     return installed if installed.is_dir() else PACKAGE.parents[1] / "chart"
 
 
 def _name(output: Path, name: str | None) -> str:
-    """The chart's name: the one that is given, else made of the folder's."""
+    """Return the chart's name: the given one, or one made from the name of the directory."""
     if name is None:
-        made = re.sub("[^a-z0-9]+", "-", output.absolute().name.lower()).strip("-")
-        return (made if made[:1].isalpha() else f"caches-{made}")[:53].strip("-")
+        slug = re.sub("[^a-z0-9]+", "-", output.absolute().name.lower()).strip("-")
+        return (slug if slug[:1].isalpha() else f"caches-{slug}")[:53].strip("-")
     if not NAME.fullmatch(name):
         message = (
-            f"{name!r} is not a chart's name: write at most 53 lower case letters, digits and dashes, a letter first"
+            f"{name!r} is not a valid name for a chart: write at most 53 lower case letters, digits and dashes, "
+            "beginning with a letter"
         )
         raise CannotWrite(message)
     return name
@@ -109,7 +111,7 @@ def _name(output: Path, name: str | None) -> str:
 
 @contextmanager
 def _beside(output: Path) -> Iterator[Path]:
-    """A folder on the same file system, so that what is made there takes its place in one step."""
+    """Provide a directory on the same file system, so that a rename puts its content in place."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
@@ -120,7 +122,7 @@ def _beside(output: Path) -> Iterator[Path]:
 
 
 def _pack(chart: Path, package: Path) -> None:
-    """A .tgz of a chart whose bytes depend on its files alone."""
+    """Write a .tgz whose bytes depend only on the chart's files."""
     with (
         package.open("wb") as file,
         gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as compressed,
@@ -134,38 +136,38 @@ def _pack(chart: Path, package: Path) -> None:
                     archive.addfile(entry, content)
 
 
-def _exchange(made: Path, output: Path, replaced: Path) -> None:
+def _exchange(new: Path, output: Path, replaced: Path) -> None:
     if not output.exists():
-        made.rename(output)
+        new.rename(output)
         return
     output.rename(replaced)
     try:
-        made.rename(output)
+        new.rename(output)
     except OSError:
         replaced.rename(output)
         raise
 
 
 def _refuse_foreign(output: Path) -> None:
-    """Refuse a folder that an earlier call did not make, or that is a repository by now."""
+    """Refuse a directory that an earlier call did not write, or that has become a repository."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if (output / ".git").exists():
-        message = f"{output} holds .git, which would be lost; name a folder below it"
+        message = f"{output} contains .git, which would be lost; name a directory below it"
         raise CannotWrite(message)
     chart = output / CHART_FILE
     if not chart.is_file() or MARK not in chart.read_text(encoding="utf-8", errors="replace"):
-        message = f"{output} is not a chart that registry-cache generate made; name another folder"
+        message = f"{output} was not written by registry-cache generate; name another directory"
         raise CannotWrite(message)
 
 
 def _refuse_foreign_package(package: Path) -> None:
-    """Refuse to replace a file that an earlier call did not make."""
+    """Refuse to replace a file that an earlier call did not write."""
     if not package.exists():
         return
     try:
         with tarfile.open(package) as archive:
-            marked = any(
+            is_ours = any(
                 MARK in content.read().decode(errors="replace")
                 for entry in archive
                 if entry.name.count("/") == 1
@@ -173,9 +175,9 @@ def _refuse_foreign_package(package: Path) -> None:
                 and (content := archive.extractfile(entry))
             )
     except (OSError, tarfile.TarError, EOFError, zlib.error):
-        marked = False
-    if not marked:
-        message = f"{package} is not a chart that registry-cache generate made; name another one"
+        is_ours = False
+    if not is_ours:
+        message = f"{package} was not written by registry-cache generate; name another file"
         raise CannotWrite(message)
 
 
@@ -190,40 +192,39 @@ def _write(folder: Path, configuration: dict[str, Any], name: str) -> None:
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     chart = yaml.safe_load((source / CHART_FILE).read_text(encoding="utf-8"))
-    caches = configuration["caches"]
-    upstreams = ", ".join(cache["upstream"] for cache in caches)
+    caches = load_values(configuration).caches
+    upstreams = ", ".join(cache.upstream for cache in caches)
     values = values_text(f"Made by `registry-cache generate` for {upstreams}.", configuration)
     chart["name"] = name
     chart["description"] = f"Pull-through caches for {upstreams}"
-    # So that each configuration is a version, which is what a packaged chart is told by.
+    # Each configuration is a version of its own, by which packages are told apart.
     chart["version"] += f"+{sha256(values.encode()).hexdigest()[:8]}"
-    # What Artifact Hub is told is about the project's chart.
+    # Those for Artifact Hub are about the project's own chart.
     annotations = {key: text for key, text in chart["annotations"].items() if not key.startswith("artifacthub.io/")}
     chart["annotations"] = {**annotations, MARK: "true", UPSTREAMS: upstreams}
     files = {
         CHART_FILE: dump(chart),
         "values.yaml": values,
         "values.schema.json": schema_text(generated_chart_schema()),
-        OWN_CACHES: dump(caches),
+        OWN_CACHES: dump(configuration["caches"]),
         "README.md": render(
             "generated-readme.md.j2",
             name=name,
             caches=[_row(cache) for cache in caches],
-            secrets=sorted({cache["secretReferenceName"] for cache in caches if "secretReferenceName" in cache}),
+            secrets=sorted({cache.secretReferenceName for cache in caches if cache.secretReferenceName}),
         ),
     }
     for file, content in files.items():
         (folder / file).write_text(content, encoding="utf-8")
 
 
-def _row(cache: dict[str, Any]) -> dict[str, str]:
-    """A cache in the table of the README, with what is the default where nothing is written."""
-    ttl = cache.get("garbageCollection", {}).get("ttl", "168h")
+def _row(cache: Cache) -> dict[str, str]:
+    """Return a cache for the table in the README."""
     return {
-        "upstream": cache["upstream"],
-        "remoteURL": names.remote_url(cache),
-        "size": str(cache.get("volume", {}).get("size", "10Gi")),
-        "storageClass": cache.get("volume", {}).get("storageClassName", "the cluster's default"),
-        "ttl": "until the volume is full" if re.fullmatch("[+-]?[0a-zµμ.]+", ttl) else ttl,
-        "secret": f"Secret {cache['secretReferenceName']}" if "secretReferenceName" in cache else "none",
+        "upstream": cache.upstream,
+        "remoteURL": cache.remote_url,
+        "size": str(cache.volume.size),
+        "storageClass": cache.volume.storageClassName or "the cluster's default",
+        "ttl": cache.garbageCollection.ttl if cache.expires else "until the volume is full",
+        "secret": f"Secret {cache.secretReferenceName}" if cache.secretReferenceName else "none",
     }

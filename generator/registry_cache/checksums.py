@@ -1,4 +1,4 @@
-"""Checksums of what the pods run, which stand on the pods: whoever changes the code restarts them.
+"""Checksums of the code that the pods run. They are annotations of the pods, so a change of the code restarts them.
 
 Comments, docstrings and empty lines do not count, so that a corrected comment restarts no cache.
 """
@@ -23,7 +23,7 @@ HEADER = "# Made by `make generate`: what changes here restarts the pods.\n"
 
 
 def checksums_text(files: Path) -> str:
-    """The checksum of each folder of code in chart/files, as chart/templates/_helpers.tpl reads it."""
+    """The checksum of each folder of code in chart/files, as chart/templates/_programs.tpl reads it."""
     folders = [folder for pattern in FOLDERS for folder in sorted(files.glob(pattern)) if folder.is_dir()]
     return HEADER + yaml.safe_dump({str(folder.relative_to(files)): _checksum(folder) for folder in folders})
 

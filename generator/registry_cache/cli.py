@@ -13,22 +13,24 @@ import shtab
 
 from registry_cache import plan
 from registry_cache.build import CannotWrite, generate, generate_package
-from registry_cache.convert import Converted, convert, without_what_has_no_counterpart
+from registry_cache.convert import Converted, convert, drop_unsupported
 from registry_cache.document import Document, Unreadable, read
 from registry_cache.names import RELEASE
-from registry_cache.validation import Problem, problems
+from registry_cache.problems import Problem
+from registry_cache.validation import find_problems
+from registry_cache.values_file import load_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DONE, PROBLEMS, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 64, 130
 EXIT_CODES = """
-exit codes: 0 all is well
-            1 a document has problems, or something cannot be read, written, reached or found; nothing was changed
-            2 plan: the upgrade would be refused
+exit codes: 0 success
+            1 a document has problems, or a file or the cluster cannot be read; nothing was changed
+            2 plan: the chart would refuse the upgrade
             64 wrong usage
 """
-ANY_DOCUMENT = "a RegistryConfig of any version, a values file or a Shoot, YAML or JSON; - is standard input"
+ANY_DOCUMENT = "a RegistryConfig of any version, a values file or a Shoot, in YAML or JSON; - reads standard input"
 
 
 class Failed(Exception):
@@ -47,14 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
         return PROBLEMS
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # as `registry-cache … | head` does; Python would complain once more at its end
+    except BrokenPipeError:  # as with `registry-cache … | head`; Python would complain again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PROBLEMS
     return code
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose exit code for wrong usage is sysexits.h's, since plan uses 2."""
+    """A parser whose exit code for wrong usage is the one of sysexits.h, because plan uses 2."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -71,49 +73,49 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], int], does: str, *examples: str
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, *examples: str
     ) -> argparse.ArgumentParser:
-        shown = "\n".join(f"  {example}" for example in examples)
-        made: argparse.ArgumentParser = commands.add_parser(
+        lines = "\n".join(f"  {example}" for example in examples)
+        added: argparse.ArgumentParser = commands.add_parser(
             name,
-            help=does,
-            description=f"{does[0].upper()}{does[1:]}.",
-            epilog=f"examples:\n{shown}\n{EXIT_CODES}",
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"examples:\n{lines}\n{EXIT_CODES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.set_defaults(run=run)
-        return made
+        added.set_defaults(run=run)
+        return added
 
     validate = command(
         "validate",
         _validate,
-        "print every problem of documents",
+        "print every problem of one or more documents",
         "registry-cache validate registry-config.yaml",
         "registry-cache validate --output json shoots/*.yaml",
         "registry-cache convert shoot.yaml | registry-cache validate -",
     )
-    _document(validate, "files", nargs="+")
-    _output_format(validate)
+    _add_document(validate, "files", nargs="+")
+    _add_output_format(validate)
 
     converts = command(
         "convert",
         _convert,
-        "print a document of any version, or a Shoot's, as a RegistryConfig v1alpha3",
+        "print a document of any version, or the one in a Shoot, as a RegistryConfig v1alpha3",
         "registry-cache convert shoot.yaml > registry-config.yaml",
     )
-    _document(converts, "file")
+    _add_document(converts, "file")
 
     generates = command(
         "generate",
         _generate,
-        "write the chart for a document",
+        "write a chart that has a document as its default values",
         "registry-cache generate registry-config.yaml --output build/my-caches",
         "registry-cache generate registry-config.yaml --output build/my-caches --package",
     )
-    _document(generates, "file")
-    generates.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder of the chart")
-    generates.add_argument("--name", help="the chart's name (default: made of the folder's)")
-    generates.add_argument("--package", action="store_true", help="write DIR.tgz instead of a folder")
+    _add_document(generates, "file")
+    generates.add_argument("--output", type=Path, required=True, metavar="DIR", help="the directory of the chart")
+    generates.add_argument("--name", help="the name of the chart (default: made from the name of the directory)")
+    generates.add_argument("--package", action="store_true", help="write DIR.tgz instead of a directory")
 
     plans = command(
         "plan",
@@ -122,26 +124,26 @@ def _parser() -> argparse.ArgumentParser:
         "registry-cache plan old.yaml new.yaml",
         "git show HEAD:caches.yaml | registry-cache plan - caches.yaml",
     )
-    _document(plans, "old", metavar="OLD")
-    _document(plans, "new", metavar="NEW")
+    _add_document(plans, "old", metavar="OLD")
+    _add_document(plans, "new", metavar="NEW")
     plans.add_argument("--release", default=RELEASE, metavar="NAME", help="the Helm release (default: %(default)s)")
-    _output_format(plans)
+    _add_output_format(plans)
 
     discovers = command(
         "discover",
         _discover,
-        "print a RegistryConfig for the upstreams that a cluster's images come from",
+        "print a RegistryConfig for the registries that a cluster pulls from",
         "registry-cache discover > registry-config.yaml",
         "registry-cache discover --context production --values registry-config.yaml",
     )
     discovers.add_argument("--kubeconfig", type=Path, metavar="FILE", help="the kubeconfig (default: kubectl's)")
-    discovers.add_argument("--context", metavar="NAME", help="a context of the kubeconfig (default: its current one)")
-    _document(discovers, "--values", help=f"print only what this file lacks: {ANY_DOCUMENT}")
+    discovers.add_argument("--context", metavar="NAME", help="a context of the kubeconfig (default: the current one)")
+    _add_document(discovers, "--values", help=f"print only the caches that this file does not have: {ANY_DOCUMENT}")
 
     completes = command(
         "completion",
         lambda options: _print(shtab.complete(_parser(), options.shell)),
-        "print what makes a shell complete this command",
+        "print the completion of this command for a shell",
         "registry-cache completion bash > ~/.local/share/bash-completion/completions/registry-cache",
         "registry-cache completion zsh > ~/.zfunc/_registry-cache",
     )
@@ -149,12 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _document(parser: argparse.ArgumentParser, name: str, **more: Any) -> None:  # noqa: ANN401 - argparse's
+def _add_document(parser: argparse.ArgumentParser, name: str, **more: Any) -> None:  # noqa: ANN401 - argparse's
     argument = parser.add_argument(name, **{"metavar": "FILE", "help": ANY_DOCUMENT, **more})
     argument.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's way
 
 
-def _output_format(parser: argparse.ArgumentParser) -> None:
+def _add_output_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", choices=("text", "json"), default="text", help="for people or for machines (default: %(default)s)"
     )
@@ -166,33 +168,33 @@ def _print(text: str) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    found = [(name, problem) for name in options.files for problem in _problems_of_file(name)]
+    problems = [(name, problem) for name in options.files for problem in _problems_of_file(name)]
     if options.output == "json":
-        print(json.dumps([{"file": name, **problem.as_json()} for name, problem in found], indent=2))
+        print(json.dumps([{"file": name, **problem.as_json()} for name, problem in problems], indent=2))
     else:
-        _complain(found)
-    return PROBLEMS if found else DONE
+        _print_problems(problems)
+    return PROBLEMS if problems else DONE
 
 
 def _problems_of_file(name: str) -> list[Problem]:
     try:
-        return problems(read(name))
+        return find_problems(read(name))
     except Unreadable as error:
         return [Problem(error.line, "", error.text)]
 
 
 def _convert(options: argparse.Namespace) -> int:
-    document, notes = without_what_has_no_counterpart(_readable(options.file))
-    converted = _converted(options.file, document)
+    document, notes = drop_unsupported(_read_document(options.file))
+    converted = _convert_document(options.file, document)
     return _print(Converted(converted.values, [*notes, *converted.notes]).text().removesuffix("\n"))
 
 
 def _generate(options: argparse.Namespace) -> int:
-    converted = _converted(options.file, _readable(options.file))
+    converted = _convert_document(options.file, _read_document(options.file))
     write = generate_package if options.package else generate
     write(converted.values, options.output, options.name)
     for note in converted.notes:
-        print(f"{_called(options.file)}: note: {note}", file=sys.stderr)
+        print(f"{_display_name(options.file)}: note: {note}", file=sys.stderr)
     return DONE
 
 
@@ -200,47 +202,52 @@ def _plan(options: argparse.Namespace) -> int:
     if options.old == options.new == "-":
         message = "OLD and NEW are both standard input; name a file for one of them"
         raise Failed(message)
-    old, new = (_converted(name, _readable(name)).values for name in (options.old, options.new))
-    made = plan.plan(old, new, options.release)
-    print(json.dumps(made.as_json(), indent=2) if options.output == "json" else made.text())
-    return REFUSED if made.refused else DONE
+    old, new = (
+        load_values(_convert_document(name, _read_document(name)).values) for name in (options.old, options.new)
+    )
+    result = plan.plan(old, new, options.release)
+    print(json.dumps(result.as_json(), indent=2) if options.output == "json" else result.text())
+    return REFUSED if result.refused else DONE
 
 
 def _discover(options: argparse.Namespace) -> int:
-    has = []
+    cached = []
     if options.values is not None:
-        values = _converted(options.values, _readable(options.values)).values
-        has = [cache["upstream"] for cache in values["caches"]]
-    from registry_cache import discover  # noqa: PLC0415 - the client of Kubernetes takes a second to load
+        values = load_values(_convert_document(options.values, _read_document(options.values)).values)
+        cached = [cache.upstream for cache in values.caches]
+    # The client of Kubernetes takes a second to load.
+    from registry_cache.cluster_api import CannotDiscover, connect  # noqa: PLC0415 - see above
+    from registry_cache.discover import discover  # noqa: PLC0415 - it loads the client too
+    from registry_cache.discovery_text import document_text  # noqa: PLC0415 - beside the others
 
     try:
-        found = discover.discover(discover.connect(options.kubeconfig, options.context))
-    except discover.CannotDiscover as error:
+        discovery = discover(connect(options.kubeconfig, options.context))
+    except CannotDiscover as error:
         raise Failed(str(error)) from error
-    _print(discover.document_text(found, has).removesuffix("\n"))
-    return DONE if found.upstreams else PROBLEMS
+    _print(document_text(discovery, cached).removesuffix("\n"))
+    return DONE if discovery.upstreams else PROBLEMS
 
 
-def _readable(name: str) -> Document:
+def _read_document(name: str) -> Document:
     try:
         return read(name)
     except Unreadable as error:
-        message = f"{_called(name)}: {error}"
+        message = f"{_display_name(name)}: {error}"
         raise Failed(message) from error
 
 
-def _converted(name: str, document: Document) -> Converted:
-    """A document's content as v1alpha3; where it has problems, they are printed and the command ends."""
-    found = problems(document)
-    if found:
-        raise Failed("\n".join(f"{_called(name)}: {problem}" for problem in found))
+def _convert_document(name: str, document: Document) -> Converted:
+    """Return a document as v1alpha3; if it has problems, the command ends and prints them."""
+    problems = find_problems(document)
+    if problems:
+        raise Failed("\n".join(f"{_display_name(name)}: {problem}" for problem in problems))
     return convert(document)
 
 
-def _complain(found: Sequence[tuple[str, Problem]]) -> None:
-    for name, problem in found:
-        print(f"{_called(name)}: {problem}", file=sys.stderr)
+def _print_problems(problems: Sequence[tuple[str, Problem]]) -> None:
+    for name, problem in problems:
+        print(f"{_display_name(name)}: {problem}", file=sys.stderr)
 
 
-def _called(name: str) -> str:
+def _display_name(name: str) -> str:
     return "standard input" if name == "-" else name

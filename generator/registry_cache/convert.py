@@ -1,4 +1,4 @@
-"""Turns any document that holds a RegistryConfig into one of v1alpha3, and says what became of the rest."""
+"""Converts any document that contains a RegistryConfig into one of v1alpha3, and notes what became of the rest."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
     from registry_cache.document import Document
 
-# Fields that a RegistryConfig may set and the chart does not have yet: where they stand, and what is so instead.
-NO_COUNTERPART = {
-    ("http", "tls"): "nodes and caches speak HTTP to each other, there is no TLS yet",
+# Fields that a RegistryConfig may set and the chart does not support yet, and what happens instead.
+UNSUPPORTED = {
+    ("http", "tls"): "nodes and caches use HTTP between them; TLS is not supported yet",
 }
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A values file's content, and what a person should know about how it came to be."""
+    """The content of a values file, and what a person should know about the conversion."""
 
     values: dict[str, Any]
     notes: list[str]
 
     def text(self) -> str:
-        """As a file, the notes as comments."""
+        """Return the values as a file with the notes as comments."""
         comments = ["# Made by registry-cache convert."]
         for note in self.notes:
             comments += textwrap.wrap(
@@ -39,34 +39,34 @@ class Converted:
 
 
 def convert(document: Document) -> Converted:
-    """Convert a document that has no problems (validation.problems)."""
+    """Convert a document that has no problems (validation.find_problems)."""
     config = shoot.registry_config(document) if shoot.is_shoot(document.content) else document
     if config is None:
-        message = "validation.problems tells of a Shoot without a RegistryConfig"
+        message = "a Shoot without a RegistryConfig has problems"
         raise ValueError(message)
-    values, notes = versions.to_v1alpha3(config.content)
+    values, notes = versions.convert_to_v1alpha3(config.content)
     if config is not document:
-        values, about_secrets = _with_names_of_secrets(values, shoot.secrets(document))
-        notes += [*shoot.notes(document), *about_secrets]
+        values, secret_notes = _use_names_of_secrets(values, shoot.secrets(document))
+        notes += [*shoot.notes(document), *secret_notes]
         if any("http" not in cache for cache in values["caches"]):
-            notes.append("Gardener's default is TLS between node and cache; here it is HTTP")
+            notes.append("Gardener uses TLS between nodes and caches by default; here it is HTTP")
     return Converted(values, notes)
 
 
-def without_what_has_no_counterpart(document: Document) -> tuple[Document, list[str]]:
-    """The document without the fields that only Gardener has yet, and what is so instead of each."""
+def drop_unsupported(document: Document) -> tuple[Document, list[str]]:
+    """Return the document without the fields that only Gardener supports, and what happens instead of each."""
     content = copy.deepcopy(document.content)
     notes = []
     for index, cache in _caches(content):
-        for (outer, inner), instead in NO_COUNTERPART.items():
+        for (outer, inner), instead in UNSUPPORTED.items():
             if isinstance(cache.get(outer), dict) and cache[outer].get(inner) is True:
                 cache[outer][inner] = False
-                notes.append(f"caches[{index}].{outer}.{inner}: true has no counterpart: {instead}")
+                notes.append(f"caches[{index}].{outer}.{inner}: true became false: {instead}")
     return type(document)(content, document.lines, document.inside), notes
 
 
 def _caches(content: Any) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: ANN401 - any document
-    """The caches, with their places, of what may be a Shoot, a RegistryConfig, or neither."""
+    """Yield the caches, with their indexes, of a document that may be a Shoot, a RegistryConfig, or neither."""
     holders = [content]
     if shoot.is_shoot(content):
         holders = [extension.get("providerConfig") for _, extension in shoot.extensions(content)]
@@ -77,8 +77,8 @@ def _caches(content: Any) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: ANN4
                 yield index, cache
 
 
-def _with_names_of_secrets(values: dict[str, Any], secrets: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """A Shoot names a resource, which names a Secret; a values file names the Secret."""
+def _use_names_of_secrets(values: dict[str, Any], secrets: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Replace the names of resources, which a Shoot uses, by the names of Secrets, which a values file uses."""
     caches, notes = [], []
     for index, cache in enumerate(values["caches"]):
         resource = cache.get("secretReferenceName")

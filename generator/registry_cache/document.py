@@ -1,4 +1,4 @@
-"""Reads a YAML document as strictly as Gardener and in the sense of Helm, and remembers the line of each value."""
+"""Reads a YAML document as strictly as Gardener and as Helm understands it, and remembers the line of each value."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000
+MAX_QUOTED_CHARACTERS = 60
 
 
 class Unreadable(Exception):
-    """The file is no YAML document that could be checked; `text` says why, `line` where, if it is one line's fault."""
+    """The file is not a single YAML document; `text` is the reason, `line` is its line, if there is one."""
 
     def __init__(self, text: str, line: int | None = None) -> None:
-        """Take what to say."""
+        """Store the reason and the line."""
         super().__init__(text if line is None else f"line {line}: {text}")
         self.text = text
         self.line = line
@@ -36,7 +37,7 @@ class Unreadable(Exception):
 class Document:
     """A document's content, and the line of each value by its path, as `("caches", 0, "upstream")`.
 
-    It may be a part of a larger one, at the path `inside`; its own paths do not begin with that.
+    It may be a part of a larger document, at the path `inside`. Its own paths do not begin with that.
     """
 
     content: Any
@@ -44,13 +45,13 @@ class Document:
     inside: Key = ()
 
     def line(self, path: Key) -> int:
-        """The line of a value, or of the nearest that holds it."""
+        """Return the line of a value, or of the nearest value that contains it."""
         while path not in self.lines and path:
             path = path[:-1]
         return self.lines.get(path, 1)
 
     def part(self, path: Key) -> Document:
-        """The document that begins at a path."""
+        """Return the part of the document at a path."""
         content = self.content
         for key in path:
             content = content[key]
@@ -62,7 +63,8 @@ def read(name: str) -> Document:
     """Read a file, or standard input where the name is `-`.
 
     Raises:
-        Unreadable: there is no such file, it is too large, no YAML, no single document, or has a key twice.
+        Unreadable: The file does not exist, is too large, is not YAML, does not contain exactly one document, or has a
+            key twice.
     """
     try:
         with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
@@ -74,15 +76,19 @@ def read(name: str) -> Document:
 
 
 def parse(raw: bytes) -> Document:
-    """Read what a file holds; errors as with `read`."""
+    """Read the content of a file; errors as with `read`."""
     if len(raw) > MAX_BYTES:
-        message = f"has more than {MAX_BYTES} bytes, which no RegistryConfig needs"
+        message = f"is larger than {MAX_BYTES} bytes"
         raise Unreadable(message)
     try:
         loader = _Loader(raw.decode("utf-8-sig"))
         nodes = [*_nodes(loader)]
         if len(nodes) != 1:
-            message = "is empty" if not nodes else f"holds {len(nodes)} documents; write one into a file"
+            message = (
+                "is empty"
+                if not nodes
+                else f"contains {len(nodes)} documents; write each of them into a file of its own"
+            )
             raise Unreadable(message)
         document = Document(None)
         document.content = _construct(loader, nodes[0], (), document)
@@ -103,15 +109,14 @@ def parse(raw: bytes) -> Document:
     return document
 
 
-def shown(value: object) -> str:
-    """A value as it stands in a document, on one line, not at length, and without a URL's user and password."""
-    limit = 60
+def quote_value(value: object) -> str:
+    """Return a value for a message: on one line, shortened, and without the user and password of a URL."""
     text = re.sub("://.*@", "://…@", json.dumps(value, ensure_ascii=False))
-    return text if len(text) <= limit else f"{text[:limit]}…"
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
 
 
 class _Loader(yaml.CSafeLoader):
-    """Takes bare words for what Helm's parser takes them: `y` and `1e3` are no text, `1:30` and `2026-01-01` are."""
+    """Reads bare words as Helm's parser does: `y` and `1e3` are not text, but `1:30` and `2026-01-01` are."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as in the class it replaces
     bool_values = {**yaml.CSafeLoader.bool_values, "y": True, "n": False}  # noqa: RUF012
@@ -130,16 +135,16 @@ for _tag, _pattern, _first in (
 def _nodes(loader: _Loader) -> Iterator[yaml.Node]:
     while loader.check_node():
         node = loader.get_node()
-        if node and node.value != "":  # nothing but a line of dashes
+        if node and node.value != "":  # not only a line of dashes
             yield node
 
 
 def _construct(loader: _Loader, node: yaml.Node, path: Key, document: Document) -> Any:  # noqa: ANN401 - any YAML
-    """The node's value; every value gets a path of its own, so that an alias that multiplies itself is noticed."""
+    """Return the node's value; each value has a path of its own, so that an alias that multiplies itself is noticed."""
     line = node.start_mark.line + 1
     document.lines[path] = line
     if len(document.lines) > MAX_VALUES:
-        message = f"holds more than {MAX_VALUES} values, aliases counted where they are used"
+        message = f"contains more than {MAX_VALUES} values, counting each use of an alias"
         raise Unreadable(message)
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*path, index), document) for index, item in enumerate(node.value)]
@@ -150,7 +155,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: Key, document: Document) 
     except (yaml.YAMLError, ValueError):
         value = node
     if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
-        message = f"{shown(node.value)} with the tag {shown(node.tag)} is no plain value"
+        message = f"{quote_value(node.value)} with the tag {quote_value(node.tag)} is not a plain value"
         raise Unreadable(message, line)
     return value
 
@@ -168,12 +173,12 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode, path: Key, docum
             sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             for source in sources:
                 if not isinstance(source, yaml.MappingNode):
-                    message = "<< takes a mapping or a list of mappings"
+                    message = "<< needs a mapping or a list of mappings"
                     raise Unreadable(message, line)
                 merged = {**_construct_mapping(loader, source, path, document), **merged}
             continue
         if key in mapping:
-            message = f"{shown(key)} is there already; write each key once"
+            message = f"{quote_value(key)} appears twice; write each key once"
             raise Unreadable(message, line)
         mapping[key] = _construct(loader, value_node, (*path, key), document)
         document.lines[(*path, key)] = line

@@ -1,70 +1,55 @@
-"""Names of the caches' objects, as the chart makes them (chart/templates/_helpers.tpl), and as Gardener does."""
+"""Names of the caches' objects, as the chart makes them (chart/templates/_names.tpl), and as Gardener does."""
 
 from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from registry_cache.model.registry_config import Cache
 
 RELEASE = "registry-cache"
+MAX_STATEFULSET_NAME = 52
+MAX_LABEL = 63
+MAX_GARDENER_LABEL = 43
 
 
 def fullname(release: str = RELEASE, *, name_override: str = "", fullname_override: str = "") -> str:
-    """What the names of all objects begin with; the release is the one of the install command in the README."""
+    """Return the prefix of the names of all objects; the default release is the one in the README's command."""
     name = name_override or "registry-cache"
     both = release if name in release else f"{release}-{name}"
-    return (fullname_override or both).replace(".", "-")[:63].removesuffix("-")
+    return (fullname_override or both).replace(".", "-")[:MAX_LABEL].removesuffix("-")
 
 
-def object_name(full: str, upstream: str) -> str:
-    """The name of a cache's objects, at most 52 characters; `full` as of `fullname`."""
-    name = f"{full}-{re.sub('[.:]', '-', upstream)}"
-    if not re.search(r"[-:]|^[^.]+$", upstream) and len(name) <= 52:  # noqa: PLR2004 - a StatefulSet's
+def object_name(prefix: str, upstream: str) -> str:
+    """Return the name of a cache's objects; `prefix` as of `fullname`."""
+    name = f"{prefix}-{re.sub('[.:]', '-', upstream)}"
+    if not re.search(r"[-:]|^[^.]+$", upstream) and len(name) <= MAX_STATEFULSET_NAME:
         return name
-    return f"{name[:43].strip('-')}-{_hash(f'{full}/{upstream}', 8)}"
+    return f"{name[:43].strip('-')}-{_hash(f'{prefix}/{upstream}', 8)}"
 
 
-def service_name(full: str, upstream: str, suffix: str = "") -> str:
-    """The name of a cache's Service; `suffix` is its serviceNameSuffix."""
-    return f"registry-{suffix}" if suffix else re.sub("^([0-9])", r"s\1", object_name(full, upstream))
-
-
-def service_names(full: str, cache: dict[str, Any]) -> list[str]:
-    """The names of all Services of a cache, as in a values file that may not be valid."""
-    suffix = cache.get("serviceNameSuffix")
-    own = service_name(full, cache["upstream"], suffix if isinstance(suffix, str) else "")
-    return [own, peers_name(full, cache["upstream"])] if replicas(cache) > 1 else [own]
-
-
-def peers_name(full: str, upstream: str) -> str:
-    """The name of the headless Service by which the replicas of a cache find each other."""
-    return f"{service_name(full, upstream)}--peers"
-
-
-def replicas(cache: dict[str, Any]) -> int:
-    """How many pods a cache has, each with a volume of its own."""
-    setting = cache.get("highAvailability")
-    return 2 if isinstance(setting, dict) and setting.get("enabled") is True else 1
-
-
-def remote_url(cache: dict[str, Any]) -> str:
-    """Where a cache, as in a values file, fetches from."""
-    host = "registry-1.docker.io" if cache["upstream"] == "docker.io" else cache["upstream"]
-    url: str = cache.get("remoteURL", f"https://{host}")
-    return url.removesuffix("/")
+def service_names(prefix: str, cache: Cache) -> list[str]:
+    """Return the names of a cache's Services: the one for clients, and the one by which replicas find each other."""
+    own = re.sub("^([0-9])", r"s\1", object_name(prefix, cache.upstream))
+    name = f"registry-{cache.serviceNameSuffix}" if cache.serviceNameSuffix else own
+    return [name, f"{own}--peers"] if cache.replicas > 1 else [name]
 
 
 def upstream_label(upstream: str) -> str:
-    """The value of the label `upstream-host`."""
+    """Return the value of the label `upstream-host`."""
     label = upstream.replace(":", "-")
-    return label if len(label) <= 63 else f"{label[:54].strip('-.')}-{_hash(upstream, 8)}"  # noqa: PLR2004 - a label's
+    return label if len(label) <= MAX_LABEL else f"{label[:54].strip('-.')}-{_hash(upstream, 8)}"
 
 
-def gardener_service_name(upstream: str) -> str:
-    """What Gardener calls the Service of a cache without a suffix (pkg/component/registrycaches)."""
-    label = upstream.replace(":", "-")
-    if len(label) > 43:  # noqa: PLR2004 - Gardener's
-        label = f"{label[:37]}-{_hash(upstream, 5)}"
+def gardener_service_name(cache: Cache) -> str:
+    """Return Gardener's name for the Service of a cache (pkg/component/registrycaches)."""
+    if cache.serviceNameSuffix:
+        return f"registry-{cache.serviceNameSuffix}"
+    label = cache.upstream.replace(":", "-")
+    if len(label) > MAX_GARDENER_LABEL:
+        label = f"{label[:37]}-{_hash(cache.upstream, 5)}"
     return f"registry-{label.replace('.', '-')}"
 
 

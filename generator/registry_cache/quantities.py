@@ -1,4 +1,4 @@
-"""What a quantity of Kubernetes is as a number (apimachinery/pkg/api/resource)."""
+"""Kubernetes quantities as numbers (apimachinery/pkg/api/resource)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ BINARY_UNITS = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
 
 def number(quantity: object) -> Decimal:
-    """The number that a valid quantity is; infinity where it is larger than any."""
-    written = str(quantity)
-    unit = written.lstrip("+.0123456789")
-    made = Decimal(written.removesuffix(unit))
+    """Return the number that a valid quantity stands for; infinity if it is too large for a Decimal."""
+    text = str(quantity)
+    unit = text.lstrip("+.0123456789")
+    value = Decimal(text.removesuffix(unit))
     if unit in BINARY_UNITS:
-        return made * Decimal(1024) ** BINARY_UNITS[unit]
+        return value * Decimal(1024) ** BINARY_UNITS[unit]
     power = Decimal(UNITS[unit] if unit in UNITS else unit[1:])
     with localcontext() as context:
         context.traps[Overflow] = False
-        return made * Decimal(10) ** power
+        return value * Decimal(10) ** power

@@ -7,8 +7,8 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from registry_cache.model import RENAMED_VALUES, Values
-from registry_cache.versions import OLD
+from registry_cache.model.values import RENAMED_VALUES, Values
+from registry_cache.versions import OLD_VERSIONS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,7 +19,7 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 @cache
 def model_schema() -> dict[str, Any]:
     """Return the schema of the values that the chart reads."""
-    return _schema(Values)
+    return _schema_of_model(Values)
 
 
 @cache
@@ -28,38 +28,17 @@ def values_schema() -> dict[str, Any]:
     schema = copy.deepcopy(model_schema())
     schema["properties"]["global"] = {
         "type": "object",
-        "description": "Not used; Helm sets it where this chart is a dependency.",
+        "description": "Not used. Helm sets it if this chart is a dependency.",
         "examples": [{}],
     }
     schema["properties"]["enabled"] = {
         "type": "boolean",
-        "description": "Not used; the condition under which a parent chart takes this one.",
+        "description": "Not used. A parent chart may have it as the condition of this dependency.",
         "examples": [True],
     }
     for old, new in RENAMED_VALUES.items():
-        _let_through(schema, old.split("."), new)
+        _add_renamed(schema, old.split("."), new)
     return schema
-
-
-def _let_through(schema: dict[str, Any], path: list[str], new: str) -> None:
-    """Add a value that has a new name, unless a part of its path is there already and takes anything."""
-    name, *rest = path
-    part = schema["properties"].get(name)
-    if part is None:
-        schema["properties"][name] = {
-            "description": f"Renamed to {new}; the chart refuses the old name.",
-            # An editor with yaml-language-server underlines it and does not offer it.
-            "deprecationMessage": f"renamed to {new}",
-            "doNotSuggest": True,
-        }
-    elif rest and "properties" in part:
-        _let_through(part, rest, new)
-
-
-@cache
-def schema_of(api_version: object) -> dict[str, Any]:
-    """The schema of a RegistryConfig of that version; of the newest where it is none of the old ones."""
-    return _schema(OLD[api_version]) if api_version in OLD else values_schema()
 
 
 def chart_schema() -> dict[str, Any]:
@@ -75,18 +54,11 @@ def chart_schema() -> dict[str, Any]:
     return schema
 
 
-def _require_defaults(schema: dict[str, Any], model: dict[str, Any]) -> None:
-    schema["required"] = list(model["properties"])
-    for name, part in model["properties"].items():
-        if "properties" in part:
-            _require_defaults(schema["properties"][name], part)
-
-
 def generated_chart_schema() -> dict[str, Any]:
-    """The schema of the values of a chart that has caches of its own.
+    """Return the schema of the values of a chart that has caches of its own.
 
-    An entry without `upstream`, or none at all, stands for the chart's own at its place: so that
-    `--set caches[1].volume.size=…` works, of which Helm makes a list of null and a mapping.
+    An entry without `upstream`, or null, changes the chart's own entry at its place. Helm makes both of
+    `--set caches[1].volume.size=…`.
     """
     schema = chart_schema()
     entry = schema["properties"]["caches"]["items"]
@@ -95,27 +67,55 @@ def generated_chart_schema() -> dict[str, Any]:
     return schema
 
 
+@cache
+def schema_of_version(api_version: object) -> dict[str, Any]:
+    """Return the schema of a RegistryConfig of a version, which is the newest unless it is a known old one."""
+    return _schema_of_model(OLD_VERSIONS[api_version]) if api_version in OLD_VERSIONS else values_schema()
+
+
 def schema_text(schema: dict[str, Any]) -> str:
-    """A schema as a file."""
+    """Return a schema as the text of a file."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    made = model.model_json_schema()
-    definitions = made.pop("$defs")
-    return {"$schema": DRAFT, **_inline(made, definitions)}
+def _add_renamed(schema: dict[str, Any], path: list[str], new: str) -> None:
+    """Add a value that has a new name, unless a part of its path is there already and takes anything."""
+    name, *rest = path
+    part = schema["properties"].get(name)
+    if part is None:
+        schema["properties"][name] = {
+            "description": f"Renamed to {new}; the chart refuses the old name.",
+            # An editor with yaml-language-server underlines it and does not offer it.
+            "deprecationMessage": f"renamed to {new}",
+            "doNotSuggest": True,
+        }
+    elif rest and "properties" in part:
+        _add_renamed(part, rest, new)
+
+
+def _require_defaults(schema: dict[str, Any], model: dict[str, Any]) -> None:
+    schema["required"] = list(model["properties"])
+    for name, part in model["properties"].items():
+        if "properties" in part:
+            _require_defaults(schema["properties"][name], part)
+
+
+def _schema_of_model(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs")
+    return {"$schema": DRAFT, **_inline(schema, definitions)}
 
 
 def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """Put definitions where they are used, so that each path of a document has its own schema, and tidy them."""
-    node = {key: value for key, value in node.items() if not _is_made_title(key, value)}
-    node = _one_of_two_types(_without_null(node))
+    node = {key: value for key, value in node.items() if not _is_pydantic_title(key, value)}
+    node = _merge_two_types(_without_null(node))
     if "$ref" in node:
         node = {**definitions[node.pop("$ref").rpartition("/")[2]], **node}
         return _inline(node, definitions)
     if "properties" in node:
         node["properties"] = {name: _inline(part, definitions) for name, part in node["properties"].items()}
-    if "propertyNames" in node:  # of which Helm says the wrong place
+    if "propertyNames" in node:  # Helm reports errors of it at the wrong place
         part = node.pop("additionalProperties")
         node["patternProperties"] = {f"^{name}$": part for name in node.pop("propertyNames")["enum"]}
     if "patternProperties" in node:
@@ -126,14 +126,14 @@ def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
         if isinstance(node.get(key), dict):
             node[key] = _inline(node[key], definitions)
     if "pattern" in node and "title" in node:
-        node["patternErrorMessage"] = f"not {node['title']}"  # what editors say; else they show the pattern
+        node["patternErrorMessage"] = f"not {node['title']}"  # editors show this instead of the pattern
     if node.get("default") not in (None, "", [], {}):
         node.setdefault("examples", [node["default"]])
     return node
 
 
 def _without_null(node: dict[str, Any]) -> dict[str, Any]:
-    """An optional field is one that may be left out: there is no null to write."""
+    """Return the schema without the option null: an optional field is left out, not set to null."""
     options = node.pop("anyOf", [])
     left = [option for option in options if option != {"type": "null"}]
     if len(left) == len(options):
@@ -144,8 +144,8 @@ def _without_null(node: dict[str, Any]) -> dict[str, Any]:
     return {**only, **node}
 
 
-def _one_of_two_types(node: dict[str, Any]) -> dict[str, Any]:
-    """A value of either of two types in one schema: the keywords of each type apply to it alone."""
+def _merge_two_types(node: dict[str, Any]) -> dict[str, Any]:
+    """Return one schema for a value of either of two types: the keywords of each type apply to it alone."""
     options = node.pop("anyOf", [])
     if not options:
         return node
@@ -153,6 +153,6 @@ def _one_of_two_types(node: dict[str, Any]) -> dict[str, Any]:
     return {"type": [option["type"] for option in options], **keywords, **node}
 
 
-def _is_made_title(key: str, value: object) -> bool:
-    """Whether it is pydantic's title, made of the field's name; ours are phrases and begin in lower case."""
+def _is_pydantic_title(key: str, value: object) -> bool:
+    """Return whether pydantic made a title of the field's name; ours are phrases and begin in lower case."""
     return key == "title" and isinstance(value, str) and value[:1].isupper()

@@ -1,11 +1,13 @@
 """Finds a RegistryConfig in a Gardener Shoot: spec.extensions[type=registry-cache].providerConfig.
 
-Source: pkg/admission/validator of Gardener's registry cache for the rules, docs/usage for where things stand.
+Source: pkg/admission/validator of Gardener's registry cache for the rules, docs/usage for the structure of a Shoot.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from registry_cache.problems import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,46 +18,42 @@ TYPE = "registry-cache"
 
 
 def is_shoot(content: object) -> bool:
-    """Whether a document says that it is a Shoot."""
+    """Return whether a document says that it is a Shoot."""
     return isinstance(content, dict) and content.get("kind") == "Shoot"
 
 
 def registry_config(shoot: Document) -> Document | None:
-    """The part of a Shoot that is the RegistryConfig, or none where there is not exactly one."""
+    """Return the RegistryConfig of a Shoot, or None unless there is exactly one."""
     found = [index for index, extension in extensions(shoot.content) if "providerConfig" in extension]
     return shoot.part(("spec", "extensions", found[0], "providerConfig")) if len(found) == 1 else None
 
 
-def problems(shoot: Document) -> Iterator[tuple[Key, str]]:
-    """What is wrong around the RegistryConfig, in the order of Gardener's admission."""
+def find_problems(shoot: Document) -> Iterator[Finding]:
+    """Yield the problems around the RegistryConfig, in the order of Gardener's admission."""
     for index, worker in _mappings(shoot.content, "spec", "provider", "workers"):
-        runtime = _get(worker, "cri", "name")
-        if runtime not in (None, "containerd"):
-            yield (
-                ("spec", "provider", "workers", index, "cri", "name"),
-                "the caches are for containerd alone; write containerd",
-            )
+        if _get(worker, "cri", "name") not in (None, "containerd"):
+            path: Key = ("spec", "provider", "workers", index, "cri", "name")
+            yield Finding(path, "the caches work with containerd only; write containerd")
     ours = [*extensions(shoot.content)]
     if not ours:
-        yield (
-            ("spec", "extensions"),
-            f"there is no extension of type {TYPE}; write [{{type: {TYPE}, providerConfig: …}}]",
-        )
+        reason = f"no extension has the type {TYPE}; write [{{type: {TYPE}, providerConfig: …}}]"
+        yield Finding(("spec", "extensions"), reason)
     for index, extension in ours[:1]:
         if "providerConfig" not in extension:
-            yield ("spec", "extensions", index), "providerConfig is missing; write a RegistryConfig into it"
+            yield Finding(("spec", "extensions", index), "providerConfig is missing; write a RegistryConfig there")
     for index, _ in ours[1:]:
-        yield ("spec", "extensions", index, "type"), f"{TYPE} is there already; write one extension of this type"
+        path = ("spec", "extensions", index, "type")
+        yield Finding(path, f"another extension has the type {TYPE}; write one extension of this type")
     config = registry_config(shoot)
     for index, cache in _mappings(config.content, "caches") if config else ():
         name = cache.get("secretReferenceName")
         if isinstance(name, str) and name not in secrets(shoot):
             path = (*config.inside, "caches", index, "secretReferenceName") if config else ()
-            yield path, "there is no resource of this name with a resourceRef of kind Secret in spec.resources"
+            yield Finding(path, "no entry of spec.resources has this name and a resourceRef of the kind Secret")
 
 
 def secrets(shoot: Document) -> dict[str, str]:
-    """The names of Secrets by what the Shoot calls them (`spec.resources[].name`)."""
+    """Return the names of Secrets by their names in the Shoot (`spec.resources[].name`)."""
     return {
         resource["name"]: _get(resource, "resourceRef", "name")
         for _, resource in _mappings(shoot.content, "spec", "resources")
@@ -66,24 +64,24 @@ def secrets(shoot: Document) -> dict[str, str]:
 
 
 def notes(shoot: Document) -> Iterator[str]:
-    """What of a Shoot has no counterpart here."""
+    """Yield what a Shoot has and the chart has not."""
     for _, extension in extensions(shoot.content):
         if extension.get("disabled") is True:
-            yield "the Shoot has the extension disabled; a chart has no such switch: leave it uninstalled"
+            yield "the Shoot disables the extension; a chart cannot be disabled: do not install it"
     for _, extension in _mappings(shoot.content, "spec", "extensions"):
         if extension.get("type") == "registry-mirror":
-            yield "registry-mirror has no counterpart: its mirrors are no caches; configure containerd for them"
+            yield "registry-mirror is left out, because its mirrors are not caches; configure containerd for them"
 
 
 def extensions(content: object) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The extensions of our type, with their places."""
+    """Yield the extensions of our type with their indexes."""
     for index, extension in _mappings(content, "spec", "extensions"):
         if extension.get("type") == TYPE:
             yield index, extension
 
 
 def _mappings(content: object, *path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The entries, with their places, of a list that may not be there or no list."""
+    """Yield the mappings of a list with their indexes; there may be no list."""
     entries = _get(content, *path)
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         if isinstance(entry, dict):

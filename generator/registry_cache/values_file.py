@@ -1,4 +1,4 @@
-"""Writes a commented values file, with the defaults or with a configuration in them."""
+"""Values files: a commented one as text, and one that was read with the defaults filled in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from registry_cache.model.values import Values
 from registry_cache.schema import model_schema
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ CACHES_EXAMPLE = """# caches:
 #   - upstream: registry.example.com
 #     secretReferenceName: registry-example-com
 """
-# Text that no reader of YAML takes for anything else; all other is quoted. PyYAML would leave `y` and `1e3` bare, which
+# Text that every reader of YAML takes for text. All other text is quoted: PyYAML would leave `y` and `1e3` bare, which
 # Helm reads as true and 1000.
 _BARE = re.compile(
     r"(?!(y|n|yes|no|on|off|true|false|null)$)[a-z/][a-z0-9._/:-]*[a-z0-9]|[0-9]+([mhs]|ms|[KMGT]i)", re.IGNORECASE
@@ -29,7 +30,7 @@ _BARE = re.compile(
 
 
 def values_text(header: str, values: dict[str, Any] | None = None) -> str:
-    """The chart's values with a comment for each; `values` are merged into the defaults as Helm merges them."""
+    """Return the chart's values with a comment for each; `values` are merged into the defaults as Helm does it."""
     lines = [f"# {line}" for line in header.splitlines()]
     for name, schema in model_schema()["properties"].items():
         lines += ["", *_entry(name, schema, (values or {}).get(name, schema.get("default")), 0)]
@@ -38,20 +39,13 @@ def values_text(header: str, values: dict[str, Any] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def complete(values: dict[str, Any], schema: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The values of a valid values file with the defaults in it, merged as Helm merges them."""
-    made = {}
-    for name, part in (schema or model_schema())["properties"].items():
-        value = values.get(name, part.get("default"))
-        if "properties" in part:
-            made[name] = complete(value or {}, part)
-        else:
-            made[name] = _merged(part["default"], value) if "default" in part else value
-    return made
+def load_values(content: dict[str, Any]) -> Values:
+    """Return the values of a valid values file (validation.find_problems) with the defaults filled in."""
+    return Values.model_validate(_fill_in(content, model_schema()))
 
 
 def dump(content: object, *, flow: bool = False) -> str:
-    """YAML that Helm and PyYAML read alike."""
+    """Return YAML that Helm and PyYAML read alike."""
     return yaml.dump(
         content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100_000, default_flow_style=flow
     )
@@ -70,6 +64,17 @@ _Dumper.add_representer(
 )
 
 
+def _fill_in(values: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    filled = {}
+    for name, part in schema["properties"].items():
+        value = values.get(name, part.get("default"))
+        if "properties" in part:
+            filled[name] = _fill_in(value or {}, part)
+        else:
+            filled[name] = _merge(part["default"], value) if "default" in part else value
+    return filled
+
+
 def _entry(name: str, schema: dict[str, Any], value: Any, indent: int) -> Iterator[str]:  # noqa: ANN401 - any value
     margin = " " * indent
     yield from textwrap.wrap(
@@ -80,16 +85,16 @@ def _entry(name: str, schema: dict[str, Any], value: Any, indent: int) -> Iterat
         for key, part in schema["properties"].items():
             yield from _entry(key, part, (value or {}).get(key, part.get("default")), indent + 2)
         return
-    value = _merged(schema["default"], value) if "default" in schema else value or []
+    value = _merge(schema["default"], value) if "default" in schema else value or []
     if value in ([], {}) and name != "caches":
         example = f"Example: {dump(schema['examples'][0], flow=True)}"
         yield from textwrap.wrap(example, WIDTH, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ")
     yield from textwrap.indent(dump({name: value}), margin).splitlines()
 
 
-def _merged(default: Any, value: Any) -> Any:  # noqa: ANN401 - any value
-    """Helm's merge: mappings key by key, null takes a key away, all else replaces."""
+def _merge(default: Any, value: Any) -> Any:  # noqa: ANN401 - any value
+    """Merge as Helm does: mappings key by key, null takes a key away, all else replaces."""
     if not isinstance(default, dict) or not isinstance(value, dict):
         return value
-    both = {key: _merged(default.get(key), part) for key, part in value.items()}
+    both = {key: _merge(default.get(key), part) for key, part in value.items()}
     return {key: part for key, part in {**default, **both}.items() if part is not None or key not in default}

@@ -9,33 +9,36 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from registry_cache.model import Model, Quantity, Subdomain, Upstream, Volume
+from registry_cache.model.base import Model
+from registry_cache.model.registry_config import Volume
+from registry_cache.model.scalars import Quantity, Subdomain, Upstream
 
 API = "registry.extensions.gardener.cloud"
-NEWEST = f"{API}/v1alpha3"
-TIME_TO_LIVE = {True: "168h", False: "0s"}
+V1ALPHA1, V1ALPHA2, NEWEST = f"{API}/v1alpha1", f"{API}/v1alpha2", f"{API}/v1alpha3"
+# What enabled and disabled garbage collection meant.
+TTL = {True: "168h", False: "0s"}
 
 
 class Switch(Model):
-    """Garbage collection before it had a time."""
+    """Garbage collection without a time."""
 
-    enabled: bool = Field(False, description="Whether what is cached goes 168h after its last use.", examples=[True])
-
-
-class _CacheBefore3(Model):
-    upstream: Upstream = Field(description="The host that image references begin with.")
-    garbageCollection: Switch | None = Field(None, description="Whether what is cached goes.")
-    secretReferenceName: Subdomain | None = Field(None, description="A Secret with username and password.")
+    enabled: bool = Field(False, description="Whether content expires 168h after its last use.", examples=[True])
 
 
-class CacheV1alpha1(_CacheBefore3):
-    """A cache in v1alpha1: its size stands beside its upstream."""
+class _OldCache(Model):
+    upstream: Upstream = Field(description="The registry's host as it appears in image references.")
+    garbageCollection: Switch | None = Field(None, description="Whether content expires.")
+    secretReferenceName: Subdomain | None = Field(None, description="A Secret with the keys username and password.")
 
-    size: Quantity = Field("10Gi", description="Size of the volume.")
+
+class CacheV1alpha1(_OldCache):
+    """A cache in v1alpha1, which has its size beside its upstream."""
+
+    size: Quantity = Field(Volume().size, description="The size of the volume.")
 
 
-class CacheV1alpha2(_CacheBefore3):
-    """A cache in v1alpha2: its size is its volume's."""
+class CacheV1alpha2(_OldCache):
+    """A cache in v1alpha2, which has a volume with a size."""
 
     volume: Volume | None = Field(None, description="The cache's volume.")
 
@@ -60,19 +63,19 @@ class ConfigV1alpha2(Model):
     )
 
 
-OLD = {f"{API}/v1alpha1": ConfigV1alpha1, f"{API}/v1alpha2": ConfigV1alpha2}
+OLD_VERSIONS = {V1ALPHA1: ConfigV1alpha1, V1ALPHA2: ConfigV1alpha2}
 
 
-def to_v1alpha3(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A valid document of any version as v1alpha3, and what a person should know about it."""
+def convert_to_v1alpha3(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a valid document of any version as v1alpha3, and what a person should know about the change."""
     version = content.get("apiVersion", NEWEST)
     notes = []
-    if version == f"{API}/v1alpha1":
+    if version == V1ALPHA1:
         notes.append(
-            "v1alpha1 knew no storage class, and Gardener took the one called default; "
-            "here it is the one that is the cluster's default"
+            "v1alpha1 had no storage class, and Gardener used the class with the name default; "
+            "here the cluster's default class is used"
         )
-    caches = [_cache(cache) for cache in content["caches"]] if version in OLD else content["caches"]
+    caches = [convert_cache(cache) for cache in content["caches"]] if version in OLD_VERSIONS else content["caches"]
     return {
         "apiVersion": NEWEST,
         "kind": "RegistryConfig",
@@ -81,12 +84,14 @@ def to_v1alpha3(content: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     }, notes
 
 
-def _cache(old: dict[str, Any]) -> dict[str, Any]:
+def convert_cache(old: dict[str, Any]) -> dict[str, Any]:
+    """Return a cache of an old version as one of v1alpha3."""
     cache = _without(old, "size", "garbageCollection")
     if "size" in old:
         cache["volume"] = {"size": old["size"]}
-    if "garbageCollection" in old:
-        cache["garbageCollection"] = {"ttl": TIME_TO_LIVE[old["garbageCollection"].get("enabled", False)]}
+    switch = old.get("garbageCollection")
+    if isinstance(switch, dict):
+        cache["garbageCollection"] = {"ttl": TTL[switch.get("enabled") is True]}
     return cache
 
 

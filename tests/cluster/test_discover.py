@@ -12,8 +12,11 @@ from cluster import interface
 from cluster.pulls import Pod, new_image, pull
 from cluster_support import installed
 from machine.processes import wait_for
-from registry_cache import document, validation
-from registry_cache.discover import CannotDiscover, Discovery, connect, discover, document_text
+from registry_cache import document
+from registry_cache.cluster_api import CannotDiscover, connect
+from registry_cache.discover import Discovery, discover
+from registry_cache.discovery_text import document_text
+from registry_cache.validation import find_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +71,7 @@ def test_document_can_be_installed_and_every_node_uses_its_caches(
     wait_for("the nodes to report the pods' images", lambda: not _unknown(found(), pods_of_four_upstreams), 120)
     text = document_text(found())
 
-    assert validation.problems(document.parse(text.encode())) == []
+    assert find_problems(document.parse(text.encode())) == []
     caches = {cache["upstream"]: cache for cache in yaml.safe_load(text)["caches"]}
     assert set(FOUR) <= set(caches)
     assert f"pull secrets: default/{pull_secret}." in text

@@ -163,15 +163,15 @@ def test_impossible_changes_of_volumes_are_refused_before_anything_is_changed(
         ttl = {"garbageCollection": {"ttl": "1h"}}
         name = "cache-volume-unshrunk-registry-cache-docker-io-0"
         shrinks = (
-            'caches[0].volume.size: "1.5Gi" is less than the volume has, and none shrinks; write "2Gi", or take the '
-            f"cache out, see the claim {name} gone, and put the cache back, empty"
+            'caches[0].volume.size: "1.5Gi" is less than the volume has, and a volume does not shrink; write "2Gi", or '
+            f"remove the cache, wait until the claim {name} is gone, and add the cache again, empty"
         )
         another_class = (
-            'caches[1].volume.storageClassName: "local-path" is not the class of the claim that is there, which '
+            'caches[1].volume.storageClassName: "local-path" is not the class of the existing claim, which '
             'cannot change; write "expandable", or'
         )
         no_class = (
-            "caches[1].volume.storageClassName: is missing, and the class of the claim that is there cannot change; "
+            "caches[1].volume.storageClassName: is missing, and the class of the existing claim cannot change; "
             'write "expandable", or'
         )
         for change, said in (

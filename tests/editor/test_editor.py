@@ -14,7 +14,8 @@ from lsprotocol import types as lsp
 from machine import tools
 from machine.paths import REPOSITORY
 from pygls.lsp.client import LanguageClient
-from registry_cache.model import Cache, Probe
+from registry_cache.model.node_program import Probe
+from registry_cache.model.registry_config import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
@@ -125,7 +126,7 @@ def test_good_document_has_nothing_underlined(editor: Editor, path: str) -> None
         pytest.param(
             "    garbageCollection:\n      ttl: 7d\n",
             4,
-            "not a duration of hours, minutes and seconds",
+            "not a duration in hours, minutes and seconds",
             id="no-duration",
         ),
         pytest.param("  - volume: {size: 5Gi}\n", 3, 'Missing property "upstream"', id="missing-upstream"),
@@ -149,4 +150,4 @@ def test_fields_and_their_values_are_offered(editor: Editor) -> None:
 
 def test_field_under_the_cursor_is_explained(editor: Editor) -> None:
     text = editor.hover(f"{MODELINE}caches:\n  - garbageCollection:\n      tt{CURSOR}l: 168h\n")
-    assert "How long content is kept since its last use, as a Go duration; 0s keeps all." in text
+    assert "How long content is kept after its last use, as a Go duration." in text

@@ -172,7 +172,7 @@ def test_whole_list_replaces_the_charts_own(tmp_path: Path) -> None:
     ("setting", "said"),
     [
         ("caches[3].volume.size=50Gi", "caches[3]: upstream is missing"),
-        ("caches[1].upstream=docker.io", "caches[1].upstream: docker.io is there already, at caches[0]"),
+        ("caches[1].upstream=docker.io", "caches[1].upstream: docker.io has a cache already, at caches[0]"),
         ("caches[1].volume.size=0", "/caches/1/volume/size"),
         ("caches[1].volumes.size=1Gi", "volumes"),
     ],

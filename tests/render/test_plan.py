@@ -11,6 +11,7 @@ import yaml
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from registry_cache.plan import Change, plan
+from registry_cache.values_file import load_values
 from rendering import Object, by_kind, render_text
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def test_plan_is_what_differs_between_the_renderings(tmp_path: Path) -> None:
     @example((ONE, {**ONE, "nodeProgram": {"updateStrategy": {"type": "OnDelete"}}}))
     def check(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
         old, new = (rendered(values) for values in pair)
-        made = plan(*pair)
+        made = plan(*map(load_values, pair))
         by_upstream = {change.upstream: change for change in made.changes if change.part == "cache"}
         for upstream in {cache["upstream"] for values in pair for cache in values["caches"]}:
             check_cache(by_upstream.get(upstream), old, new, upstream)

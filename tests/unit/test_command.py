@@ -37,23 +37,23 @@ def test_document_of_the_readme_is_good(tmp_path: Path) -> None:
     [
         pytest.param(b"", "is empty", id="empty"),
         pytest.param(b"# nothing\n", "is empty", id="comment"),
-        pytest.param(b"a: 1\n---\nb: 2\n", "holds 2 documents", id="documents"),
+        pytest.param(b"a: 1\n---\nb: 2\n", "contains 2 documents", id="documents"),
         pytest.param(b"caches:\n\t- upstream: x\n", "line 2: is not YAML", id="tab"),
         pytest.param(b"caches: [\n", "is not YAML", id="unclosed"),
-        pytest.param(b"caches: []\ncaches: []\n", 'line 2: "caches" is there already', id="key-twice"),
+        pytest.param(b"caches: []\ncaches: []\n", 'line 2: "caches" appears twice', id="key-twice"),
         pytest.param(b"\xff\xfe\x00", "is not UTF-8", id="not-utf-8"),
         pytest.param(b"? [a]\n: b\n", "line 1: a key is a list or a mapping", id="key-a-list"),
-        pytest.param(b"x: !!python/object:os.system {}\n", "x: is not known here", id="tag-on-mapping"),
-        pytest.param(b"x: !!int word\n", "is no plain value", id="tag"),
+        pytest.param(b"x: !!python/object:os.system {}\n", "x: is not a known key", id="tag-on-mapping"),
+        pytest.param(b"x: !!int word\n", "is not a plain value", id="tag"),
         pytest.param(b"- 1\n", "[1] is not a mapping with the key caches", id="list"),
         pytest.param(b"word\n", '"word" is not a mapping with the key caches', id="word"),
-        pytest.param(b"x" * 10_000_000, "has more than 1000000 bytes", id="large"),
+        pytest.param(b"x" * 10_000_000, "is larger than 1000000 bytes", id="large"),
         pytest.param(b"[" * 100_000, "is not YAML", id="deep"),
         pytest.param(b"a: &a [*a]\n", "is nested too deeply", id="in-itself"),
         pytest.param(b"---\n---\n", "is empty", id="dashes"),
         pytest.param(b"x: \x01\n", "is not YAML", id="control-character"),
-        pytest.param(b"x: .inf\n", "is no plain value", id="infinity"),
-        pytest.param(b'"a\\nb": 1\n', r'["a\nb"]: is not known here', id="key-of-two-lines"),
+        pytest.param(b"x: .inf\n", "is not a plain value", id="infinity"),
+        pytest.param(b'"a\\nb": 1\n', r'["a\nb"]: is not a known key', id="key-of-two-lines"),
         pytest.param(b"caches: [" + b"1," * 15_000 + b"]", "caches[14999]: 1 is not a mapping", id="many-problems"),
         pytest.param(b"caches: [{volume: {size: " + b"1" * 900_000 + b"x}}]", "caches[0].volume.size", id="digits"),
         pytest.param(b"caches: [{upstream: " + b"a." * 450_000 + b"!}]", "has 900001 characters", id="labels"),
@@ -65,7 +65,7 @@ def test_document_of_the_readme_is_good(tmp_path: Path) -> None:
                 f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n".encode()
                 for a, b in zip("abcdefgh", "bcdefghi", strict=True)
             ),
-            "holds more than 20000 values",
+            "contains more than 20000 values",
             id="billion-laughs",
         ),
     ],
@@ -95,7 +95,7 @@ def test_what_windows_writes_is_read(tmp_path: Path, content: str) -> None:
 
 def test_file_without_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["validate", "/dev/zero"]) == 1
-    assert "has more than" in capsys.readouterr().err
+    assert "is larger than" in capsys.readouterr().err
 
 
 def test_every_problem_is_a_line_with_file_line_and_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +141,7 @@ def test_list_is_told_to_be_one(tmp_path: Path, content: str, capsys: pytest.Cap
     path.write_text(content)
     assert cli.main(["validate", str(path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(r"line \d: kind: this is a List of \d; write one of them into a file of its own", line)
+    assert re.search(r"line \d: kind: this is a List of \d documents; write each of them into a file of its own", line)
 
 
 def test_problems_of_all_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,8 +165,8 @@ def test_problems_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str
             "file": str(path),
             "line": 2,
             "path": "caches[0].upstream",
-            "problem": '"Docker.io" is not a registry\'s host in lower case, with a port from 1 to 65535 where it has '
-            'one; write "docker.io"',
+            "problem": '"Docker.io" is not the host of a registry in lower case, optionally with a port; write '
+            '"docker.io"',
         },
         {
             "file": str(tmp_path / "none"),

@@ -12,7 +12,7 @@ from registry_cache import cli
 from registry_cache.convert import convert
 from registry_cache.document import parse
 from registry_cache.regenerate import REPOSITORY
-from registry_cache.validation import problems
+from registry_cache.validation import find_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +28,12 @@ def config(version: str, **cache: object) -> dict[str, Any]:
     return {"apiVersion": f"{API}/{version}", "kind": "RegistryConfig", "caches": [{"upstream": "docker.io", **cache}]}
 
 
-def told(document: object) -> list[str]:
-    return [f"{problem.path}: {problem.text}" for problem in problems(parse(json.dumps(document).encode()))]
+def problems(document: object) -> list[str]:
+    return [f"{problem.path}: {problem.text}" for problem in find_problems(parse(json.dumps(document).encode()))]
 
 
 def converted(document: object) -> dict[str, Any]:
-    assert told(document) == []
+    assert problems(document) == []
     return convert(parse(json.dumps(document).encode())).values
 
 
@@ -76,25 +76,26 @@ def test_field_becomes_what_it_means(old: dict[str, Any], new: dict[str, Any]) -
         pytest.param(
             config("v1alpha1", size="1Gi"),
             config("v1alpha1", volume={"size": "1Gi"}),
-            "caches[0].volume: is not known here; there is upstream, garbageCollection, secretReferenceName, size",
+            "caches[0].volume: is not a known key; the known keys are upstream, garbageCollection, "
+            "secretReferenceName, size",
             id="volume-in-v1alpha1",
         ),
         pytest.param(
             config("v1alpha2", volume={"size": "1Gi"}),
             config("v1alpha2", size="1Gi"),
-            "caches[0].size: is not known here; there is upstream,",
+            "caches[0].size: is not a known key; the known keys are upstream,",
             id="size-in-v1alpha2",
         ),
         pytest.param(
             config("v1alpha2", garbageCollection={"enabled": True}),
             config("v1alpha2", garbageCollection={"ttl": "1h"}),
-            "caches[0].garbageCollection.ttl: is not known here; there is enabled",
+            "caches[0].garbageCollection.ttl: is not a known key; the known keys are enabled",
             id="ttl-in-v1alpha2",
         ),
         pytest.param(
             config("v1alpha3", garbageCollection={"ttl": "1h"}),
             config("v1alpha3", garbageCollection={"enabled": True}),
-            "caches[0].garbageCollection.enabled: is not known here; there is ttl",
+            "caches[0].garbageCollection.enabled: is not a known key; the known keys are ttl",
             id="enabled-in-v1alpha3",
         ),
         pytest.param(
@@ -106,20 +107,20 @@ def test_field_becomes_what_it_means(old: dict[str, Any], new: dict[str, Any]) -
         pytest.param(
             config("v1alpha1"),
             {**config("v1alpha1"), "nodeProgram": {}},
-            "nodeProgram: is not known here; there is apiVersion, kind, caches",
+            "nodeProgram: is not a known key; the known keys are apiVersion, kind, caches",
             id="settings-beside-v1alpha1",
         ),
         pytest.param(
             config("v1alpha2"),
             {**config("v1alpha2"), "kind": "RegistryStatus"},
-            'kind: "RegistryStatus" is not known here; write "RegistryConfig"',
+            'kind: "RegistryStatus" is not a known value; write "RegistryConfig"',
             id="kind-of-v1alpha2",
         ),
     ],
 )
 def test_rule_of_an_old_version(good: object, bad: object, message: str) -> None:
-    assert told(good) == []
-    assert any(problem.startswith(message) for problem in told(bad)), told(bad)
+    assert problems(good) == []
+    assert any(problem.startswith(message) for problem in problems(bad)), problems(bad)
 
 
 def edited(edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -134,37 +135,37 @@ def edited(edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     [
         pytest.param(
             lambda shoot: shoot["spec"].pop("extensions"),
-            "spec.extensions: there is no extension of type registry-cache; write [{type: registry-cache, ",
+            "spec.extensions: no extension has the type registry-cache; write [{type: registry-cache, ",
             id="no-extensions",
         ),
         pytest.param(
             lambda shoot: shoot.update(spec="x"),
-            "spec.extensions: there is no extension of type registry-cache",
+            "spec.extensions: no extension has the type registry-cache",
             id="no-spec",
         ),
         pytest.param(
             lambda shoot: shoot["spec"]["extensions"][1].pop("providerConfig"),
-            "spec.extensions[1]: providerConfig is missing; write a RegistryConfig into it",
+            "spec.extensions[1]: providerConfig is missing; write a RegistryConfig there",
             id="no-config",
         ),
         pytest.param(
             lambda shoot: shoot["spec"]["extensions"].append({"type": "registry-cache"}),
-            "spec.extensions[2].type: registry-cache is there already; write one extension of this type",
+            "spec.extensions[2].type: another extension has the type registry-cache; write one extension of this type",
             id="extension-twice",
         ),
         pytest.param(
             lambda shoot: shoot["spec"].update(resources=[]),
-            f"{IN_SHOOT}.caches[2].secretReferenceName: there is no resource of this name with a resourceRef of kind",
+            f"{IN_SHOOT}.caches[2].secretReferenceName: no entry of spec.resources has this name and a resourceRef of",
             id="no-resource",
         ),
         pytest.param(
             lambda shoot: shoot["spec"]["resources"][0]["resourceRef"].update(kind="ConfigMap"),
-            f"{IN_SHOOT}.caches[2].secretReferenceName: there is no resource of this name",
+            f"{IN_SHOOT}.caches[2].secretReferenceName: no entry of spec.resources has this name",
             id="resource-of-another-kind",
         ),
         pytest.param(
             lambda shoot: shoot["spec"]["provider"]["workers"][0]["cri"].update(name="docker"),
-            "spec.provider.workers[0].cri.name: the caches are for containerd alone; write containerd",
+            "spec.provider.workers[0].cri.name: the caches work with containerd only; write containerd",
             id="another-runtime",
         ),
         pytest.param(
@@ -185,20 +186,20 @@ def edited(edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     ],
 )
 def test_rule_of_a_shoot(edit: Callable[[dict[str, Any]], object], message: str) -> None:
-    assert told(SHOOT) == []
-    said = told(edited(edit))
-    assert any(problem.startswith(message) for problem in said), said
+    assert problems(SHOOT) == []
+    found = problems(edited(edit))
+    assert any(problem.startswith(message) for problem in found), found
 
 
 def test_lines_are_those_of_the_shoot() -> None:
     text = (EXAMPLES / "shoot.yaml").read_text().replace("ttl: 720h", "ttl: 7d")
-    (problem,) = problems(parse(text.encode()))
+    (problem,) = find_problems(parse(text.encode()))
     assert text.splitlines()[(problem.line or 0) - 1].strip() == "ttl: 7d"
 
 
 def test_shoot_without_a_worker_with_a_runtime_is_good() -> None:
     """Gardener's own default is containerd."""
-    assert told(edited(lambda shoot: shoot["spec"]["provider"]["workers"][0].pop("cri"))) == []
+    assert problems(edited(lambda shoot: shoot["spec"]["provider"]["workers"][0].pop("cri"))) == []
 
 
 def test_old_version_in_a_shoot_is_read() -> None:
@@ -210,7 +211,7 @@ def notes_of(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[
     """The comments of what convert prints, in one line, and the document."""
     assert cli.main(["convert", str(path)]) == 0
     text = capsys.readouterr().out
-    assert problems(parse(text.encode())) == []
+    assert find_problems(parse(text.encode())) == []
     comments = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
     return comments, yaml.safe_load(text)
 
@@ -223,10 +224,10 @@ def test_secret_of_a_shoot_is_named_as_it_is_called(capsys: pytest.CaptureFixtur
         "registry-example-com-2026-11; create a Secret registry-example-com-2026-11 with its username and password in "
         "the release's namespace" in notes
     )
-    assert "Gardener's default is TLS" in notes
+    assert "Gardener uses TLS between nodes and caches by default" in notes
 
 
-def test_what_has_no_counterpart_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsupported_fields_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def edit(shoot: dict[str, Any]) -> None:
         shoot["spec"]["extensions"][1]["disabled"] = True
         shoot["spec"]["extensions"].append({"type": "registry-mirror", "providerConfig": {}})
@@ -240,16 +241,16 @@ def test_what_has_no_counterpart_is_said(tmp_path: Path, capsys: pytest.CaptureF
     notes, document = notes_of(path, capsys)
     for index, cache in enumerate(document["caches"]):
         assert (cache["http"], cache["highAvailability"]) == ({"tls": False}, {"enabled": True})
-        assert f"caches[{index}].http.tls: true has no counterpart" in notes
+        assert f"caches[{index}].http.tls: true became false" in notes
     assert "highAvailability" not in notes
-    assert "the Shoot has the extension disabled" in notes
-    assert "registry-mirror has no counterpart" in notes
-    assert "Gardener's default is TLS" not in notes
+    assert "the Shoot disables the extension" in notes
+    assert "registry-mirror is left out" in notes
+    assert "Gardener uses TLS" not in notes
 
 
 def test_storage_class_of_v1alpha1_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     notes, document = notes_of(EXAMPLES / "registry-config-v1alpha1.yaml", capsys)
-    assert "v1alpha1 knew no storage class" in notes
+    assert "v1alpha1 had no storage class" in notes
     assert "storageClassName" not in str(document)
 
 
@@ -271,7 +272,7 @@ def test_settings_beside_the_caches_stay() -> None:
 @pytest.mark.parametrize("content", [None, 1, "x", [], {"spec": []}, {"spec": {"extensions": {}}}])
 def test_anything_that_calls_itself_so_gets_an_answer(kind: str, content: object) -> None:
     document = {"kind": kind, **(content if isinstance(content, dict) else {"spec": content, "items": content})}
-    assert told(document) != []
+    assert problems(document) != []
 
 
 def test_bad_document_is_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kubernetes import client
 from pydantic import TypeAdapter
-from registry_cache import cli, document, model, validation
-from registry_cache import discover as module
-from registry_cache.discover import CannotDiscover, Discovery, connect, discover, document_text, parse, suggested_gi
+from registry_cache import cli, cluster_api, document, references
+from registry_cache.cluster_api import CannotDiscover, connect
+from registry_cache.discover import Discovery, add_node, add_pod, discover, unsupported_reason
+from registry_cache.discovery_text import document_text, suggest_size_gi
+from registry_cache.model.registry_config import Volume
+from registry_cache.model.scalars import Upstream
+from registry_cache.references import Reference, parse_reference
+from registry_cache.validation import find_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +126,7 @@ def text_of(server: FakeServer, folder: Path, *has: str) -> str:
     text = document_text(discovered(server, folder), has)
     assert max(map(len, text.splitlines())) <= 120
     if yaml.safe_load(text) is not None:
-        assert validation.problems(document.parse(text.encode())) == []
+        assert find_problems(document.parse(text.encode())) == []
     return text
 
 
@@ -153,7 +158,7 @@ def comments(text: str) -> str:
     ],
 )
 def test_reference_is_read_as_containerd_reads_it(image: str, registry: str, text: str) -> None:
-    assert parse(image) == module.Reference(registry, text)
+    assert parse_reference(image) == Reference(registry, text)
 
 
 @pytest.mark.parametrize(
@@ -180,22 +185,22 @@ def test_reference_is_read_as_containerd_reads_it(image: str, registry: str, tex
     ],
 )
 def test_what_names_no_image_of_a_registry_is_no_reference(image: str) -> None:
-    assert parse(image) is None
+    assert parse_reference(image) is None
 
 
-@given(st.text() | st.from_regex(module._REFERENCE, fullmatch=True))
+@given(st.text() | st.from_regex(references.REFERENCE, fullmatch=True))
 @example("a" * 100_000 + "!")
 @example("a." * 50_000 + "!")
 @example("a_" * 50_000)
 @example("host.io/a\u2028b")
 def test_whatever_stands_for_an_image_the_document_is_good(image: str) -> None:
     found = Discovery()
-    module._add_pod(found, {"metadata": {"namespace": "n"}, "spec": {"containers": [{"image": image}]}})
-    module._add_node(found, {"status": {"images": [{"names": [image], "sizeBytes": 1}]}})
+    add_pod(found, {"metadata": {"namespace": "n"}, "spec": {"containers": [{"image": image}]}})
+    add_node(found, {"status": {"images": [{"names": [image], "sizeBytes": 1}]}})
     text = document_text(found)
     for upstream in found.upstreams:
-        assert TypeAdapter(model.Upstream).validate_python(upstream) == upstream
-        assert validation.problems(document.parse(text.encode())) == []
+        assert TypeAdapter(Upstream).validate_python(upstream) == upstream
+        assert find_problems(document.parse(text.encode())) == []
     if not found.upstreams:
         assert yaml.safe_load(text) is None
 
@@ -220,10 +225,9 @@ def test_document_says_how_each_size_came_about(server: FakeServer, tmp_path: Pa
     server.nodes = [node((12_000_000_000, ("ghcr.io/a/large:1",))), node((500_000, ("registry.k8s.io/pause:3.10",)))]
     assert text_of(server, tmp_path) == (
         """\
-# A RegistryConfig for the registries that this cluster's images come from, as found in 3 pods and 2 nodes.
-# A volume's size is twice that of the images on the nodes, compressed, as a cache keeps them, and rounded up.
-# A size is unknown where no node reports it: a node reports its 50 largest images (nodeStatusMaxImages of the
-# kubelet).
+# A RegistryConfig for the registries that this cluster pulls from, found in 3 pods and 2 nodes.
+# A volume is twice as large as the images on the nodes, in the compressed form that a cache stores, rounded up.
+# The size of some images is unknown: a node reports only its 50 largest images (nodeStatusMaxImages of the kubelet).
 apiVersion: registry.extensions.gardener.cloud/v1alpha3
 kind: RegistryConfig
 caches:
@@ -231,11 +235,11 @@ caches:
     volume:
       size: 50Gi # 1 image, 12.0 GB on the nodes, doubled; the size of 2 more is unknown
   - upstream: quay.io
-    # 1 image of unknown size; a volume has 10Gi by default.
-  # Only on nodes; no pod uses an image of it now.
+    # 1 image of unknown size; the default size of a volume is 10Gi.
+  # Only on nodes: no pod uses an image of it now.
   - upstream: registry.k8s.io
     volume:
-      size: 10Gi # 1 image, 0.5 MB on the nodes, doubled, and not less than the default
+      size: 10Gi # 1 image, 0.5 MB on the nodes, doubled, and at least the default
 """
     )
 
@@ -276,30 +280,30 @@ def test_size_of_a_pods_image_is_known_by_tag_and_by_digest(server: FakeServer, 
     ],
 )
 def test_suggested_size_is_twice_the_images_rounded_up(size: int, gi: int) -> None:
-    assert suggested_gi(size) == gi
+    assert suggest_size_gi(size) == gi
 
 
 def test_smallest_suggestion_is_the_default() -> None:
-    assert f"{suggested_gi(0)}Gi" == model.Volume.model_fields["size"].default
+    assert f"{suggest_size_gi(0)}Gi" == Volume().size
 
 
 @pytest.mark.parametrize(
     ("registry", "reason"),
     [
-        (ECR, "tokens that end after 12 hours"),
-        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", "tokens that end after 12 hours"),
-        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", "tokens that end after 12 hours"),
-        ("123456789012.dkr-ecr.eu-west-1.on.aws", "tokens that end after 12 hours"),
-        ("localhost", "is on the node itself"),
-        ("localhost:5000", "is on the node itself"),
-        ("Localhost:5000", "is on the node itself"),
-        ("registry.localhost:5000", "is on the node itself"),
-        ("127.0.0.1:32000", "is on the node itself"),
-        ("0.0.0.0:5000", "is on the node itself"),
-        ("[::1]:5000", "is on the node itself"),
-        ("[2001:db8::1]:5000", "a registry's host in lower case"),
-        ("Registry.Example.com", "a registry's host in lower case"),
-        ("registry.example.com:65536", "a port from 1 to 65535"),
+        (ECR, "tokens that expire after 12 hours"),
+        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", "tokens that expire after 12 hours"),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", "tokens that expire after 12 hours"),
+        ("123456789012.dkr-ecr.eu-west-1.on.aws", "tokens that expire after 12 hours"),
+        ("localhost", "runs on the node itself"),
+        ("localhost:5000", "runs on the node itself"),
+        ("Localhost:5000", "runs on the node itself"),
+        ("registry.localhost:5000", "runs on the node itself"),
+        ("127.0.0.1:32000", "runs on the node itself"),
+        ("0.0.0.0:5000", "runs on the node itself"),
+        ("[::1]:5000", "runs on the node itself"),
+        ("[2001:db8::1]:5000", "the host of a registry in lower case"),
+        ("Registry.Example.com", "the host of a registry in lower case"),
+        ("registry.example.com:65536", "the host of a registry in lower case, optionally with a port"),
     ],
 )
 def test_registry_that_cannot_have_a_cache_is_left_out_with_the_reason(
@@ -317,7 +321,7 @@ def test_registry_that_cannot_have_a_cache_is_left_out_with_the_reason(
     ["public.ecr.aws", "europe-docker.pkg.dev", "example.azurecr.io", "10.0.0.5:5000", "host:5000", f"not{ECR}"],
 )
 def test_registry_that_can_have_a_cache_has_no_reason_against_it(registry: str) -> None:
-    assert module.why_not(registry) is None
+    assert unsupported_reason(registry) is None
 
 
 def test_images_without_a_name_are_left_out_with_the_reason(server: FakeServer, tmp_path: Path) -> None:
@@ -326,7 +330,7 @@ def test_images_without_a_name_are_left_out_with_the_reason(server: FakeServer, 
     server.nodes[0].status.images.append(unnamed)
     server.pods = [pod("a" * 64)]
     text = text_of(server, tmp_path)
-    assert "- 4 images with no name, only a digest or an ID" in comments(text)
+    assert "- 4 images with only a digest or an ID and no name" in comments(text)
     assert [cache["upstream"] for cache in yaml.safe_load(text)["caches"]] == ["ghcr.io"]
 
 
@@ -348,7 +352,7 @@ def test_pull_secrets_are_named_and_nothing_is_put_in_place_of_the_reader(server
     assert "pull secrets: n1/login, n2/login, n3/login, n4/login, n5/login and 2 more." in comments(text)
     assert yaml.safe_load(text)["caches"] == [{"upstream": "ghcr.io"}, {"upstream": "registry.example.com:5000"}]
     completed = text.replace("  # secretReferenceName: ", "  secretReferenceName: ")
-    assert validation.problems(document.parse(completed.encode())) == []
+    assert find_problems(document.parse(completed.encode())) == []
     assert yaml.safe_load(completed)["caches"][1]["secretReferenceName"] == "registry-example-com-5000"
 
 
@@ -370,7 +374,7 @@ def test_same_cluster_gives_the_same_bytes(server: FakeServer, tmp_path: Path) -
 def test_what_the_values_have_is_not_written_again(server: FakeServer, tmp_path: Path) -> None:
     server.pods = [pod("docker.io/library/a", "ghcr.io/a/b", f"{ECR}/a")]
     text = text_of(server, tmp_path, "docker.io", ECR)
-    assert text.startswith("# What the values lack of the registries")
+    assert text.startswith("# The caches that the given values do not have yet, for the registries")
     assert yaml.safe_load(text)["caches"] == [{"upstream": "ghcr.io"}]
     assert ECR not in text
 
@@ -380,7 +384,7 @@ def test_where_nothing_lacks_there_are_only_comments(server: FakeServer, tmp_pat
     text = text_of(server, tmp_path, "docker.io", "ghcr.io", "quay.io")
     assert yaml.safe_load(text) is None
     assert comments(text).startswith(
-        "Nothing lacks: of the registries in 1 pod and 0 nodes, these have a cache already: docker.io, ghcr.io."
+        "Nothing is missing: all registries of 1 pod and 0 nodes have a cache already: docker.io, ghcr.io."
     )
     assert ECR in text
 
@@ -389,7 +393,7 @@ def test_where_nothing_can_have_a_cache_there_are_only_comments(server: FakeServ
     server.pods = [pod("localhost/a")]
     text = text_of(server, tmp_path)
     assert yaml.safe_load(text) is None
-    assert text.startswith("# In 1 pod and 0 nodes there is no image of a registry that can have a cache.\n")
+    assert text.startswith("# No image of 1 pod and 0 nodes comes from a registry that can have a cache.\n")
     assert "localhost" in text
 
 
@@ -398,7 +402,7 @@ def test_ten_thousand_pods_are_read_page_by_page(server: FakeServer, tmp_path: P
     found = discovered(server, tmp_path)
     assert found.pods == 10_000
     assert found.registries["ghcr.io"].images == 10_000
-    assert len(server.asked) == 10_000 / module.PAGE + 1
+    assert len(server.asked) == 10_000 / cluster_api.PAGE_OBJECTS + 1
 
 
 def failure(path: Path | None, context: str | None = None) -> str:
@@ -414,7 +418,7 @@ def failure(path: Path | None, context: str | None = None) -> str:
 @pytest.mark.parametrize(
     ("kind", "status", "message"),
     [
-        ("pods", 401, "does not take the kubeconfig's credentials (401)"),
+        ("pods", 401, "refuses the kubeconfig's credentials (401)"),
         ("pods", 403, "needs the permission to list pods in all namespaces"),
         ("nodes", 403, "may not list nodes (403): it needs the permission to list nodes"),
         ("pods", 410, "expired while it was read"),
@@ -449,7 +453,7 @@ def test_unknown_host_is_explained(tmp_path: Path) -> None:
 def test_server_that_does_not_answer_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(cluster_api, "TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
         assert "does not answer within 0.3 s" in failure(
@@ -483,7 +487,10 @@ def test_certificate_of_another_authority_is_explained(tls_server: tuple[str, tr
     address, _ = tls_server
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     message = failure(kubeconfig(tmp_path, address, **{"certificate-authority": "ca.pem"}))
-    assert "its certificate is not the kubeconfig's: unable to get local issuer certificate" in message
+    assert (
+        "the kubeconfig's certificate authority did not sign its certificate: unable to get local issuer certificate"
+        in message
+    )
 
 
 def test_right_certificate_is_taken(tls_server: tuple[str, trustme.CA], tmp_path: Path) -> None:
@@ -493,13 +500,13 @@ def test_right_certificate_is_taken(tls_server: tuple[str, trustme.CA], tmp_path
 
 
 def test_https_at_a_port_that_speaks_http_is_explained(server: FakeServer, tmp_path: Path) -> None:
-    assert "no TLS with it" in failure(kubeconfig(tmp_path, server.address.replace("http", "https")))
+    assert "TLS failed: " in failure(kubeconfig(tmp_path, server.address.replace("http", "https")))
 
 
 def test_certificate_file_that_is_none_is_explained(tls_server: tuple[str, trustme.CA], tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     message = failure(kubeconfig(tmp_path, tls_server[0], **{"certificate-authority": "ca.pem"}))
-    assert "no TLS with it: " in message
+    assert "TLS failed: " in message
 
 
 def test_certificate_file_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -523,7 +530,7 @@ def test_login_command_that_gives_nothing_is_explained(
         "env": [{"name": "X", "value": TOKEN}],
     }
     message = failure(kubeconfig(tmp_path, server.address, user={"exec": login}))
-    assert "logs in gave no credentials" in message
+    assert f"the login command of the kubeconfig {tmp_path}/kubeconfig returned no credentials" in message
     assert TOKEN not in caplog.text
     assert server.asked == []
 
@@ -549,14 +556,14 @@ def test_kubeconfig_is_looked_for_where_kubectl_looks(
 
 def test_unknown_context_is_named_with_those_that_there_are(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, "http://127.0.0.1")
-    assert failure(path, "there") == f"the kubeconfig {path} has no context there; there is here"
+    assert failure(path, "there") == f"the kubeconfig {path} has no context there; its contexts are here"
 
 
 def test_no_context_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text('{"contexts": []}')
     assert "has no current context; name one with --context" in failure(path)
-    assert "has no context here; there is none" in failure(path, "here")
+    assert "has no context here; it has no contexts" in failure(path, "here")
 
 
 @pytest.mark.parametrize(
@@ -599,7 +606,7 @@ def test_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("server", ["no url", "ftp://host", "host", "http://", ""])
 def test_server_that_is_no_url_is_noticed(tmp_path: Path, server: str) -> None:
-    assert "names a server that is no URL" in failure(kubeconfig(tmp_path, server))
+    assert "is not an http or https URL" in failure(kubeconfig(tmp_path, server))
 
 
 def test_command_prints_what_lacks(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -624,7 +631,7 @@ def test_command_ends_with_1_where_it_finds_nothing(
 ) -> None:
     path = kubeconfig(tmp_path, server.address)
     assert cli.main(["discover", "--kubeconfig", str(path)]) == 1
-    assert "there is no image of a registry that can have a cache" in capsys.readouterr().out
+    assert "No image of 0 pods and 0 nodes comes from a registry that can have a cache" in capsys.readouterr().out
     server.status = {"pods": 401}
     assert cli.main(["discover", "--kubeconfig", str(path)]) == 1
     captured = capsys.readouterr()

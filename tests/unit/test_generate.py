@@ -130,7 +130,7 @@ def test_foreign_file_is_not_replaced_by_a_package(
 ) -> None:
     (tmp_path / "caches.tgz").write_bytes(foreign)
     assert generate(EXAMPLE, tmp_path / "caches", "--package") == 1
-    assert "caches.tgz is not a chart that registry-cache generate made" in capsys.readouterr().err
+    assert "caches.tgz was not written by registry-cache generate" in capsys.readouterr().err
     assert (tmp_path / "caches.tgz").read_bytes() == foreign
 
 
@@ -156,7 +156,7 @@ def test_foreign_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     output.mkdir()
     (output / "mine").write_text("mine")
     assert generate(EXAMPLE, output) == 1
-    assert "is not a chart that registry-cache generate made" in capsys.readouterr().err
+    assert "was not written by registry-cache generate" in capsys.readouterr().err
     assert content(output) == {"mine": b"mine"}
 
 
@@ -165,7 +165,7 @@ def test_repository_in_the_folder_is_not_lost(tmp_path: Path, capsys: pytest.Cap
     generate(EXAMPLE, output)
     (output / ".git").mkdir()
     assert generate(EXAMPLE, output) == 1
-    assert "holds .git, which would be lost" in capsys.readouterr().err
+    assert "contains .git, which would be lost" in capsys.readouterr().err
     assert (output / ".git").is_dir()
 
 
@@ -186,7 +186,7 @@ def test_old_chart_is_there_when_the_new_one_cannot_be_put_in_its_place(
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.name == "made":
+        if self.name == "new":
             raise OSError(5, "Input/output error")
         return rename(self, target)
 
@@ -214,7 +214,7 @@ def test_name_is_made_of_the_folders(tmp_path: Path, folder: str, name: str) -> 
 @pytest.mark.parametrize("name", ["My_Caches", "a\n", "", "x" * 54, "2x"])
 def test_name_that_is_no_charts_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate(EXAMPLE, tmp_path / "caches", "--name", name) == 1
-    assert "is not a chart's name" in capsys.readouterr().err
+    assert "is not a valid name for a chart" in capsys.readouterr().err
     assert not (tmp_path / "caches").exists()
 
 

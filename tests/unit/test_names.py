@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import yaml
-from registry_cache.names import fullname, gardener_service_name, object_name, service_name, service_names
+from registry_cache.model.registry_config import Cache
+from registry_cache.names import fullname, gardener_service_name, object_name, service_names
 from registry_cache.regenerate import REPOSITORY
+from registry_cache.values_file import load_values
 
 INVENTORY: dict[str, list[str]] = yaml.safe_load((REPOSITORY / "tests" / "render" / "inventory.yaml").read_text())
 
 
 @pytest.mark.parametrize("scenario", INVENTORY)
 def test_names_are_those_that_the_chart_gives(scenario: str) -> None:
-    values: dict[str, Any] = yaml.safe_load((REPOSITORY / "chart" / "ci" / f"{scenario}-values.yaml").read_text())
-    full = fullname(
-        "x",
-        name_override=values.get("nameOverride", ""),
-        fullname_override=values.get("fullnameOverride", ""),
-    )
-    made = {f"StatefulSet {object_name(full, cache['upstream'])}" for cache in values["caches"]}
-    made |= {f"Service {name}" for cache in values["caches"] for name in service_names(full, cache)}
-    assert made == {name for name in INVENTORY[scenario] if name.startswith(("StatefulSet ", "Service "))}
+    values = load_values(yaml.safe_load((REPOSITORY / "chart" / "ci" / f"{scenario}-values.yaml").read_text()))
+    prefix = fullname("x", name_override=values.nameOverride, fullname_override=values.fullnameOverride)
+    names = {f"StatefulSet {object_name(prefix, cache.upstream)}" for cache in values.caches}
+    names |= {f"Service {name}" for cache in values.caches for name in service_names(prefix, cache)}
+    assert names == {name for name in INVENTORY[scenario] if name.startswith(("StatefulSet ", "Service "))}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +39,7 @@ def test_fullname(arguments: tuple[str, str, str], name: str) -> None:
 
 
 def test_service_begins_with_a_letter() -> None:
-    assert service_name("1x", "a.b") == "s1x-a-b"
+    assert service_names("1x", Cache(upstream="a.b")) == ["s1x-a-b"]
 
 
 @pytest.mark.parametrize(
@@ -62,4 +58,4 @@ def test_service_begins_with_a_letter() -> None:
     ],
 )
 def test_gardeners_names_are_those_of_its_own_tests(upstream: str, name: str) -> None:
-    assert gardener_service_name(upstream) == name
+    assert gardener_service_name(Cache(upstream=upstream)) == name

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from registry_cache import cli
-from registry_cache.plan import plan
+from registry_cache.plan import Plan, plan
 from registry_cache.regenerate import REPOSITORY
+from registry_cache.values_file import load_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,11 @@ EXAMPLE = REPOSITORY / "examples" / "registry-config.yaml"
 
 def one(**fields: object) -> dict[str, Any]:
     return {"caches": [{"upstream": "docker.io", **fields}]}
+
+
+def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-cache") -> Plan:
+    """The plan for two valid values files."""
+    return plan(load_values(old), load_values(new), release)
 
 
 @pytest.mark.parametrize(
@@ -45,113 +51,113 @@ def one(**fields: object) -> dict[str, Any]:
             one(),
             one(garbageCollection={"ttl": "1h"}),
             "docker.io: changed\n"
-            "  garbageCollection.ttl 168h -> 1h\n"
-            "  the running cache takes the ttl over, also for what is there: since its last use",
+            "  garbageCollection.ttl: 168h -> 1h\n"
+            "  the new ttl applies without a restart, also to stored content",
             id="ttl",
         ),
         pytest.param(
             one(),
             {**one(), "cachePods": {"highWaterMarkPercent": 50}},
             "docker.io: changed\n"
-            "  cachePods.highWaterMarkPercent 85 -> 50\n"
-            "  the running cache takes cachePods.highWaterMarkPercent over",
+            "  cachePods.highWaterMarkPercent: 85 -> 50\n"
+            "  the new high-water mark applies without a restart",
             id="high-water-mark",
         ),
         pytest.param(
             one(),
             one(remoteURL="https://mirror.example.com"),
             "docker.io: changed, restarts\n"
-            "  remoteURL https://registry-1.docker.io -> https://mirror.example.com\n"
-            "  nodes pull from the upstream while it restarts; what is cached stays\n"
+            "  remoteURL: https://registry-1.docker.io -> https://mirror.example.com\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
             "nodes: changed, restarts\n"
-            "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile",
+            "  the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams",
             id="remote",
         ),
         pytest.param(
             one(),
             one(volume={"storageClassName": "fast"}),
             "docker.io: refused\n"
-            "  volume.storageClassName unset -> fast\n"
-            "  a volume does not shrink, and keeps its storage class: helm upgrade refuses this and changes nothing\n"
-            "  keep volume.storageClassName unset, or take the cache out, see its claim gone, and put the cache back, "
-            "empty",
+            "  volume.storageClassName: unset -> fast\n"
+            "  helm upgrade refuses this and changes nothing: a volume cannot shrink or change its storage class\n"
+            "  keep volume.storageClassName unset, or remove the cache, wait until its claim is gone, and add it "
+            "again, empty",
             id="storage-class",
         ),
         pytest.param(
             one(volume={"size": "10Gi"}),
             one(volume={"size": "10e9", "storageClassName": "fast"}),
             "docker.io: refused\n"
-            "  volume.size 10Gi -> 10e9\n"
-            "  volume.storageClassName unset -> fast\n"
-            "  a volume does not shrink, and keeps its storage class: helm upgrade refuses this and changes nothing\n"
-            "  keep volume.size 10Gi and volume.storageClassName unset, or take the cache out, see its claim gone, and "
-            "put the cache back, empty",
+            "  volume.size: 10Gi -> 10e9\n"
+            "  volume.storageClassName: unset -> fast\n"
+            "  helm upgrade refuses this and changes nothing: a volume cannot shrink or change its storage class\n"
+            "  keep volume.size 10Gi and volume.storageClassName unset, or remove the cache, wait until its claim is "
+            "gone, and add it again, empty",
             id="smaller-volume",
         ),
         pytest.param(
             one(),
             one(volume={"size": "20Gi"}),
             "docker.io: changed\n"
-            "  volume.size 10Gi -> 20Gi\n"
-            "  the volume grows under the running cache, if its storage class has allowVolumeExpansion",
+            "  volume.size: 10Gi -> 20Gi\n"
+            "  the volume grows while the cache runs, if its storage class allows volume expansion",
             id="larger-volume",
         ),
         pytest.param(
             one(),
             one(highAvailability={"enabled": True}),
             "docker.io: changed, restarts\n"
-            "  highAvailability.enabled false -> true\n"
-            "  one replica restarts after the other; what is cached stays\n"
-            "  the second replica begins empty",
+            "  highAvailability.enabled: false -> true\n"
+            "  the replicas restart one after the other; the cached content stays\n"
+            "  the second replica starts empty",
             id="second-replica",
         ),
         pytest.param(
             one(highAvailability={"enabled": True}),
             one(highAvailability={"enabled": False}),
             "docker.io: changed, restarts\n"
-            "  highAvailability.enabled true -> false\n"
-            "  nodes pull from the upstream while it restarts; what is cached stays\n"
-            "  the volume of the second replica goes",
+            "  highAvailability.enabled: true -> false\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
+            "  the volume of the second replica is deleted",
             id="one-replica-less",
         ),
         pytest.param(
             {**one(highAvailability={"enabled": True}), "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
             one(),
             "docker.io: changed, restarts\n"
-            "  highAvailability.enabled true -> false\n"
-            "  cachePods.volumeClaims.retentionPolicy Retain -> Delete\n"
-            "  nodes pull from the upstream while it restarts; what is cached stays\n"
+            "  highAvailability.enabled: true -> false\n"
+            "  cachePods.volumeClaims.retentionPolicy: Retain -> Delete\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
             "  the volume of the second replica stays until its claim is deleted\n"
-            "  from then on its volume goes when the cache is taken out, and with an uninstall",
+            "  from now on, its volume is deleted when the cache is removed or the release is uninstalled",
             id="one-replica-less-with-its-volume-retained",
         ),
         pytest.param(
             one(highAvailability={"enabled": True}),
             {**one(highAvailability={"enabled": True}), "cachePods": {"tagCheckInterval": "0s"}},
             "docker.io: changed, restarts\n"
-            "  cachePods.tagCheckInterval 5s -> 0s\n"
-            "  one replica restarts after the other; what is cached stays",
+            "  cachePods.tagCheckInterval: 5s -> 0s\n"
+            "  the replicas restart one after the other; the cached content stays",
             id="two-replicas",
         ),
         pytest.param(
             one(),
             {**one(), "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
             "docker.io: changed\n"
-            "  cachePods.volumeClaims.retentionPolicy Delete -> Retain\n"
-            "  from then on its volume stays when the cache is taken out, and with an uninstall",
+            "  cachePods.volumeClaims.retentionPolicy: Delete -> Retain\n"
+            "  from now on, its volume stays when the cache is removed or the release is uninstalled",
             id="volume-retention",
         ),
         pytest.param(
             {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}]},
             {**one(), "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
             "docker.io: changed\n"
-            "  cachePods.volumeClaims.retentionPolicy Delete -> Retain\n"
-            "  from then on its volume stays when the cache is taken out, and with an uninstall\n"
+            "  cachePods.volumeClaims.retentionPolicy: Delete -> Retain\n"
+            "  from now on, its volume stays when the cache is removed or the release is uninstalled\n"
             "quay.io: removed\n"
             "  nodes pull from the upstream\n"
-            "  its volume goes with it\n"
+            "  its volume is deleted\n"
             "nodes: changed, restarts\n"
-            "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile",
+            "  the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams",
             id="retention-comes-too-late",
         ),
         pytest.param(
@@ -161,46 +167,46 @@ def one(**fields: object) -> dict[str, Any]:
                 "upstreamSettings": {"quay.io": {"caSecretName": "authority"}},
             },
             "quay.io: changed, restarts\n"
-            "  upstreamSettings.caSecretName unset -> authority\n"
-            "  nodes pull from the upstream while it restarts; what is cached stays",
+            "  upstreamSettings.caSecretName: unset -> authority\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays",
             id="settings-of-one-upstream",
         ),
         pytest.param(
             one(),
             {**one(), "images": {"nginx": {"tag": "1.28.1-alpine"}}},
             "docker.io: changed, restarts\n"
-            "  images.nginx.tag 1.28.0-alpine -> 1.28.1-alpine\n"
-            "  nodes pull from the upstream while it restarts; what is cached stays",
+            "  images.nginx.tag: 1.28.0-alpine -> 1.28.1-alpine\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays",
             id="image",
         ),
         pytest.param(
             one(),
             {**one(), "images": {"python": {"tag": "3.14-alpine"}}},
             "docker.io: changed, restarts\n"
-            "  images.python.tag 3.13-alpine -> 3.14-alpine\n"
-            "  nodes pull from the upstream while it restarts; what is cached stays\n"
+            "  images.python.tag: 3.13-alpine -> 3.14-alpine\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
             "nodes: changed, restarts\n"
-            "  images.python.tag 3.13-alpine -> 3.14-alpine\n"
-            "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile",
+            "  images.python.tag: 3.13-alpine -> 3.14-alpine\n"
+            "  the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams",
             id="image-of-all",
         ),
         pytest.param(
             one(),
             {**one(), "cachePods": {"nodeSelector": {"kubernetes.io/os": None, "pool": "x"}}},
             "docker.io: changed, restarts\n"
-            "  cachePods.nodeSelector.kubernetes.io/os linux -> unset\n"
-            "  cachePods.nodeSelector.pool unset -> x\n"
-            "  nodes pull from the upstream while it restarts; what is cached stays",
+            "  cachePods.nodeSelector.kubernetes.io/os: linux -> unset\n"
+            "  cachePods.nodeSelector.pool: unset -> x\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays",
             id="default-taken-away",
         ),
         pytest.param(
             one(),
             {**one(), "fullnameOverride": "mine"},
             "docker.io: changed, restarts\n"
-            "  its objects were called registry-cache-… and will be mine-…, so it begins with a new and empty volume\n"
-            "  the old volume goes\n"
+            "  its objects are renamed from registry-cache-… to mine-…, so it starts with an empty volume\n"
+            "  the old volume is deleted\n"
             "nodes: changed, restarts\n"
-            "  its program restarts, a few nodes at a time; a node pulls from the upstreams meanwhile\n"
+            "  the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams\n"
             "dashboard: changed\n"
             "  its ConfigMap gets another name",
             id="renamed",
@@ -208,14 +214,14 @@ def one(**fields: object) -> dict[str, Any]:
     ],
 )
 def test_plan_says(old: dict[str, Any], new: dict[str, Any], text: str) -> None:
-    assert plan(old, new).text() == text
+    assert planned(old, new).text() == text
 
 
 def test_name_of_the_release_decides_whether_an_override_renames() -> None:
     """The chart's name is left out where the release's holds it."""
     new = {**one(), "nameOverride": "cache"}
-    assert plan(one(), new, "registry-cache").text() == "Nothing changes."
-    assert {change.data for change in plan(one(), new, "mine").changes if change.upstream} == {"lost"}
+    assert planned(one(), new, "registry-cache").text() == "Nothing changes."
+    assert {change.data for change in planned(one(), new, "mine").changes if change.upstream} == {"lost"}
 
 
 def test_claim_of_a_long_upstream_is_found_by_its_label() -> None:
@@ -225,7 +231,7 @@ def test_claim_of_a_long_upstream_is_found_by_its_label() -> None:
         "caches": [*one()["caches"], {"upstream": upstream}],
         "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}},
     }
-    text = plan(old, one()).text()
+    text = planned(old, one()).text()
     assert f"{upstream}: removed" in text
     assert f"--selector upstream-host={'a' * 30}.{'a' * 23}-" in text
 

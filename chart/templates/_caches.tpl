@@ -1,0 +1,116 @@
+{{- /*
+registry-cache.caches: all caches as finished records (registry-cache.cache), as a list in JSON. Invalid values end the
+rendering here, so a template that has a record can rely on it. Scope: the root context.
+  {{- range include "registry-cache.caches" . | fromJsonArray }}
+*/}}
+{{- define "registry-cache.caches" -}}
+{{- $defaults := .Files.Get "files/cache-defaults.yaml" | fromYaml -}}
+{{- $caches := list -}}
+{{- range $index, $entry := include "registry-cache.cacheEntries" . | fromYamlArray -}}
+{{- $scope := dict "root" $ "index" $index "entry" (mergeOverwrite (deepCopy $defaults) $entry) -}}
+{{- $caches = append $caches (include "registry-cache.cache" $scope | fromYaml) -}}
+{{- end -}}
+{{- $problems := include "registry-cache.problems" (dict "root" . "caches" $caches) | fromYamlArray -}}
+{{- include "registry-cache.refuse" $problems -}}
+{{- toJson $caches -}}
+{{- end -}}
+
+{{- /*
+registry-cache.cacheEntries: the entries of `caches`, as a list in YAML. A chart that `registry-cache generate` made has
+entries of its own. An entry without an upstream, as Helm makes it of --set caches[1].volume.size=20Gi, changes the
+chart's entry at the same place. Any other list replaces the chart's. Scope: the root context.
+*/}}
+{{- define "registry-cache.cacheEntries" -}}
+{{- $given := .Values.caches -}}
+{{- $own := .Files.Get "files/caches.yaml" | fromYamlArray -}}
+{{- $changesOwn := false -}}
+{{- range $given -}}
+{{- $changesOwn = or $changesOwn (empty .) (empty (get (. | default dict) "upstream")) -}}
+{{- end -}}
+{{- $entries := $given -}}
+{{- if $changesOwn -}}
+{{- $entries = list -}}
+{{- range $index := until (max (len $given) (len $own) | int) -}}
+{{- $entry := dict -}}
+{{- if lt $index (len $own) -}}
+{{- $entry = index $own $index -}}
+{{- end -}}
+{{- if lt $index (len $given) -}}
+{{- $entry = mergeOverwrite $entry (index $given $index | default dict | deepCopy) -}}
+{{- end -}}
+{{- $entries = append $entries $entry -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $entries -}}
+{{- end -}}
+
+{{- /*
+registry-cache.cache: everything that the templates need to know about one cache, in YAML: its entry of `caches` with the
+defaults filled in, its settings, and what follows from them. Scope: root, the entry, and its index in the list.
+*/}}
+{{- define "registry-cache.cache" -}}
+{{- $upstream := .entry.upstream | default "" -}}
+{{- $name := include "registry-cache.cacheName" (dict "root" .root "upstream" $upstream) -}}
+{{- $ownName := include "registry-cache.asServiceName" $name -}}
+{{- $serviceName := ternary (print "registry-" .entry.serviceNameSuffix) $ownName (hasKey .entry "serviceNameSuffix") -}}
+{{- $host := ternary "registry-1.docker.io" $upstream (eq $upstream "docker.io") -}}
+{{- $remoteURL := .entry.remoteURL | default (print "https://" $host) | trimSuffix "/" -}}
+{{- $size := .entry.volume.size -}}
+{{- if not (kindIs "string" $size) -}}
+{{- $size = int64 $size | toString -}}
+{{- end -}}
+{{- $pods := list (print $name "-0") -}}
+{{- if .entry.highAvailability.enabled -}}
+{{- $pods = append $pods (print $name "-1") -}}
+{{- end -}}
+{{- $settings := include "registry-cache.cacheSettings" (dict "root" .root "upstream" $upstream) | fromJson -}}
+path: {{ printf "caches[%d]" .index }}
+upstream: {{ $upstream | quote }}
+remoteURL: {{ $remoteURL | quote }}
+remoteScheme: {{ splitList ":" $remoteURL | first | lower | quote }}
+name: {{ $name | quote }}
+serviceName: {{ $serviceName | quote }}
+{{- /* No cache has this name: two dashes in a row appear in a name only before its hash. */}}
+peersName: {{ print $ownName "--peers" | quote }}
+endpoint:
+  scheme: http
+  host: {{ printf "%s.%s.svc" $serviceName .root.Release.Namespace | quote }}
+  port: 5000
+  metricsPort: 5001
+replicas: {{ len $pods }}
+pods: {{ toJson $pods }}
+{{- /* As the StatefulSet's controller names them (pkg/controller/statefulset, getPersistentVolumeClaimName). */}}
+claims:
+  {{- range $pods }}
+  - {{ print "cache-volume-" . | quote }}
+  {{- end }}
+size: {{ $size | quote }}
+sizeBytes: {{ include "registry-cache.bytes" $size | quote }}
+storageClassName: {{ .entry.volume.storageClassName | default "" | quote }}
+ttl: {{ .entry.garbageCollection.ttl | quote }}
+secretName: {{ .entry.secretReferenceName | default "" | quote }}
+proxy: {{ toJson .entry.proxy }}
+settings: {{ toJson $settings }}
+{{- $scope := dict "root" .root "name" $name "upstream" $upstream }}
+labels: {{ include "registry-cache.cacheLabels" $scope | fromYaml | toJson }}
+podLabels: {{ include "registry-cache.cachePodLabels" $scope | fromYaml | toJson }}
+selector: {{ include "registry-cache.cacheSelector" $scope | fromYaml | toJson }}
+images:
+  {{- range $container, $image := dict "front" "nginx" "gate" "python" "distribution" "distribution" }}
+  {{- with get $.root.Values.images $image }}
+  {{ $container }}: {image: {{ include "registry-cache.image" . | quote }}, pullPolicy: {{ .pullPolicy | quote }}}
+  {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{- /*
+registry-cache.cacheSettings: the settings of one cache, in JSON: cachePods, with what upstreamSettings says of this
+upstream in front. Scope: root, upstream.
+*/}}
+{{- define "registry-cache.cacheSettings" -}}
+{{- $settings := deepCopy .root.Values.cachePods -}}
+{{- range $key, $value := get .root.Values.upstreamSettings .upstream | default dict -}}
+{{- $_ := set $settings $key $value -}}
+{{- end -}}
+{{- toJson $settings -}}
+{{- end -}}

@@ -1,0 +1,82 @@
+{{- /*
+registry-cache.validateClaims: refuse what the existing claims cannot become. A volume does not shrink and keeps its storage
+class (pkg/apis/core/validation, ValidatePersistentVolumeClaimUpdate). The API server would say so too, but in the middle
+of an upgrade. This is the only lookup in the templates, and it can only refuse: what is rendered never depends on it.
+`helm template`, and so Argo CD, find no claim here. Scope: the root context.
+*/}}
+{{- define "registry-cache.validateClaims" -}}
+{{- $problems := list -}}
+{{- range $cache := include "registry-cache.caches" . | fromJsonArray -}}
+{{- range $name := .claims -}}
+{{- with lookup "v1" "PersistentVolumeClaim" $.Release.Namespace $name -}}
+{{- $scope := dict "root" $ "cache" $cache "claim" . -}}
+{{- $problems = concat $problems (include "registry-cache.claimProblems" $scope | fromYamlArray) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- include "registry-cache.refuse" ($problems | uniq) -}}
+{{- end -}}
+
+{{- /*
+registry-cache.claimProblems: why a claim cannot become what its cache asks for, as a list in YAML. Scope: root, the record
+of the cache, and the claim.
+*/}}
+{{- define "registry-cache.claimProblems" -}}
+{{- $name := .claim.metadata.name -}}
+{{- $kubectl := printf "kubectl --namespace %s" .root.Release.Namespace -}}
+{{- if .claim.metadata.deletionTimestamp -}}
+{{- $reason := printf "the claim %s is being deleted; try again when it is gone" $name -}}
+{{- include "registry-cache.problem" (list .cache.path $reason) -}}
+{{- else if not (dig "metadata" "annotations" "meta.helm.sh/release-name" "" .claim) -}}
+{{- /* Helm would stop at this claim, because the controller owns a part of it. */ -}}
+{{- $scale := printf "%s scale statefulset %s --replicas 0" $kubectl .cache.name -}}
+{{- $delete := printf "%s delete persistentvolumeclaim %s" $kubectl $name -}}
+{{- $reason := printf "the claim %s was created by the StatefulSet %s and not by Helm; run `%s` and `%s`, and try again" $name .cache.name $scale $delete -}}
+{{- include "registry-cache.problem" (list .cache.path $reason) -}}
+{{- else -}}
+{{- include "registry-cache.claimClassProblem" . -}}
+{{- include "registry-cache.claimSizeProblem" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.claimClassProblem: an annotation holds the class that the values named. The claim itself has a class also
+where it is the cluster's default. Scope: as of registry-cache.claimProblems.
+*/}}
+{{- define "registry-cache.claimClassProblem" -}}
+{{- $path := print .cache.path ".volume.storageClassName" -}}
+{{- $class := .cache.storageClassName -}}
+{{- $named := dig "metadata" "annotations" "registry-cache/storage-class" "" .claim -}}
+{{- $start := include "registry-cache.startEmpty" . -}}
+{{- if and $class .claim.spec.storageClassName (ne $class .claim.spec.storageClassName) -}}
+{{- $reason := printf "%q is not the class of the existing claim, which cannot change; write %q, %s" $class .claim.spec.storageClassName $start -}}
+{{- include "registry-cache.problem" (list $path $reason) -}}
+{{- else if and $named (not $class) -}}
+{{- $reason := printf "is missing, and the class of the existing claim cannot change; write %q, %s" $named $start -}}
+{{- include "registry-cache.problem" (list $path $reason) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.claimSizeProblem: a volume that is larger than the cache asks for, or a claim that has no volume yet and so
+cannot change its size. Scope: as of registry-cache.claimProblems.
+*/}}
+{{- define "registry-cache.claimSizeProblem" -}}
+{{- $path := print .cache.path ".volume.size" -}}
+{{- $requested := .claim.spec.resources.requests.storage -}}
+{{- $requestedBytes := include "registry-cache.bytes" $requested | float64 -}}
+{{- $capacityBytes := include "registry-cache.bytes" (dig "status" "capacity" "storage" "0" .claim) | float64 -}}
+{{- $bytes := .cache.sizeBytes | float64 -}}
+{{- $start := include "registry-cache.startEmpty" . -}}
+{{- if and (lt $bytes $requestedBytes) (le $bytes $capacityBytes) -}}
+{{- $reason := printf "%q is less than the volume has, and a volume does not shrink; write %q, %s" .cache.size $requested $start -}}
+{{- include "registry-cache.problem" (list $path $reason) -}}
+{{- else if and (not .claim.spec.volumeName) (ne $bytes $requestedBytes) -}}
+{{- $reason := printf "%q is not what the existing claim asks for, and it has no volume yet that could grow; write %q, %s" .cache.size $requested $start -}}
+{{- include "registry-cache.problem" (list $path $reason) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "registry-cache.startEmpty" -}}
+{{- printf "or remove the cache, wait until the claim %s is gone, and add the cache again, empty" .claim.metadata.name -}}
+{{- end -}}

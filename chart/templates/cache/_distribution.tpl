@@ -1,0 +1,37 @@
+{{- /*
+registry-cache.distributionContainer: distribution, which serves what is stored while the gate is away. Scope: the record of
+a cache.
+*/}}
+{{- define "registry-cache.distributionContainer" -}}
+- name: distribution
+  image: {{ .images.distribution.image | quote }}
+  imagePullPolicy: {{ .images.distribution.pullPolicy | quote }}
+  command: ["registry", "serve", "/etc/registry-cache/pod/distribution.yml"]
+  env:
+    {{- /* Otherwise distribution looks for a collector of traces on this host, and logs that there is none. */}}
+    - name: OTEL_TRACES_EXPORTER
+      value: none
+  ports:
+    - name: distribution
+      containerPort: 5002
+  livenessProbe:
+    httpGet:
+      path: /debug/health
+      port: distribution
+    {{- include "registry-cache.livenessTimings" . | nindent 4 }}
+  {{- with .settings.resources.distribution }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- include "registry-cache.restricted" . | nindent 4 }}
+  volumeMounts:
+    - name: pod-config
+      mountPath: /etc/registry-cache/pod
+      readOnly: true
+    - name: cache-volume
+      mountPath: /var/lib/registry
+      readOnly: true
+    - name: sockets
+      mountPath: /run/registry-cache
+{{- end -}}

@@ -1,0 +1,50 @@
+{{- /*
+registry-cache.gateContainer: our program, which decides, fetches, sends manifests and evicts. Scope: the record of a cache.
+*/}}
+{{- define "registry-cache.gateContainer" -}}
+- name: gate
+  image: {{ .images.gate.image | quote }}
+  imagePullPolicy: {{ .images.gate.pullPolicy | quote }}
+  command: ["python3", "-B", "-u", "-m", "gate", "--config", "/etc/registry-cache/config"]
+  env:
+    - name: PYTHONPATH
+      value: /opt/registry-cache
+  ports:
+    - name: debug
+      containerPort: {{ .endpoint.metricsPort }}
+  livenessProbe:
+    httpGet:
+      path: /healthz
+      port: debug
+    {{- include "registry-cache.livenessTimings" . | nindent 4 }}
+  {{- with .settings.resources.gate }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- include "registry-cache.restricted" . | nindent 4 }}
+  volumeMounts:
+    {{- include "registry-cache.programMounts" "cache" | nindent 4 }}
+    - name: config
+      mountPath: /etc/registry-cache/config
+      readOnly: true
+    - name: cache-volume
+      mountPath: /var/lib/registry
+    - name: sockets
+      mountPath: /run/registry-cache
+    {{- if .secretName }}
+    - name: credentials
+      mountPath: /etc/registry-cache/credentials
+      readOnly: true
+    {{- end }}
+    {{- if .settings.proxySecretName }}
+    - name: proxy-credentials
+      mountPath: /etc/registry-cache/proxy-credentials
+      readOnly: true
+    {{- end }}
+    {{- if or .settings.caConfigMapName .settings.caSecretName }}
+    - name: ca
+      mountPath: /etc/registry-cache/ca
+      readOnly: true
+    {{- end }}
+{{- end -}}

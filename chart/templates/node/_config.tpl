@@ -1,0 +1,41 @@
+{{- /*
+registry-cache.nodePaths: where containerd's registry directory and configuration are on the nodes, in YAML: what the values
+say, or else the paths of nodeProgram.preset. Scope: the root context.
+*/}}
+{{- define "registry-cache.nodePaths" -}}
+{{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) .Values.nodeProgram.preset -}}
+registryDirectory: {{ default $preset.registryDirectory .Values.nodeProgram.registryDirectory | quote }}
+containerdConfig: {{ default $preset.containerdConfig .Values.nodeProgram.containerdConfig | quote }}
+{{- end -}}
+
+{{- /*
+registry-cache.nodeConfig: what the node program reads when it starts. A change restarts it. The caches are in the order of
+their upstreams, so that another order in the values restarts nothing. Scope: the root context.
+*/}}
+{{- define "registry-cache.nodeConfig" -}}
+{{- $values := .Values.nodeProgram -}}
+{{- $byUpstream := dict -}}
+{{- range include "registry-cache.caches" . | fromJsonArray -}}
+{{- $cache := dict "upstream" .upstream "server" .remoteURL "service" .endpoint.host "port" .endpoint.port -}}
+{{- $_ := set $byUpstream .upstream $cache -}}
+{{- end -}}
+{{- $caches := list -}}
+{{- range $byUpstream -}}
+{{- $caches = append $caches . -}}
+{{- end -}}
+{{- $owner := printf "%s/%s" .Release.Namespace (include "registry-cache.fullname" .) -}}
+{{- $config := dict "owner" $owner "caches" $caches "dialTimeout" $values.dialTimeout "probe" $values.probe -}}
+{{- $_ := set $config "registryDirectory" "/host/registry" -}}
+{{- $_ := set $config "stateDirectory" "/run/registry-cache" -}}
+{{- $_ := set $config "metricsPort" (ternary $values.metrics.port 0 $values.metrics.enabled | int) -}}
+{{- $paths := include "registry-cache.nodePaths" . | fromYaml -}}
+{{- $mounts := dict (dir $paths.containerdConfig) "/host/containerd" $paths.registryDirectory "/host/registry" -}}
+{{- $containerd := dict "configuration" $paths.containerdConfig "registryDirectory" $paths.registryDirectory -}}
+{{- $_ := set $config "containerd" (merge $containerd (dict "version" $values.containerdVersion "mounts" $mounts)) -}}
+{{- if $values.configureContainerd.enabled -}}
+{{- $onHost := list "nsenter" "-t" "1" "-m" "-u" "-i" "-n" "-p" "--" -}}
+{{- $_ := set $config "configure" (merge (dict "onHost" $onHost) (omit $values.configureContainerd "enabled")) -}}
+{{- end -}}
+node.json: |
+{{ toPrettyJson $config | indent 2 }}
+{{- end -}}

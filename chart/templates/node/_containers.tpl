@@ -1,0 +1,69 @@
+{{- /*
+registry-cache.nodeContainer: the node program, which writes and removes hosts.toml. Scope: the root context.
+*/}}
+{{- define "registry-cache.nodeContainer" -}}
+- name: node
+  image: {{ include "registry-cache.image" .Values.images.python | quote }}
+  imagePullPolicy: {{ .Values.images.python.pullPolicy | quote }}
+  command: ["python3", "-B", "-u", "-m", "node_program", "--config", "/etc/registry-cache/node.json"]
+  env:
+    - name: PYTHONPATH
+      value: /opt/registry-cache
+  readinessProbe:
+    exec:
+      command:
+        - sh
+        - -c
+        - cd /run/registry-cache; test -e ready || { cat not-ready 2>/dev/null || echo it starts; exit 1; }
+    periodSeconds: 5
+    failureThreshold: 1
+  {{- with .Values.nodeProgram.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- include "registry-cache.restricted" . | nindent 4 }}
+  volumeMounts:
+    {{- include "registry-cache.programMounts" "node" | nindent 4 }}
+    - name: config
+      mountPath: /etc/registry-cache
+      readOnly: true
+    - name: registry-directory
+      mountPath: /host/registry
+    - name: containerd
+      mountPath: /host/containerd
+      readOnly: true
+    - name: state
+      mountPath: /run/registry-cache
+{{- end -}}
+
+{{- /*
+registry-cache.configureContainerdContainer: the privileged program that changes containerd's configuration once, where it
+does not name the registry directory, and restarts containerd. Scope: the root context.
+*/}}
+{{- define "registry-cache.configureContainerdContainer" -}}
+- name: configure-containerd
+  image: {{ include "registry-cache.image" .Values.images.python | quote }}
+  imagePullPolicy: {{ .Values.images.python.pullPolicy | quote }}
+  command: ["python3", "-B", "-u", "-m", "node_program.configure_containerd", "--config", "/etc/registry-cache/node.json"]
+  env:
+    - name: PYTHONPATH
+      value: /opt/registry-cache
+  {{- with .Values.nodeProgram.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    privileged: true
+    readOnlyRootFilesystem: true
+  volumeMounts:
+    {{- include "registry-cache.programMounts" "node" | nindent 4 }}
+    - name: config
+      mountPath: /etc/registry-cache
+      readOnly: true
+    - name: registry-directory
+      mountPath: /host/registry
+      readOnly: true
+    - name: containerd
+      mountPath: /host/containerd
+{{- end -}}

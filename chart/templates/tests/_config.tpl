@@ -1,0 +1,26 @@
+{{- /*
+registry-cache.testConfig: what `helm test` checks of each cache: that it answers, and that an image can be pulled through
+it, if one is known. The metrics are those of all replicas. Scope: the root context.
+*/}}
+{{- define "registry-cache.testConfig" -}}
+{{- $images := mergeOverwrite (.Files.Get "files/helm-test-images.yaml" | fromYaml) .Values.helmTest.images -}}
+{{- $tests := list -}}
+{{- range $cache := include "registry-cache.caches" . | fromJsonArray -}}
+{{- $hosts := list .endpoint.host -}}
+{{- if gt (int .replicas) 1 -}}
+{{- $hosts = list -}}
+{{- range .pods -}}
+{{- $hosts = append $hosts (printf "%s.%s.%s.svc" . $cache.peersName $.Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- $metrics := list -}}
+{{- range $hosts -}}
+{{- $metrics = append $metrics (printf "%s://%s:%v/metrics" $cache.endpoint.scheme . $cache.endpoint.metricsPort) -}}
+{{- end -}}
+{{- $address := printf "%s://%s:%v" .endpoint.scheme .endpoint.host .endpoint.port -}}
+{{- $image := get $images .upstream | default "" -}}
+{{- $tests = append $tests (dict "upstream" .upstream "address" $address "metrics" $metrics "image" $image) -}}
+{{- end -}}
+caches.json: |
+{{ toPrettyJson $tests | indent 2 }}
+{{- end -}}

@@ -1,0 +1,126 @@
+"""The values of the program on each node."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from registry_cache.model.base import Model
+from registry_cache.model.pods import TOLERATE_ALL, Tolerations
+from registry_cache.model.scalars import (
+    Annotations,
+    Command,
+    Duration,
+    File,
+    Folder,
+    Labels,
+    Port,
+    PositiveDuration,
+    Program,
+    Resources,
+    Version,
+)
+
+
+class Probe(Model):
+    """How the node program checks a cache."""
+
+    interval: PositiveDuration = Field(
+        "8s",
+        description="Time between two probes of a cache, as a Go duration. After a failure, the next probe follows at "
+        "once.",
+    )
+    timeout: PositiveDuration = Field("2s", description="How long an answer may take, as a Go duration.")
+    failureThreshold: int = Field(
+        2,
+        ge=1,
+        description="Number of failed probes in a row after which the node stops using the cache. One success brings "
+        "it back.",
+    )
+    maxBackoff: Duration = Field(
+        "5m",
+        description="The longest time that an unstable cache must answer before a node uses it again, as a Go "
+        "duration. The first return within ten minutes is immediate; the next ones take 15s, 30s and so on. 0s never "
+        "waits.",
+    )
+
+
+class NodeMetrics(Model):
+    """The metrics of the node program."""
+
+    enabled: bool = Field(True, description="Serves /metrics on the node's own network.")
+    port: Port = Field(
+        9253, description="The port. If something else uses it, the program logs that and runs without metrics."
+    )
+
+
+class ConfigureContainerd(Model):
+    """Changing containerd's own configuration, which nothing else in the chart does."""
+
+    enabled: bool = Field(
+        False,
+        description="Runs a privileged container before the node program. If containerd does not read the registry "
+        "directory, it adds the missing line to containerd's configuration and restarts containerd, and undoes that "
+        "if containerd does not come back. The line stays after an uninstall.",
+    )
+    containerdBinary: Program = Field(
+        "containerd", description="The containerd program on the node, which checks the new configuration."
+    )
+    restartCommand: Command = Field(
+        ["systemctl", "restart", "containerd"], description="The command on the node that restarts containerd."
+    )
+    readyCommand: Command = Field(
+        ["ctr", "version"], description="A command on the node that succeeds when containerd is ready."
+    )
+
+
+class NodeProgram(Model):
+    """The program on each node, which points containerd to the caches."""
+
+    enabled: bool = Field(
+        True, description="Runs the program. Disable it if something else points containerd to the caches."
+    )
+    preset: Literal["kubeadm", "kind", "k3s", "rke2", "k0s", "microk8s", "talos"] = Field(
+        "kubeadm",
+        description="The Kubernetes distribution, which decides where containerd's files are on the nodes "
+        "(files/presets.yaml). The paths of kubeadm fit most other distributions too.",
+    )
+    registryDirectory: Folder = Field(
+        "",
+        description="The directory on the nodes that containerd's config_path names. Empty uses the preset's.",
+        examples=["/etc/containerd/certs.d"],
+    )
+    containerdConfig: File = Field(
+        "",
+        description="containerd's configuration file on the nodes. The program reads it to tell whether containerd "
+        "uses the registry directory. Empty uses the preset's.",
+        examples=["/etc/containerd/config.toml"],
+    )
+    containerdVersion: Version = Field(
+        "",
+        description="The version of containerd, if it is the same on all nodes. Releases read some configurations "
+        "differently; if it is empty, the node program reports those as unknown.",
+        examples=["2.2.1"],
+    )
+    dialTimeout: PositiveDuration = Field(
+        "500ms",
+        description="How long containerd (2.1 or newer) tries to connect to a cache before it turns to the upstream, "
+        "as a Go duration.",
+    )
+    probe: Probe = Field(default_factory=Probe, description="How the program checks whether a cache answers.")
+    configureContainerd: ConfigureContainerd = Field(
+        default_factory=ConfigureContainerd, description="Changes to containerd's own configuration. Off by default."
+    )
+    metrics: NodeMetrics = Field(default_factory=NodeMetrics, description="Metrics of the program.")
+    resources: Resources = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources of the program.")
+    priorityClassName: str = Field("system-node-critical", description="Priority class of the pods.")
+    nodeSelector: Labels = Field({"kubernetes.io/os": "linux"}, description="Labels of the nodes that the pods run on.")
+    tolerations: Tolerations = Field([TOLERATE_ALL], description="Tolerations of the pods. The default is every node.")
+    updateStrategy: dict[str, Any] = Field(
+        {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
+        description="How an upgrade replaces the pods.",
+    )
+    podAnnotations: Annotations = Field(
+        {}, description="Annotations of the pods.", examples=[{"example.com/team": "platform"}]
+    )

@@ -1,0 +1,78 @@
+"""A values file of the chart."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from registry_cache.model.base import Model
+from registry_cache.model.cache_pods import CachePods, UpstreamSettings
+from registry_cache.model.monitoring import Monitoring
+from registry_cache.model.node_program import NodeProgram
+from registry_cache.model.pods import Images
+from registry_cache.model.registry_config import Cache
+from registry_cache.model.scalars import Labels, Name, Objects, Strings
+
+# Values that an earlier version of the chart had under another name. The schema lets them through, so that the command
+# and the chart can answer with the new name.
+RENAMED_VALUES = {
+    "cache": "cachePods",
+    "cache.tagWindow": "cachePods.tagCheckInterval",
+    "cache.highWaterMark": "cachePods.highWaterMarkPercent",
+    "cache.volumeRetention": "cachePods.volumeClaims.retentionPolicy",
+    "cache.resources.registry": "cachePods.resources.distribution",
+    "upstreams": "upstreamSettings",
+    "node": "nodeProgram",
+    "node.probe.patience": "nodeProgram.probe.maxBackoff",
+    "node.configureContainerd.containerd": "nodeProgram.configureContainerd.containerdBinary",
+    "node.configureContainerd.restart": "nodeProgram.configureContainerd.restartCommand",
+    "node.configureContainerd.answers": "nodeProgram.configureContainerd.readyCommand",
+    "images.registry": "images.distribution",
+    "test": "helmTest",
+    "monitoring.rules": "monitoring.prometheusRule",
+    "monitoring.rules.runbook": "monitoring.prometheusRule.runbookUrl",
+}
+
+
+class HelmTest(Model):
+    """What `helm test` does."""
+
+    images: Strings = Field(
+        {},
+        description="A public image for each upstream that the chart knows none of (files/helm-test-images.yaml). "
+        "`helm test` pulls it through the cache. Without an image it only checks that the cache answers.",
+        examples=[{"registry.example.com": "team/app:1.0"}],
+    )
+
+
+class Values(Model):
+    """A RegistryConfig and the values that the chart adds to it."""
+
+    apiVersion: Literal["registry.extensions.gardener.cloud/v1alpha3"] = Field(
+        "registry.extensions.gardener.cloud/v1alpha3", description="The format of `caches`."
+    )
+    kind: Literal["RegistryConfig"] = Field("RegistryConfig", description="The format of `caches`.")
+    caches: list[Cache] = Field(
+        min_length=1, description="The upstreams to cache.", examples=[[{"upstream": "docker.io"}]]
+    )
+    nameOverride: Name = Field("", description="Replaces the chart's name in the names of objects.")
+    fullnameOverride: Name = Field(
+        "", description="Replaces the release's and the chart's name in the names of objects."
+    )
+    imagePullSecrets: Objects = Field(
+        [], description="Pull secrets of the chart's own pods.", examples=[[{"name": "registry-login"}]]
+    )
+    commonLabels: Labels = Field({}, description="Labels of all objects except pods.", examples=[{"team": "platform"}])
+    images: Images = Field(default_factory=Images, description="The images of all pods, all of them stock images.")
+    upstreamSettings: dict[str, UpstreamSettings] = Field(
+        {},
+        description="Settings for single caches that a RegistryConfig does not have, by the upstream of the cache.",
+        examples=[{"registry.example.com": {"caConfigMapName": "registry-ca"}}],
+    )
+    cachePods: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")
+    nodeProgram: NodeProgram = Field(
+        default_factory=NodeProgram, description="The program on each node, which points containerd to the caches."
+    )
+    monitoring: Monitoring = Field(default_factory=Monitoring, description="Objects for Prometheus and Grafana.")
+    helmTest: HelmTest = Field(default_factory=HelmTest, description="What `helm test` does.")
