@@ -75,20 +75,63 @@ IMAGE = mapping(
     digest=st.sampled_from(["", "sha256:" + "0" * 64]),
     pullPolicy=st.sampled_from(["Always", "IfNotPresent", "Never"]),
 )
-UPSTREAM_SETTINGS = mapping(caConfigMapName=HOST, proxySecretName=HOST) | mapping(caSecretName=HOST)
+UPSTREAM_SETTINGS = (
+    mapping(caConfigMapName=HOST, proxySecretName=HOST)
+    | mapping(caSecretName=HOST)
+    | mapping(
+        clusterIP=st.sampled_from(["10.0.0.1", "fd00::1", "None", "10.0.0.256"]),
+        resources=mapping(gate=RESOURCES),
+        nodeSelector=STRINGS,
+        tolerations=st.lists(TOLERATION, max_size=1),
+        priorityClassName=LABEL,
+    )
+)
+MONITOR = mapping(
+    enabled=st.booleans(),
+    namespace=LABEL,
+    interval=st.sampled_from(["30s", "1m", "1d"]),
+    scrapeTimeout=st.sampled_from(["", "10s", "0s"]),
+    relabelings=st.just([{"targetLabel": "a", "replacement": "b"}]),
+)
 VALUES = st.fixed_dictionaries(
     {"caches": mostly(st.lists(CACHE, min_size=1, max_size=3))},
     optional={
         "nameOverride": mostly(LABEL),
         "fullnameOverride": mostly(LABEL | st.just("registry")),
-        "imagePullSecrets": mostly(st.lists(st.fixed_dictionaries({"name": LABEL}), max_size=1)),
+        "imagePullSecrets": mostly(st.lists(mostly(LABEL | st.fixed_dictionaries({"name": LABEL})), max_size=1)),
         "commonLabels": mostly(STRINGS),
+        "namespaceOverride": mostly(LABEL | st.just("")),
+        "global": mapping(
+            imageRegistry=st.sampled_from(["", "registry.example.com:5000", "a.b/mirror/", "https://a.b"]),
+            imagePullSecrets=st.lists(mostly(LABEL), max_size=1),
+        ),
+        "extraObjects": mostly(st.lists(st.just({"kind": "ConfigMap"}) | st.just("kind: Secret"), max_size=2)),
         "images": mapping(distribution=IMAGE, nginx=IMAGE, python=IMAGE),
         "upstreamSettings": mostly(st.dictionaries(KNOWN, mostly(UPSTREAM_SETTINGS), max_size=2)),
         "cachePods": mapping(
             tagCheckInterval=TIME_TO_LIVE,
             highWaterMarkPercent=st.integers(1, 100),
-            volumeClaims=mapping(retentionPolicy=st.sampled_from(["Delete", "Retain"])),
+            volumeClaims=mapping(
+                retentionPolicy=st.sampled_from(["Delete", "Retain"]),
+                accessModes=st.lists(st.sampled_from(["ReadWriteOnce", "ReadWriteMany"]), max_size=1),
+                labels=STRINGS,
+            ),
+            service=mapping(
+                annotations=STRINGS,
+                ipFamilyPolicy=st.sampled_from(["", "SingleStack"]),
+                ipFamilies=st.lists(st.sampled_from(["IPv4", "IPv6"]), max_size=1),
+            ),
+            podDisruptionBudget=mapping(
+                enabled=st.booleans(), maxUnavailable=st.sampled_from([0, 1, "50%", "101%", "1"])
+            ),
+            readinessProbe=mapping(periodSeconds=st.integers(0, 9)),
+            podLabels=STRINGS,
+            podSecurityContext=st.sampled_from([{"runAsUser": None}, {"fsGroup": 1}]),
+            serviceAccount=mapping(create=st.booleans(), name=LABEL),
+            topologySpreadConstraints=st.just([]),
+            dnsConfig=st.just({"options": [{"name": "ndots", "value": "1"}]}),
+            hostAliases=st.just([{"ip": "10.0.0.1", "hostnames": ["a"]}]),
+            revisionHistoryLimit=st.integers(0, 9),
             noProxy=st.lists(mostly(NO_PROXY), max_size=2),
             resources=mapping(gate=RESOURCES),
             priorityClassName=LABEL,
@@ -111,8 +154,19 @@ VALUES = st.fixed_dictionaries(
             ),
             resources=RESOURCES,
             updateStrategy=st.just({"type": "OnDelete"}),
+            podLabels=STRINGS,
+            containerSecurityContext=st.just({"seLinuxOptions": {"type": "spc_t"}}),
+            serviceAccount=mapping(create=st.booleans()),
         ),
-        "monitoring": mapping(dashboard=mapping(enabled=st.booleans(), labels=STRINGS)),
+        "monitoring": mapping(
+            dashboard=mapping(enabled=st.booleans(), labels=STRINGS, namespace=LABEL),
+            podMonitor=MONITOR,
+            serviceMonitor=MONITOR,
+            prometheusRule=mapping(
+                enabled=st.booleans(),
+                disabledAlerts=st.lists(st.sampled_from(["RegistryCacheDown", "CacheDown"]), max_size=1),
+            ),
+        ),
         "helmTest": mapping(images=st.dictionaries(KNOWN, LABEL, max_size=2)),
     },
 )

@@ -74,7 +74,7 @@ serviceName: {{ $serviceName | quote }}
 peersName: {{ print $ownName "--peers" | quote }}
 endpoint:
   scheme: http
-  host: {{ printf "%s.%s.svc" $serviceName .root.Release.Namespace | quote }}
+  host: {{ printf "%s.%s.svc" $serviceName (include "registry-cache.namespace" .root) | quote }}
   port: 5000
   metricsPort: 5001
 replicas: {{ len $pods }}
@@ -98,19 +98,26 @@ selector: {{ include "registry-cache.cacheSelector" $scope | fromYaml | toJson }
 images:
   {{- range $container, $image := dict "front" "nginx" "gate" "python" "distribution" "distribution" }}
   {{- with get $.root.Values.images $image }}
-  {{ $container }}: {image: {{ include "registry-cache.image" . | quote }}, pullPolicy: {{ .pullPolicy | quote }}}
+  {{- $reference := include "registry-cache.image" (dict "root" $.root "image" .) }}
+  {{ $container }}: {image: {{ $reference | quote }}, pullPolicy: {{ .pullPolicy | quote }}}
   {{- end }}
   {{- end }}
 {{- end -}}
 
 {{- /*
-registry-cache.cacheSettings: the settings of one cache, in JSON: cachePods, with what upstreamSettings says of this
-upstream in front. Scope: root, upstream.
+registry-cache.cacheSettings: the settings of one cache, in JSON: those of upstreamSettings for its upstream, and those of
+cachePods for all else. Scope: root, upstream.
 */}}
 {{- define "registry-cache.cacheSettings" -}}
 {{- $settings := deepCopy .root.Values.cachePods -}}
 {{- range $key, $value := get .root.Values.upstreamSettings .upstream | default dict -}}
+{{- if eq $key "resources" -}}
+{{- range $container, $resources := $value -}}
+{{- $_ := set $settings.resources $container $resources -}}
+{{- end -}}
+{{- else -}}
 {{- $_ := set $settings $key $value -}}
+{{- end -}}
 {{- end -}}
 {{- toJson $settings -}}
 {{- end -}}

@@ -11,6 +11,14 @@ the name of a Service may not. Scope: the root context.
 {{- end -}}
 
 {{- /*
+registry-cache.namespace: the namespace of all objects: that of the release, unless namespaceOverride says another. Scope:
+the root context.
+*/}}
+{{- define "registry-cache.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- /*
 registry-cache.suffixedName: the name of an object that exists once in a release, cut to 63 characters.
   {{ include "registry-cache.suffixedName" (dict "root" $ "suffix" "node") }}
 */}}

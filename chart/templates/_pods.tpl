@@ -1,20 +1,44 @@
 {{- /*
-registry-cache.restricted: the security context of a container that meets Pod Security's level "restricted".
+registry-cache.podSpec: the part of a pod's spec that the values of its component say: cachePods or nodeProgram. No pod has
+an API token.
+  {{ include "registry-cache.podSpec" (dict "root" $ "component" "cache" "settings" .Values.cachePods) }}
 */}}
-{{- define "registry-cache.restricted" -}}
-allowPrivilegeEscalation: false
-capabilities:
-  drop: ["ALL"]
-readOnlyRootFilesystem: true
+{{- define "registry-cache.podSpec" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with include "registry-cache.serviceAccountName" . }}
+serviceAccountName: {{ . | quote }}
+{{- end }}
+{{- with include "registry-cache.imagePullSecrets" .root | fromYamlArray }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .settings.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .settings.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .settings.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .settings.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .settings.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- /*
-registry-cache.livenessTimings: when a container of a cache pod counts as hung. A pull that it holds ends only with its
-connection, so the container is ended within 30 s, and without the grace period in which pulls end otherwise.
+registry-cache.serviceAccountName: the name of a component's service account, or nothing for the namespace's default one.
+  {{ include "registry-cache.serviceAccountName" (dict "root" $ "component" "cache" "settings" .Values.cachePods) }}
 */}}
-{{- define "registry-cache.livenessTimings" -}}
-periodSeconds: 5
-timeoutSeconds: 5
-failureThreshold: 4
-terminationGracePeriodSeconds: 1
+{{- define "registry-cache.serviceAccountName" -}}
+{{- $generated := include "registry-cache.suffixedName" (dict "root" .root "suffix" .component) -}}
+{{- .settings.serviceAccount.name | default (ternary $generated "" .settings.serviceAccount.create) -}}
 {{- end -}}

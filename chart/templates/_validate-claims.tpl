@@ -8,7 +8,7 @@ of an upgrade. This is the only lookup in the templates, and it can only refuse:
 {{- $problems := list -}}
 {{- range $cache := include "registry-cache.caches" . | fromJsonArray -}}
 {{- range $name := .claims -}}
-{{- with lookup "v1" "PersistentVolumeClaim" $.Release.Namespace $name -}}
+{{- with lookup "v1" "PersistentVolumeClaim" (include "registry-cache.namespace" $) $name -}}
 {{- $scope := dict "root" $ "cache" $cache "claim" . -}}
 {{- $problems = concat $problems (include "registry-cache.claimProblems" $scope | fromYamlArray) -}}
 {{- end -}}
@@ -23,7 +23,7 @@ of the cache, and the claim.
 */}}
 {{- define "registry-cache.claimProblems" -}}
 {{- $name := .claim.metadata.name -}}
-{{- $kubectl := printf "kubectl --namespace %s" .root.Release.Namespace -}}
+{{- $kubectl := printf "kubectl --namespace %s" (include "registry-cache.namespace" .root) -}}
 {{- if .claim.metadata.deletionTimestamp -}}
 {{- $reason := printf "the claim %s is being deleted; try again when it is gone" $name -}}
 {{- include "registry-cache.problem" (list .cache.path $reason) -}}
@@ -34,8 +34,21 @@ of the cache, and the claim.
 {{- $reason := printf "the claim %s was created by the StatefulSet %s and not by Helm; run `%s` and `%s`, and try again" $name .cache.name $scale $delete -}}
 {{- include "registry-cache.problem" (list .cache.path $reason) -}}
 {{- else -}}
+{{- include "registry-cache.claimAccessProblem" . -}}
 {{- include "registry-cache.claimClassProblem" . -}}
 {{- include "registry-cache.claimSizeProblem" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.claimAccessProblem: access modes that the claim does not have. Scope: as of registry-cache.claimProblems.
+*/}}
+{{- define "registry-cache.claimAccessProblem" -}}
+{{- $modes := .cache.settings.volumeClaims.accessModes -}}
+{{- if ne (sortAlpha $modes | join ", ") (sortAlpha .claim.spec.accessModes | join ", ") -}}
+{{- $start := include "registry-cache.startEmpty" . -}}
+{{- $reason := printf "%s are not the access modes of the claim of %s, which cannot change; write %s, %s" (toJson $modes) .cache.path (toJson .claim.spec.accessModes) $start -}}
+{{- include "registry-cache.problem" (list "cachePods.volumeClaims.accessModes" $reason) -}}
 {{- end -}}
 {{- end -}}
 

@@ -22,6 +22,11 @@ def fullname(release: str = RELEASE, *, name_override: str = "", fullname_overri
     return (fullname_override or both).replace(".", "-")[:MAX_LABEL].removesuffix("-")
 
 
+def suffixed_name(prefix: str, suffix: str) -> str:
+    """Return the name of an object that exists once in a release."""
+    return f"{prefix[: MAX_LABEL - 1 - len(suffix)].removesuffix('-')}-{suffix}"
+
+
 def object_name(prefix: str, upstream: str) -> str:
     """Return the name of a cache's objects; `prefix` as of `fullname`."""
     name = f"{prefix}-{re.sub('[.:]', '-', upstream)}"

@@ -5,11 +5,11 @@ It follows from how the chart uses each value (chart/templates); tests/render co
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from registry_cache import names, quantities
+from registry_cache.configuration import Configuration, is_below
 from registry_cache.document import quote_value
 
 if TYPE_CHECKING:
@@ -19,14 +19,28 @@ if TYPE_CHECKING:
 Action = Literal["created", "changed", "removed", "refused"]
 Data = Literal["kept", "none", "left behind", "lost"]
 
-SIZE, STORAGE_CLASS = "volume.size", "volume.storageClassName"
+SIZE, STORAGE_CLASS, ACCESS_MODES = "volume.size", "volume.storageClassName", "cachePods.volumeClaims.accessModes"
 TTL, SUFFIX = "garbageCollection.ttl", "serviceNameSuffix"
-HIGH_AVAILABILITY = "highAvailability.enabled"
+HIGH_AVAILABILITY, CLUSTER_IP = "highAvailability.enabled", "upstreamSettings.clusterIP"
 RETENTION, HIGH_WATER_MARK = "cachePods.volumeClaims.retentionPolicy", "cachePods.highWaterMarkPercent"
-CACHE_VALUES = ("cachePods.", "images.", "imagePullSecrets")
-NODE_VALUES = ("nodeProgram.", "images.python.", "imagePullSecrets")
 # These are not in a pod, or a running cache reads them again.
-WITHOUT_RESTART = (SIZE, TTL, SUFFIX, RETENTION, HIGH_WATER_MARK)
+WITHOUT_RESTART = (
+    *(SIZE, TTL, SUFFIX, HIGH_WATER_MARK, CLUSTER_IP),
+    *(f"cachePods.{name}" for name in ("volumeClaims", "podDisruptionBudget", "service", "revisionHistoryLimit")),
+)
+WITHOUT_RESTART_OF_NODES = ("nodeProgram.updateStrategy", "nodeProgram.revisionHistoryLimit")
+# A single replica has none of these.
+OF_TWO_REPLICAS = ("cachePods.podDisruptionBudget", "cachePods.topologySpreadConstraints")
+# What no pull depends on, by the values that decide it; a switch says whether there is any of it.
+PARTS = (
+    ("dashboard", "monitoring.dashboard", "monitoring.dashboard.enabled"),
+    ("monitoring", "monitoring.podMonitor", "monitoring.podMonitor.enabled"),
+    ("monitoring", "monitoring.serviceMonitor", "monitoring.serviceMonitor.enabled"),
+    ("monitoring", "monitoring.prometheusRule", "monitoring.prometheusRule.enabled"),
+    ("labels", "commonLabels", None),
+    ("test", "helmTest", None),
+    ("extra objects", "extraObjects", None),
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Difference:
 class Change:
     """What happens to one cache (`upstream`), or to the nodes or another part of the chart (`part`)."""
 
-    part: Literal["cache", "nodes", "dashboard", "monitoring", "labels", "test"]
+    part: str
     upstream: str | None
     action: Action
     restart: bool = False
@@ -82,59 +96,6 @@ class Plan:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """The values of one side of an upgrade."""
-
-    values: Values
-    release: str
-
-    @cached_property
-    def prefix(self) -> str:
-        """The prefix of the names of all objects."""
-        overrides = {
-            "name_override": self.values.nameOverride,
-            "fullname_override": self.values.fullnameOverride,
-        }
-        return names.fullname(self.release, **overrides)
-
-    @cached_property
-    def caches(self) -> dict[str, Cache]:
-        """The caches by their upstreams."""
-        return {cache.upstream: cache for cache in self.values.caches}
-
-    @cached_property
-    def flat(self) -> dict[str, Any]:
-        """All values but the caches and their settings, by their paths."""
-        return _flatten(self.values.model_dump(exclude={"caches", "upstreamSettings"}))
-
-    @property
-    def retains_volumes(self) -> bool:
-        """Whether a volume stays when its cache is removed."""
-        return self.values.cachePods.volumeClaims.retentionPolicy == "Retain"
-
-    def fields(self, upstream: str) -> dict[str, Any]:
-        """Return the fields of a cache and its settings by their paths, with the defaults filled in."""
-        cache = self.caches[upstream]
-        fields = {
-            "remoteURL": cache.remote_url,
-            **_flatten(cache.model_dump(exclude={"upstream", "remoteURL", "http"})),
-        }
-        settings = self.values.upstreamSettings.get(upstream)
-        overrides = _flatten(settings.model_dump()) if settings else {}
-        return {
-            **fields,
-            **{f"upstreamSettings.{path}": value for path, value in overrides.items()},
-        }
-
-    def known_to_nodes(self) -> set[tuple[str, str, str]]:
-        """Return what the nodes know of the caches."""
-        return {
-            (cache.upstream, cache.remote_url, names.service_names(self.prefix, cache)[0])
-            for cache in self.values.caches
-        }
-
-
 def plan(old: Values, new: Values, release: str = names.RELEASE) -> Plan:
     """Return what `helm upgrade` of a release does."""
     before, after = Configuration(old, release), Configuration(new, release)
@@ -149,9 +110,9 @@ def _plan_cache(upstream: str, before: Configuration, after: Configuration) -> C
         start = "starts empty, or with the volume that an earlier cache of this upstream left behind"
         return Change("cache", upstream, "created", consequences=(start,))
     own = _differences(before.fields(upstream), after.fields(upstream))
-    if before.prefix != after.prefix:
+    if before.location != after.location:
         consequences = (
-            f"its objects are renamed from {before.prefix}-… to {after.prefix}-…, so it starts with an empty volume",
+            _describe_move(before, after),
             "the old volume stays, unused, until its claim is deleted"
             if before.retains_volumes
             else "the old volume is deleted",
@@ -159,24 +120,43 @@ def _plan_cache(upstream: str, before: Configuration, after: Configuration) -> C
         return Change(
             "cache", upstream, "changed", restart=True, data="lost", differences=own, consequences=consequences
         )
-    if impossible := [one for one in own if _is_impossible(one)]:
+    differences = (*own, *_settings_differences(upstream, before, after))
+    if impossible := [one for one in differences if _is_impossible(one)]:
         kept = " and ".join(f"{one.path} {_value_text(one.old)}" for one in impossible)
         consequences = (
-            "helm upgrade refuses this and changes nothing: a volume cannot shrink or change its storage class",
+            "helm upgrade refuses this and changes nothing: a volume cannot shrink or change its class or access modes",
             f"keep {kept}, or remove the cache, wait until its claim is gone, and add it again, empty",
         )
-        return Change("cache", upstream, "refused", data="kept", differences=own, consequences=consequences)
-    differences = (*own, *_differences(before.flat, after.flat, *CACHE_VALUES))
+        return Change("cache", upstream, "refused", data="kept", differences=differences, consequences=consequences)
     if not differences:
         return None
-    restart = any(one.path not in WITHOUT_RESTART for one in differences)
+    restart = any(not is_below(one.path, WITHOUT_RESTART) for one in differences)
     consequences = tuple(_consequences(differences, after.caches[upstream], before, restart=restart))
     return Change("cache", upstream, "changed", restart, "kept", differences, consequences)
 
 
+def _describe_move(before: Configuration, after: Configuration) -> str:
+    if before.prefix != after.prefix:
+        return f"its objects are renamed from {before.prefix}-… to {after.prefix}-…, so it starts with an empty volume"
+    namespace = after.values.namespaceOverride or "of the release"
+    return f"its objects move to the namespace {namespace}, so it starts with an empty volume"
+
+
+def _settings_differences(upstream: str, before: Configuration, after: Configuration) -> tuple[Difference, ...]:
+    """Return the settings of a cache that differ, under the name that the values give them."""
+    differences = _differences(before.cache_settings(upstream), after.cache_settings(upstream))
+    if before.caches[upstream].replicas == after.caches[upstream].replicas == 1:
+        differences = tuple(one for one in differences if not is_below(one.path, OF_TWO_REPLICAS))
+    replaced = (*before.replaced_settings(upstream), *after.replaced_settings(upstream))
+    return tuple(
+        replace(one, path=f"upstreamSettings.{one.path.partition('.')[2]}") if is_below(one.path, replaced) else one
+        for one in differences
+    )
+
+
 def _is_impossible(difference: Difference) -> bool:
     """Return whether a claim cannot become this (chart/templates/_validate-claims.tpl)."""
-    return difference.path == STORAGE_CLASS or (
+    return difference.path in (STORAGE_CLASS, ACCESS_MODES) or (
         difference.path == SIZE and quantities.number(difference.new) < quantities.number(difference.old)
     )
 
@@ -198,6 +178,8 @@ def _consequences(
         lines.append("the new high-water mark applies without a restart")
     if SUFFIX in changed:
         lines.append("the Service gets a new name and address; nodes pull from the upstream until they know it")
+    if CLUSTER_IP in changed and changed[CLUSTER_IP].new:
+        lines.append("a Service that exists cannot get another address: delete it first")
     if high := changed.get(HIGH_AVAILABILITY):
         fate = "stays until its claim is deleted" if before.retains_volumes else "is deleted"
         lines.append("the second replica starts empty" if high.new else f"the volume of the second replica {fate}")
@@ -220,64 +202,53 @@ def _plan_nodes(before: Configuration, after: Configuration) -> list[Change]:
     enabled = [one.values.nodeProgram.enabled for one in (before, after)]
     if enabled == [False, False]:
         return []
-    own = _differences(before.flat, after.flat, *NODE_VALUES)
+    own = _differences(before.node_settings(), after.node_settings())
     if enabled == [False, True]:
-        return [
-            Change("nodes", None, "created", differences=own, consequences=("every node starts to use the caches",))
-        ]
+        start = "every node starts to use the caches"
+        return [Change("nodes", None, "created", differences=own, consequences=(start,))]
     if enabled == [True, False]:
         end = "the configuration of every node is restored, and it pulls from the upstreams"
         return [Change("nodes", None, "removed", differences=own, consequences=(end,))]
-    restarting = [one for one in own if not one.path.startswith("nodeProgram.updateStrategy")]
-    moved = before.prefix != after.prefix or before.known_to_nodes() != after.known_to_nodes()
-    restart = bool(restarting) or moved
+    moved = before.location != after.location or before.known_to_nodes() != after.known_to_nodes()
+    restart = moved or any(not is_below(one.path, WITHOUT_RESTART_OF_NODES) for one in own)
     if not own and not restart:
         return []
-    restarts = "the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams"
+    restarts = "the node program restarts on a few nodes at a time; these pull from the upstreams until it is back"
     return [Change("nodes", None, "changed", restart, "none", own, (restarts,) if restart else ())]
 
 
 def _plan_rest(before: Configuration, after: Configuration) -> list[Change]:
     """Return what happens to objects that no pull depends on."""
-    changes = []
-    parts: tuple[tuple[Literal["dashboard", "monitoring", "labels", "test"], tuple[str, ...]], ...] = (
-        ("dashboard", ("monitoring.dashboard.",)),
-        ("monitoring", ("monitoring.podMonitor.", "monitoring.prometheusRule.")),
-        ("labels", ("commonLabels",)),
-        ("test", ("helmTest.",)),
-    )
-    for part, prefixes in parts:
-        differences = _differences(before.flat, after.flat, *prefixes)
-        dashboard = after.values.monitoring.dashboard.enabled
-        renamed = part == "dashboard" and before.prefix != after.prefix and dashboard
-        if differences or renamed:
-            consequences = ("its ConfigMap gets another name",) if renamed else ()
-            changes.append(Change(part, None, "changed", differences=differences, consequences=consequences))
-    return changes
+    found: dict[str, tuple[Difference, ...]] = {}
+    consequences: dict[str, tuple[str, ...]] = {}
+    for part, path, switch in PARTS:
+        if switch is None or before.flat[switch] or after.flat[switch]:
+            differences = _differences(before.flat, after.flat)
+            found[part] = (*found.get(part, ()), *(one for one in differences if is_below(one.path, (path,))))
+    if before.service_accounts() != after.service_accounts():
+        found["service accounts"] = tuple(
+            one for one in _differences(before.flat, after.flat) if ".serviceAccount." in one.path
+        )
+        consequences["service accounts"] = ("service accounts are created, changed or removed",)
+    if before.location != after.location and after.values.monitoring.dashboard.enabled:
+        consequences["dashboard"] = ("its ConfigMap gets another name or namespace",)
+    return [
+        Change(part, None, "changed", differences=differences, consequences=consequences.get(part, ()))
+        for part, differences in found.items()
+        if differences or part in consequences
+    ]
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], *prefixes: str) -> tuple[Difference, ...]:
-    """Return the values that differ, of those whose path begins with one of the prefixes, if there are any."""
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[Difference, ...]:
     return tuple(
         Difference(path, old.get(path), new.get(path))
         for path in dict.fromkeys([*old, *new])
-        if path.startswith(prefixes or "") and not _is_same(path, old.get(path), new.get(path))
+        if not _is_same(path, old.get(path), new.get(path))
     )
 
 
 def _is_same(path: str, old: object, new: object) -> bool:
     return quantities.number(old) == quantities.number(new) if path == SIZE else old == new
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return all values that are set by their paths, as if there were no mappings."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        elif value not in ({}, None):
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _value_text(value: object) -> str:

@@ -24,13 +24,8 @@ def model_schema() -> dict[str, Any]:
 
 @cache
 def values_schema() -> dict[str, Any]:
-    """Return the schema of a values file: the model's values, Helm's own, and those that have a new name."""
+    """Return the schema of a values file: the model's values, `enabled`, and those that have a new name."""
     schema = copy.deepcopy(model_schema())
-    schema["properties"]["global"] = {
-        "type": "object",
-        "description": "Not used. Helm sets it if this chart is a dependency.",
-        "examples": [{}],
-    }
     schema["properties"]["enabled"] = {
         "type": "boolean",
         "description": "Not used. A parent chart may have it as the condition of this dependency.",

@@ -12,7 +12,7 @@ from registry_cache.model.values import Values
 from registry_cache.schema import model_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 WIDTH = 118
 CACHES_EXAMPLE = """# caches:
@@ -30,10 +30,15 @@ _BARE = re.compile(
 
 
 def values_text(header: str, values: dict[str, Any] | None = None) -> str:
-    """Return the chart's values with a comment for each; `values` are merged into the defaults as Helm does it."""
+    """Return the chart's values with a comment for each; `values` are merged into the defaults as Helm does it.
+
+    A comment that stands above a value of the same name already, as for the images and for both kinds of pods, is not
+    repeated.
+    """
     lines = [f"# {line}" for line in header.splitlines()]
+    written: set[str] = set()
     for name, schema in model_schema()["properties"].items():
-        lines += ["", *_entry(name, schema, (values or {}).get(name, schema.get("default")), 0)]
+        lines += ["", *_entry(name, schema, (values or {}).get(name, schema.get("default")), 0, written)]
         if name == "caches" and values is None:
             lines += CACHES_EXAMPLE.splitlines()
     return "\n".join(lines) + "\n"
@@ -55,6 +60,16 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - every value stands where it is used
         return True
 
+    def represent_sequence(
+        self,
+        tag: str,
+        sequence: Sequence[Any],  # type: ignore[override]  # a list
+        flow_style: bool | None = None,  # noqa: FBT001 - PyYAML's
+    ) -> yaml.SequenceNode:
+        """Write a list of plain values on one line."""
+        is_plain = not any(isinstance(one, dict | list) for one in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=is_plain or flow_style)
+
 
 _Dumper.add_representer(
     str,
@@ -75,21 +90,32 @@ def _fill_in(values: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _entry(name: str, schema: dict[str, Any], value: Any, indent: int) -> Iterator[str]:  # noqa: ANN401 - any value
+def _entry(
+    name: str,
+    schema: dict[str, Any],
+    value: Any,  # noqa: ANN401 - any value
+    indent: int,
+    written: set[str],
+) -> Iterator[str]:
     margin = " " * indent
-    yield from textwrap.wrap(
-        f"-- {schema['description']}", WIDTH - indent, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# "
-    )
+    comment = f"{name}: {schema['description']}"
+    is_new = comment not in written
+    written.add(comment)
+    if is_new:
+        yield from _comment(f"-- {schema['description']}", margin)
     if "properties" in schema:
         yield f"{margin}{name}:"
         for key, part in schema["properties"].items():
-            yield from _entry(key, part, (value or {}).get(key, part.get("default")), indent + 2)
+            yield from _entry(key, part, (value or {}).get(key, part.get("default")), indent + 2, written)
         return
     value = _merge(schema["default"], value) if "default" in schema else value or []
-    if value in ([], {}) and name != "caches":
-        example = f"Example: {dump(schema['examples'][0], flow=True)}"
-        yield from textwrap.wrap(example, WIDTH, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ")
+    if value in ([], {}) and name != "caches" and is_new:
+        yield from _comment(f"Example: {dump(schema['examples'][0], flow=True)}", margin)
     yield from textwrap.indent(dump({name: value}), margin).splitlines()
+
+
+def _comment(text: str, margin: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ")
 
 
 def _merge(default: Any, value: Any) -> Any:  # noqa: ANN401 - any value

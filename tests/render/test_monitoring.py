@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EVERYTHING = CHART / "ci" / "everything-values.yaml"
-CUSTOM = {"PodMonitor", "PrometheusRule", "GrafanaDashboard"}
+CUSTOM = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "GrafanaDashboard"}
 
 
 def monitored(folder: Path, **more: Any) -> list[Object]:
@@ -107,7 +107,102 @@ def test_rules_are_those_of_the_file_and_lead_to_the_runbook_that_is_named(tmp_p
     assert of_default["spec"] == yaml.safe_load(file.replace("docs/runbook.md", home))
     (of_everything,) = by_kind(render(EVERYTHING), "PrometheusRule")
     links = re.findall(r'"runbook_url": "([^"]*)"', json.dumps(of_everything))
-    assert links == [f"https://wiki.example.com/registry-caches#{one['alert'].lower()}" for one in named(rules())]
+    assert links == [
+        f"https://wiki.example.com/registry-caches#{one['alert'].lower()}"
+        for one in named(rules())
+        if one["alert"] != "RegistryCacheNotScraped"
+    ]
+
+
+def test_disabled_alerts_are_left_out_and_nothing_else(tmp_path: Path) -> None:
+    (all_rules,) = by_kind(monitored(tmp_path), "PrometheusRule")
+    first, last = [one["alert"] for one in named(all_rules["spec"])][:: len(named(all_rules["spec"])) - 1]
+    path = tmp_path / "disabled.yaml"
+    rule = {"enabled": True, "disabledAlerts": [first, last]}
+    path.write_text(json.dumps({"caches": [{"upstream": "docker.io"}], "monitoring": {"prometheusRule": rule}}))
+    (found,) = by_kind(render(path), "PrometheusRule")
+    left = [rule for group in all_rules["spec"]["groups"] for rule in group["rules"]]
+    assert [rule for group in found["spec"]["groups"] for rule in group["rules"]] == [
+        rule for rule in left if rule.get("alert") not in (first, last)
+    ]
+
+
+def test_servicemonitors_find_each_pod_through_a_service(tmp_path: Path) -> None:
+    path = tmp_path / "services.yaml"
+    caches = [{"upstream": "docker.io", "highAvailability": {"enabled": True}}, {"upstream": "quay.io"}]
+    path.write_text(json.dumps({"caches": caches, "monitoring": {"serviceMonitor": {"enabled": True}}}))
+    objects = render(path)
+    found = []
+    for monitor in by_kind(objects, "ServiceMonitor"):
+        (endpoint,) = monitor["spec"]["endpoints"]
+        selector = monitor["spec"]["selector"]["matchLabels"].items()
+        for service in by_kind(objects, "Service"):
+            ports = {port["name"]: port for port in service["spec"]["ports"]}
+            if selector <= service["metadata"]["labels"].items() and endpoint["port"] in ports:
+                pods_of_service = service["spec"]["selector"].items()
+                found += [
+                    name
+                    for name, template in pods(objects).items()
+                    if pods_of_service <= template["metadata"]["labels"].items()
+                ]
+                assert monitor["spec"]["jobLabel"] in service["metadata"]["labels"]
+    assert sorted(found) == sorted(pods(objects)), "each once"
+
+
+def test_node_program_has_a_service_for_a_servicemonitor_alone(tmp_path: Path) -> None:
+    names = [one["metadata"]["name"] for one in by_kind(monitored(tmp_path), "Service")]
+    assert "x-registry-cache-node" not in names
+    path = tmp_path / "services.yaml"
+    monitoring = {"serviceMonitor": {"enabled": True}}
+    path.write_text(
+        json.dumps(
+            {
+                "caches": [{"upstream": "docker.io"}],
+                "monitoring": monitoring,
+                "nodeProgram": {"metrics": {"port": 1234}},
+            }
+        )
+    )
+    (service,) = [one for one in by_kind(render(path), "Service") if one["metadata"]["name"] == "x-registry-cache-node"]
+    assert service["spec"]["clusterIP"] == "None"
+    (port,) = service["spec"]["ports"]
+    assert (port["name"], port["port"], port["targetPort"]) == ("metrics", 1234, 1234)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("PodMonitor", "podMonitor"), ("ServiceMonitor", "serviceMonitor")])
+def test_monitors_have_the_settings_of_the_values(tmp_path: Path, kind: str, key: str) -> None:
+    settings = {
+        "enabled": True,
+        "namespace": "prometheus",
+        "labels": {"release": "main"},
+        "annotations": {"note": "mine"},
+        "interval": "1m",
+        "scrapeTimeout": "50s",
+        "relabelings": [{"targetLabel": "cluster", "replacement": "production"}],
+        "metricRelabelings": [{"sourceLabels": ["__name__"], "regex": "x", "action": "drop"}],
+    }
+    path = tmp_path / "monitors.yaml"
+    path.write_text(json.dumps({"caches": [{"upstream": "docker.io"}], "monitoring": {key: settings}}))
+    found = by_kind(render(path), kind)
+    assert [one["metadata"]["name"] for one in found] == ["x-registry-cache-cache", "x-registry-cache-node"]
+    for one in found:
+        assert one["metadata"]["namespace"] == "prometheus"
+        assert one["metadata"]["labels"]["release"] == "main"
+        assert one["metadata"]["annotations"] == {"note": "mine"}
+        assert one["spec"]["namespaceSelector"] == {"matchNames": ["space"]}
+        (endpoint,) = one["spec"].get("podMetricsEndpoints") or one["spec"]["endpoints"]
+        assert (endpoint["interval"], endpoint["scrapeTimeout"]) == ("1m", "50s")
+        assert endpoint["relabelings"][-1] == settings["relabelings"][0]
+        assert [rule["targetLabel"] for rule in endpoint["relabelings"][-3:-1]] == ["release", "node"]
+        assert endpoint["metricRelabelings"] == settings["metricRelabelings"]
+
+
+def test_dashboard_is_there_where_it_is_asked_for_alone(tmp_path: Path) -> None:
+    for dashboard, namespace in (({}, None), ({"enabled": True}, "space"), ({"enabled": True, "namespace": "g"}, "g")):
+        path = tmp_path / f"{namespace}.yaml"
+        path.write_text(json.dumps({"caches": [{"upstream": "docker.io"}], "monitoring": {"dashboard": dashboard}}))
+        found = [one for one in by_kind(render(path), "ConfigMap") if "registry-caches.json" in one["data"]]
+        assert [one["metadata"]["namespace"] for one in found] == ([namespace] if namespace else [])
 
 
 def test_alerts_have_no_link_where_there_is_no_runbook(tmp_path: Path) -> None:

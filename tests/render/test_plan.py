@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
-from registry_cache.plan import Change, plan
+from registry_cache.plan import Change, Plan, plan
 from registry_cache.values_file import load_values
 from rendering import Object, by_kind, render_text
 
@@ -60,6 +60,9 @@ VALUES = st.fixed_dictionaries(
             tagCheckInterval=st.just("0s"),
             highWaterMarkPercent=st.just(50),
             volumeClaims=st.just({"retentionPolicy": "Retain"}),
+            nodeSelector=st.just({"pool": "x"}),
+            podDisruptionBudget=st.just({"enabled": False}),
+            serviceAccount=some(create=st.booleans(), name=st.just("mine")),
             noProxy=st.just([".example.org"]),
             resources=st.just({"gate": {"limits": {"memory": "1Gi"}}}),
             podAnnotations=st.just({"x": "y"}),
@@ -69,7 +72,9 @@ VALUES = st.fixed_dictionaries(
             dialTimeout=st.just("1s"),
             updateStrategy=st.just({"type": "OnDelete"}),
         ),
-        "monitoring": some(dashboard=st.just({"enabled": False}), podMonitor=st.just({"enabled": True})),
+        "monitoring": some(dashboard=st.just({"enabled": True}), podMonitor=st.just({"enabled": True})),
+        "global": some(imageRegistry=st.sampled_from(["a.b", "a.b/"]), imagePullSecrets=st.just(["login"])),
+        "namespaceOverride": st.just("elsewhere"),
     },
 )
 
@@ -91,8 +96,55 @@ SETTINGS: list[dict[str, Any]] = [
     {"nodeProgram": {"enabled": False}},
     {"nodeProgram": {"dialTimeout": "1s"}},
     {"nodeProgram": {"updateStrategy": {"type": "OnDelete"}}},
-    {"monitoring": {"dashboard": {"enabled": False}}},
+    {"monitoring": {"dashboard": {"enabled": True}}},
+    {"monitoring": {"dashboard": {"enabled": True, "namespace": "grafana"}}},
     {"monitoring": {"podMonitor": {"enabled": True}}},
+    {"monitoring": {"podMonitor": {"interval": "1m"}}},
+    {"monitoring": {"serviceMonitor": {"enabled": True}}},
+    {"namespaceOverride": "other"},
+    {"global": {"imageRegistry": "registry.example.com/mirror/"}},
+    {"global": {"imagePullSecrets": [{"name": "login"}]}},
+    {"global": {"unknown": 1}},
+    {"extraObjects": ["{apiVersion: v1, kind: ConfigMap, metadata: {name: extra, labels: {}}}"]},
+    *(
+        {"cachePods": setting}
+        for setting in (
+            {"volumeClaims": {"labels": {"a": "b"}, "annotations": {"a": "b"}}},
+            {"volumeClaims": {"accessModes": ["ReadWriteOncePod"]}},
+            {"service": {"annotations": {"a": "b"}, "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]}},
+            {"service": {"internalTrafficPolicy": "Local", "trafficDistribution": "PreferClose"}},
+            {"podDisruptionBudget": {"maxUnavailable": "50%"}},
+            {"podDisruptionBudget": {"enabled": False}},
+            {"readinessProbe": {"periodSeconds": 3}},
+            {"livenessProbe": {"failureThreshold": 5}},
+            {"nodeSelector": {"pool": "x"}},
+            {"priorityClassName": "high"},
+            {"topologySpreadConstraints": []},
+            {"podLabels": {"a": "b"}},
+            {"podSecurityContext": {"runAsUser": None}},
+            {"containerSecurityContext": {"readOnlyRootFilesystem": None}},
+            {"serviceAccount": {"create": True}},
+            {"serviceAccount": {"name": "mine"}},
+            {"serviceAccount": {"annotations": {"a": "b"}}},
+            {"serviceAccount": {"create": True, "annotations": {"a": "b"}}},
+            {"dnsConfig": {"nameservers": ["10.0.0.1"]}},
+            {"hostAliases": [{"ip": "10.0.0.1", "hostnames": ["a"]}]},
+            {"extraVolumes": [{"name": "a", "emptyDir": {}}]},
+            {"extraVolumeMounts": [{"name": "front", "mountPath": "/a"}]},
+            {"revisionHistoryLimit": 5},
+        )
+    ),
+    *(
+        {"nodeProgram": setting}
+        for setting in (
+            {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}},
+            {"podLabels": {"a": "b"}},
+            {"containerSecurityContext": {"seLinuxOptions": {"type": "spc_t"}}},
+            {"serviceAccount": {"create": True}},
+            {"serviceAccount": {"annotations": {"a": "b"}}},
+            {"revisionHistoryLimit": 5},
+        )
+    ),
     {"monitoring": {"prometheusRule": {"enabled": True}}},
 ]
 FIELDS: list[tuple[str, Any]] = [
@@ -108,10 +160,17 @@ FIELDS: list[tuple[str, Any]] = [
     ("highAvailability", {"enabled": False}),
     ("serviceNameSuffix", "suffix"),
 ]
-UPSTREAM_SETTINGS: list[dict[str, str]] = [
+UPSTREAM_SETTINGS: list[dict[str, Any]] = [
     {"caConfigMapName": "authority"},
     {"caSecretName": "authority"},
     {"proxySecretName": "login"},
+    {"clusterIP": "10.96.0.100"},
+    {"resources": {"gate": {"limits": {"memory": "1Gi"}}}},
+    {"nodeSelector": {"pool": "x"}},
+    {"nodeSelector": {"kubernetes.io/os": "linux"}},
+    {"nodeSelector": {}},
+    {"tolerations": [{"operator": "Exists"}]},
+    {"priorityClassName": "high"},
     {},
 ]
 
@@ -162,20 +221,24 @@ def stateful(objects: dict[str, Object]) -> Object | None:
     return next((one for one in objects.values() if one["kind"] == "StatefulSet"), None)
 
 
-def storage(claim: Object) -> tuple[int, str | None]:
-    """Bytes and class, as the API server compares them."""
+def place(found: Object) -> tuple[str, str]:
+    return found["metadata"]["namespace"], found["metadata"]["name"]
+
+
+def storage(claim: Object) -> tuple[int, tuple[str | None, list[str]]]:
+    """Bytes, and class and access modes, as the API server compares them."""
     spec = claim["spec"]
     sizes = {"10Gi": 10 * 2**30, "10240Mi": 10 * 2**30, "20Gi": 20 * 2**30, "1e9": 10**9}
     written = spec["resources"]["requests"]["storage"]
-    return int(sizes.get(written) or float(written)), spec.get("storageClassName")
+    return int(sizes.get(written) or float(written)), (spec.get("storageClassName"), spec["accessModes"])
 
 
 def possible(old: dict[str, Object], new: dict[str, Object]) -> bool:
     """Whether each claim that is there can become what it shall be."""
     for name, claim in old.items():
         if claim["kind"] == "PersistentVolumeClaim" and name in new:
-            (size, storage_class), (new_size, new_class) = storage(claim), storage(new[name])
-            if new_size < size or new_class != storage_class:
+            (size, fixed), (new_size, new_fixed) = storage(claim), storage(new[name])
+            if new_size < size or new_fixed != fixed:
                 return False
     return True
 
@@ -196,15 +259,15 @@ def check_cache(change: Change | None, old: list[Object], new: list[Object], ups
         removed = ("removed", "left behind" if kept(old, upstream) else "lost")
         assert (change.action, change.data) == (("created", "none") if after else removed)
         return
-    if before["metadata"]["name"] != after["metadata"]["name"]:
+    if place(before) != place(after):
         assert change is not None
         assert (change.action, change.restart, change.data) == ("changed", True, "lost")
         return
-    for immutable in ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"):
-        assert before["spec"][immutable] == after["spec"][immutable]
     assert (change is not None and change.action == "refused") != possible(was, will)
     if change is not None and change.action == "refused":
         return
+    for immutable in ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"):
+        assert before["spec"][immutable] == after["spec"][immutable]
     restarts = before["spec"]["template"] != after["spec"]["template"]
     assert (change is not None and change.restart) == restarts
     assert (change is not None) == (was != will)
@@ -221,21 +284,61 @@ def check_nodes(change: Change | None, old: list[Object], new: list[Object]) -> 
     before, after = (without(found[0], "team") for found in sets)
     assert before is not None
     assert after is not None
-    names = [found["metadata"]["name"] for found in (before, after)]
-    restarts = names[0] != names[1] or before["spec"]["template"] != after["spec"]["template"]
+    restarts = place(before) != place(after) or before["spec"]["template"] != after["spec"]["template"]
     assert (change is not None and change.restart) == restarts
     assert (change is not None) == (before != after)
 
 
-@pytest.mark.slow
-def test_plan_is_what_differs_between_the_renderings(tmp_path: Path) -> None:
-    seen: Counter[str] = Counter()
+def compared(pair: tuple[dict[str, Any], dict[str, Any]], old: list[Object], new: list[Object]) -> Plan:
+    """The plan from one values file to another, which is compared with what is rendered for the two."""
+    made = plan(*map(load_values, pair))
+    by_upstream = {change.upstream: change for change in made.changes if change.part == "cache"}
+    for upstream in {cache["upstream"] for values in pair for cache in values["caches"]}:
+        check_cache(by_upstream.get(upstream), old, new, upstream)
+    parts = {change.part: change for change in made.changes if change.part != "cache"}
+    check_nodes(parts.get("nodes"), old, new)
+    dashboards = [
+        [without(one, "team") for one in by_kind(objects, "ConfigMap") if "dashboard" in one["metadata"]["name"]]
+        for objects in (old, new)
+    ]
+    assert ("dashboard" in parts) == (dashboards[0] != dashboards[1])
+    scraped = [[without(one, "team") for one in by_kind(objects, "PodMonitor")] for objects in (old, new)]
+    assert "monitoring" in parts or scraped[0] == scraped[1] or "nodes" in parts
+    teams = [{one["metadata"]["labels"].get("team") for one in objects if is_own(one)} for objects in (old, new)]
+    assert ("labels" in parts) == (teams[0] != teams[1])
+    accounts = [[without(one, "team") for one in by_kind(objects, "ServiceAccount")] for objects in (old, new)]
+    assert "service accounts" in parts or accounts[0] == accounts[1] or place_of_all(old) != place_of_all(new)
+    assert bool({change.part for change in made.changes} - {"test"}) == (normal(old) != normal(new))
+    return made
 
-    def rendered(values: object) -> list[Object]:
+
+def is_own(found: Object) -> bool:
+    """Whether an object is the chart's own and not one of extraObjects."""
+    return "app.kubernetes.io/name" in found["metadata"]["labels"]
+
+
+def place_of_all(objects: list[Object]) -> tuple[str, str]:
+    """Where all objects are: the place of one that is always there."""
+    (test,) = by_kind(objects, "Pod")
+    return place(test)
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> Callable[[object], list[Object]]:
+    """Render values files, as release registry-cache."""
+
+    def objects(values: object) -> list[Object]:
         path = tmp_path / "values.yaml"
         path.write_text(json.dumps(values))
         text = render_text.__wrapped__(path, release="registry-cache")
         return [found for found in yaml.load_all(text, Loader=yaml.CSafeLoader) if found]
+
+    return objects
+
+
+@pytest.mark.slow
+def test_plan_is_what_differs_between_the_renderings(rendered: Callable[[object], list[Object]]) -> None:
+    seen: Counter[str] = Counter()
 
     # a rendering takes a fifth of a second: a failure is shown as it is found, not made smaller for minutes
     @settings(max_examples=160, derandomize=True, phases=[Phase.explicit, Phase.generate])
@@ -244,24 +347,9 @@ def test_plan_is_what_differs_between_the_renderings(tmp_path: Path) -> None:
     @example((ONE, {**ONE, "nodeProgram": {"enabled": False}}))
     @example(({**ONE, "nodeProgram": {"enabled": False}}, ONE))
     @example((ONE, {**ONE, "nodeProgram": {"updateStrategy": {"type": "OnDelete"}}}))
+    @example((ONE, {**ONE, "extraObjects": ["{apiVersion: v1, kind: Secret, metadata: {name: x, labels: {}}}"]}))
     def check(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
-        old, new = (rendered(values) for values in pair)
-        made = plan(*map(load_values, pair))
-        by_upstream = {change.upstream: change for change in made.changes if change.part == "cache"}
-        for upstream in {cache["upstream"] for values in pair for cache in values["caches"]}:
-            check_cache(by_upstream.get(upstream), old, new, upstream)
-        parts = {change.part: change for change in made.changes if change.part != "cache"}
-        check_nodes(parts.get("nodes"), old, new)
-        dashboards = [
-            [without(one, "team") for one in by_kind(objects, "ConfigMap") if "dashboard" in one["metadata"]["name"]]
-            for objects in (old, new)
-        ]
-        assert ("dashboard" in parts) == (dashboards[0] != dashboards[1])
-        scraped = [[without(one, "team") for one in by_kind(objects, "PodMonitor")] for objects in (old, new)]
-        assert "monitoring" in parts or scraped[0] == scraped[1] or "nodes" in parts
-        teams = [{one["metadata"]["labels"].get("team") for one in objects} for objects in (old, new)]
-        assert ("labels" in parts) == (teams[0] != teams[1])
-        assert bool({change.part for change in made.changes} - {"test"}) == (normal(old) != normal(new))
+        made = compared(pair, *map(rendered, pair))
         seen.update(f"{one.part} {one.action} {one.restart} {one.data}" for one in made.changes)
         seen.update(["nothing"] if not made.changes else [])
 
@@ -283,7 +371,24 @@ def test_plan_is_what_differs_between_the_renderings(tmp_path: Path) -> None:
         "monitoring changed False none",
         "labels changed False none",
         "test changed False none",
+        "service accounts changed False none",
+        "extra objects changed False none",
     }, "every kind of change was made"
+
+
+@pytest.mark.slow
+def test_each_setting_alone_does_what_the_plan_says(rendered: Callable[[object], list[Object]]) -> None:
+    """For a cache with one replica and one with two."""
+    old = {"caches": [*ONE["caches"], {"upstream": "quay.io", "highAvailability": {"enabled": True}}]}
+    before = rendered(old)
+    of_upstream = [{"upstreamSettings": {"quay.io": one}} for one in UPSTREAM_SETTINGS if "proxySecretName" not in one]
+    for setting in [*SETTINGS, *of_upstream]:
+        new = {**old, **setting}
+        try:
+            compared((old, new), before, rendered(new))
+        except AssertionError as error:
+            error.add_note(f"{setting}")
+            raise
 
 
 def normal(objects: list[Object]) -> list[Object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from registry_cache.model.registry_config import Cache
-from registry_cache.names import fullname, gardener_service_name, object_name, service_names
+from registry_cache.names import fullname, gardener_service_name, object_name, service_names, suffixed_name
 from registry_cache.regenerate import REPOSITORY
 from registry_cache.values_file import load_values
 
@@ -18,6 +18,8 @@ def test_names_are_those_that_the_chart_gives(scenario: str) -> None:
     prefix = fullname("x", name_override=values.nameOverride, fullname_override=values.fullnameOverride)
     names = {f"StatefulSet {object_name(prefix, cache.upstream)}" for cache in values.caches}
     names |= {f"Service {name}" for cache in values.caches for name in service_names(prefix, cache)}
+    if values.monitoring.serviceMonitor.enabled:
+        names.add(f"Service {suffixed_name(prefix, 'node')}")
     assert names == {name for name in INVENTORY[scenario] if name.startswith(("StatefulSet ", "Service "))}
 
 

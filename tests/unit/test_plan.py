@@ -70,7 +70,7 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             "  remoteURL: https://registry-1.docker.io -> https://mirror.example.com\n"
             "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
             "nodes: changed, restarts\n"
-            "  the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams",
+            "  the node program restarts on a few nodes at a time; these pull from the upstreams until it is back",
             id="remote",
         ),
         pytest.param(
@@ -78,7 +78,8 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             one(volume={"storageClassName": "fast"}),
             "docker.io: refused\n"
             "  volume.storageClassName: unset -> fast\n"
-            "  helm upgrade refuses this and changes nothing: a volume cannot shrink or change its storage class\n"
+            "  helm upgrade refuses this and changes nothing: a volume cannot shrink or change its class or access "
+            "modes\n"
             "  keep volume.storageClassName unset, or remove the cache, wait until its claim is gone, and add it "
             "again, empty",
             id="storage-class",
@@ -89,7 +90,8 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             "docker.io: refused\n"
             "  volume.size: 10Gi -> 10e9\n"
             "  volume.storageClassName: unset -> fast\n"
-            "  helm upgrade refuses this and changes nothing: a volume cannot shrink or change its storage class\n"
+            "  helm upgrade refuses this and changes nothing: a volume cannot shrink or change its class or access "
+            "modes\n"
             "  keep volume.size 10Gi and volume.storageClassName unset, or remove the cache, wait until its claim is "
             "gone, and add it again, empty",
             id="smaller-volume",
@@ -157,7 +159,7 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             "  nodes pull from the upstream\n"
             "  its volume is deleted\n"
             "nodes: changed, restarts\n"
-            "  the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams",
+            "  the node program restarts on a few nodes at a time; these pull from the upstreams until it is back",
             id="retention-comes-too-late",
         ),
         pytest.param(
@@ -187,7 +189,7 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
             "nodes: changed, restarts\n"
             "  images.python.tag: 3.13-alpine -> 3.14-alpine\n"
-            "  the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams",
+            "  the node program restarts on a few nodes at a time; these pull from the upstreams until it is back",
             id="image-of-all",
         ),
         pytest.param(
@@ -200,16 +202,81 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             id="default-taken-away",
         ),
         pytest.param(
-            one(),
-            {**one(), "fullnameOverride": "mine"},
+            {**one(), "monitoring": {"dashboard": {"enabled": True}}},
+            {**one(), "monitoring": {"dashboard": {"enabled": True}}, "fullnameOverride": "mine"},
             "docker.io: changed, restarts\n"
             "  its objects are renamed from registry-cache-… to mine-…, so it starts with an empty volume\n"
             "  the old volume is deleted\n"
             "nodes: changed, restarts\n"
-            "  the node program restarts on a few nodes at a time; meanwhile these pull from the upstreams\n"
+            "  the node program restarts on a few nodes at a time; these pull from the upstreams until it is back\n"
             "dashboard: changed\n"
-            "  its ConfigMap gets another name",
+            "  its ConfigMap gets another name or namespace",
             id="renamed",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "namespaceOverride": "elsewhere", "nodeProgram": {"enabled": False}},
+            "docker.io: changed, restarts\n"
+            "  its objects move to the namespace elsewhere, so it starts with an empty volume\n"
+            "  the old volume is deleted\n"
+            "nodes: removed\n"
+            "  nodeProgram.enabled: true -> false\n"
+            "  the configuration of every node is restored, and it pulls from the upstreams",
+            id="moved",
+        ),
+        pytest.param(
+            {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}]},
+            {
+                "caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}],
+                "cachePods": {"nodeSelector": {"pool": "x"}},
+                "upstreamSettings": {
+                    "quay.io": {"nodeSelector": {"kubernetes.io/os": "linux"}, "clusterIP": "10.96.0.100"}
+                },
+            },
+            "docker.io: changed, restarts\n"
+            "  cachePods.nodeSelector.pool: unset -> x\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
+            "quay.io: changed\n"
+            "  upstreamSettings.clusterIP: unset -> 10.96.0.100\n"
+            "  a Service that exists cannot get another address: delete it first",
+            id="setting-of-one-upstream-in-place-of-the-shared-one",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "cachePods": {"volumeClaims": {"accessModes": ["ReadWriteOncePod"]}}},
+            "docker.io: refused\n"
+            '  cachePods.volumeClaims.accessModes: ["ReadWriteOnce"] -> ["ReadWriteOncePod"]\n'
+            "  helm upgrade refuses this and changes nothing: a volume cannot shrink or change its class or access "
+            "modes\n"
+            '  keep cachePods.volumeClaims.accessModes ["ReadWriteOnce"], or remove the cache, wait until its claim is '
+            "gone, and add it again, empty",
+            id="access-modes",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "global": {"imageRegistry": "mirror.example.com/", "imagePullSecrets": ["login"]}},
+            "docker.io: changed, restarts\n"
+            "  images.distribution.registry: docker.io -> mirror.example.com\n"
+            "  images.nginx.registry: docker.io -> mirror.example.com\n"
+            "  images.python.registry: docker.io -> mirror.example.com\n"
+            '  imagePullSecrets: [] -> ["login"]\n'
+            "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
+            "nodes: changed, restarts\n"
+            "  images.python.registry: docker.io -> mirror.example.com\n"
+            '  imagePullSecrets: [] -> ["login"]\n'
+            "  the node program restarts on a few nodes at a time; these pull from the upstreams until it is back",
+            id="global-values",
+        ),
+        pytest.param(
+            one(),
+            {**one(), "cachePods": {"podDisruptionBudget": {"enabled": False}, "serviceAccount": {"create": True}}},
+            "docker.io: changed, restarts\n"
+            "  cachePods.serviceAccount.name: unset -> registry-cache-cache\n"
+            "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
+            "service accounts: changed\n"
+            "  cachePods.serviceAccount.create: false -> true\n"
+            "  service accounts are created, changed or removed",
+            id="service-account",
         ),
     ],
 )

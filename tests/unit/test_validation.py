@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from made_documents import VALUES
 from pydantic import ValidationError
 from registry_cache.document import parse
+from registry_cache.model.cache_pods import CacheResources, UpstreamSettings
 from registry_cache.model.pods import Toleration
 from registry_cache.model.values import RENAMED_VALUES, Values
 from registry_cache.schema import model_schema, values_schema
@@ -441,6 +442,50 @@ def nested(path: str, value: object) -> dict[str, Any]:
         pytest.param(
             one(), one(x=1), "caches[0].x: is not a known key; the known keys are upstream, remoteURL", id="unknown-far"
         ),
+        *(
+            pytest.param({**one(), **nested(path, good)}, {**one(), **nested(path, bad)}, f"{path}{said}", id=path)
+            for path, good, bad, said in (
+                ("namespaceOverride", "caches", "a.b", ': "a.b" is not the name of a namespace, or empty'),
+                ("global.imageRegistry", "a.b:5000/c/", "https://a.b", ': "https://a.b" is not a registry'),
+                ("global.imagePullSecrets", ["a", {"name": "b"}], [{"names": "a"}], "[0].names: is not a known key"),
+                ("imagePullSecrets", ["a", {"name": "b"}], [{}], '[0]: name is missing; write name: "registry-login"'),
+                ("extraObjects", [{"kind": "Secret"}, "kind: Secret"], [1], "[0]: 1 is not a mapping or text"),
+                ("cachePods.volumeClaims.accessModes", ["ReadWriteMany"], [], ": the list is empty"),
+                (
+                    "cachePods.volumeClaims.accessModes",
+                    ["ReadWriteOncePod"],
+                    ["RWO"],
+                    '[0]: "RWO" is not a known value',
+                ),
+                ("cachePods.service.ipFamilies", ["IPv6"], ["ipv6"], '[0]: "ipv6" is not a known value'),
+                ("cachePods.service.trafficDistribution", "PreferClose", "Near", ': "Near" is not a known value'),
+                (
+                    "cachePods.podDisruptionBudget.maxUnavailable",
+                    "50%",
+                    "101%",
+                    ': "101%" is not a number or a percent',
+                ),
+                ("cachePods.livenessProbe.periodSeconds", 1, 0, ": 0 is not a whole number from 1"),
+                ("cachePods.serviceAccount.name", "a", "A", ': "A" is not the name of a Kubernetes object, or empty'),
+                ("monitoring.podMonitor.scrapeTimeout", "10s", "1d", ': "1d" is not a whole number of ms, s, m or h'),
+                ("monitoring.dashboard.namespace", "grafana", "a.b", ': "a.b" is not the name of a namespace'),
+                (
+                    "monitoring.prometheusRule.disabledAlerts",
+                    ["RegistryCacheDown"],
+                    ["CacheDown"],
+                    '[0]: "CacheDown" is not the name of an alert; write "RegistryCacheDown" or ',
+                ),
+            )
+        ),
+        *(
+            pytest.param(
+                {**one(), "upstreamSettings": {"docker.io": {"clusterIP": good}}},
+                {**one(), "upstreamSettings": {"docker.io": {"clusterIP": bad}}},
+                f'upstreamSettings["docker.io"].clusterIP: "{bad}" is not an IP address',
+                id=f"cluster-ip-{bad}",
+            )
+            for good, bad in (("10.96.0.100", "10.96.0.256"), ("fd00::1", "None"))
+        ),
         pytest.param(
             {**one(), "kind": "RegistryConfig"},
             {**one(), "kind": "MirrorConfig"},
@@ -692,6 +737,8 @@ def test_schema_is_closed_and_says_its_draft() -> None:
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     jsonschema.Draft7Validator.check_schema(schema)
     for path, part in [("", schema), *leaves(schema)]:
+        if path == "global":  # which a parent chart shares with all its dependencies
+            continue
         for inner in (part, part.get("items", {})):
             assert "properties" not in inner or inner["additionalProperties"] is False, f"{path} is open"
         if isinstance(each := part.get("additionalProperties"), dict) and "properties" in each:
@@ -707,10 +754,15 @@ def test_what_has_no_default_is_left_out_or_must_be_written() -> None:
         *(f"caches[].{name}" for name in ("volume.storageClassName", "proxy.httpProxy", "proxy.httpsProxy")),
         *(
             f"{holder}.tolerations[].{name}"
-            for holder in ("cachePods", "nodeProgram")
+            for holder in ("cachePods", "nodeProgram", "upstreamSettings.<>")
             for name in Toleration.model_fields
         ),
-        *(f"upstreamSettings.<>.{name}" for name in ("caConfigMapName", "caSecretName", "proxySecretName")),
+        *("global.imagePullSecrets[].name", "imagePullSecrets[].name"),
+        *(
+            f"upstreamSettings.<>.{name}"
+            for name in {*UpstreamSettings.model_fields} - {"resources"}
+            | {f"resources.{container}" for container in CacheResources.model_fields}
+        ),
     }
 
 

@@ -15,16 +15,15 @@ a cache.
     - name: distribution
       containerPort: 5002
   livenessProbe:
-    httpGet:
-      path: /debug/health
-      port: distribution
-    {{- include "registry-cache.livenessTimings" . | nindent 4 }}
+    {{- include "registry-cache.livenessProbe" (dict "cache" . "path" "/debug/health" "port" "distribution") | nindent 4 }}
   {{- with .settings.resources.distribution }}
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with .settings.containerSecurityContext }}
   securityContext:
-    {{- include "registry-cache.restricted" . | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   volumeMounts:
     - name: pod-config
       mountPath: /etc/registry-cache/pod

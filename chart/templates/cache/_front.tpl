@@ -24,20 +24,17 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
     httpGet:
       path: /v2/
       port: registry-cache
-    periodSeconds: 2
-    timeoutSeconds: 2
-    failureThreshold: 3
+    {{- toYaml .settings.readinessProbe | nindent 4 }}
   livenessProbe:
-    httpGet:
-      path: /-/front
-      port: registry-cache
-    {{- include "registry-cache.livenessTimings" . | nindent 4 }}
+    {{- include "registry-cache.livenessProbe" (dict "cache" . "path" "/-/front" "port" "registry-cache") | nindent 4 }}
   {{- with .settings.resources.front }}
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with .settings.containerSecurityContext }}
   securityContext:
-    {{- include "registry-cache.restricted" . | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   volumeMounts:
     - name: pod-config
       mountPath: /etc/registry-cache/pod

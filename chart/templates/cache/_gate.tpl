@@ -13,16 +13,15 @@ registry-cache.gateContainer: our program, which decides, fetches, sends manifes
     - name: debug
       containerPort: {{ .endpoint.metricsPort }}
   livenessProbe:
-    httpGet:
-      path: /healthz
-      port: debug
-    {{- include "registry-cache.livenessTimings" . | nindent 4 }}
+    {{- include "registry-cache.livenessProbe" (dict "cache" . "path" "/healthz" "port" "debug") | nindent 4 }}
   {{- with .settings.resources.gate }}
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with .settings.containerSecurityContext }}
   securityContext:
-    {{- include "registry-cache.restricted" . | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   volumeMounts:
     {{- include "registry-cache.programMounts" "cache" | nindent 4 }}
     - name: config
@@ -46,5 +45,8 @@ registry-cache.gateContainer: our program, which decides, fetches, sends manifes
     - name: ca
       mountPath: /etc/registry-cache/ca
       readOnly: true
+    {{- end }}
+    {{- with .settings.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end -}}

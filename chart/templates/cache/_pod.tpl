@@ -3,46 +3,37 @@ registry-cache.cachePodSpec: the pod of a cache without its containers and volum
   {{ include "registry-cache.cachePodSpec" (dict "root" $ "cache" .) }}
 */}}
 {{- define "registry-cache.cachePodSpec" -}}
-automountServiceAccountToken: false
-enableServiceLinks: false
+{{- include "registry-cache.podSpec" (dict "root" .root "component" "cache" "settings" .cache.settings) }}
 {{- /* Each container takes less than this to drain, so pulls in flight end first. */}}
 terminationGracePeriodSeconds: 30
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .cache.settings.priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .cache.settings.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .cache.settings.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .cache.settings.affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
 {{- if gt (int .cache.replicas) 1 }}
-{{- /* Two replicas run on two nodes where there are two. On a single node both run there: a pod that waits for a second
-      node would keep the install from ever being complete. */}}
+{{- with .cache.settings.topologySpreadConstraints }}
 topologySpreadConstraints:
-  - maxSkew: 1
-    topologyKey: kubernetes.io/hostname
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector:
-      matchLabels:
-        {{- toYaml .cache.selector | nindent 8 }}
+  {{- range . }}
+  {{- $own := dict "labelSelector" (dict "matchLabels" $.cache.selector) }}
+  - {{- ternary . (merge (deepCopy .) $own) (hasKey . "labelSelector") | toYaml | nindent 4 }}
+  {{- end }}
 {{- end }}
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  fsGroup: 65532
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile:
-    type: RuntimeDefault
+{{- end }}
+{{- with .cache.settings.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .cache.settings.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+registry-cache.livenessProbe: when a container of a cache pod counts as hung. A pull that it holds ends only with its
+connection, so the container is ended soon, and without the grace period in which pulls end otherwise.
+  {{ include "registry-cache.livenessProbe" (dict "cache" . "path" "/healthz" "port" "debug") }}
+*/}}
+{{- define "registry-cache.livenessProbe" -}}
+httpGet:
+  path: {{ .path | quote }}
+  port: {{ .port | quote }}
+{{ toYaml .cache.settings.livenessProbe }}
+terminationGracePeriodSeconds: 1
 {{- end -}}

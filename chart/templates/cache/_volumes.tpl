@@ -49,4 +49,7 @@ cache without them serves what it has and what needs no credentials, and its log
     optional: true
     items: {{ list $item | toJson }}
 {{- end }}
+{{- with .cache.settings.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}

@@ -23,7 +23,7 @@ their upstreams, so that another order in the values restarts nothing. Scope: th
 {{- range $byUpstream -}}
 {{- $caches = append $caches . -}}
 {{- end -}}
-{{- $owner := printf "%s/%s" .Release.Namespace (include "registry-cache.fullname" .) -}}
+{{- $owner := printf "%s/%s" (include "registry-cache.namespace" .) (include "registry-cache.fullname" .) -}}
 {{- $config := dict "owner" $owner "caches" $caches "dialTimeout" $values.dialTimeout "probe" $values.probe -}}
 {{- $_ := set $config "registryDirectory" "/host/registry" -}}
 {{- $_ := set $config "stateDirectory" "/run/registry-cache" -}}

@@ -3,7 +3,7 @@ registry-cache.nodeContainer: the node program, which writes and removes hosts.t
 */}}
 {{- define "registry-cache.nodeContainer" -}}
 - name: node
-  image: {{ include "registry-cache.image" .Values.images.python | quote }}
+  image: {{ include "registry-cache.image" (dict "root" . "image" .Values.images.python) | quote }}
   imagePullPolicy: {{ .Values.images.python.pullPolicy | quote }}
   command: ["python3", "-B", "-u", "-m", "node_program", "--config", "/etc/registry-cache/node.json"]
   env:
@@ -21,8 +21,10 @@ registry-cache.nodeContainer: the node program, which writes and removes hosts.t
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with .Values.nodeProgram.containerSecurityContext }}
   securityContext:
-    {{- include "registry-cache.restricted" . | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   volumeMounts:
     {{- include "registry-cache.programMounts" "node" | nindent 4 }}
     - name: config
@@ -43,7 +45,7 @@ does not name the registry directory, and restarts containerd. Scope: the root c
 */}}
 {{- define "registry-cache.configureContainerdContainer" -}}
 - name: configure-containerd
-  image: {{ include "registry-cache.image" .Values.images.python | quote }}
+  image: {{ include "registry-cache.image" (dict "root" . "image" .Values.images.python) | quote }}
   imagePullPolicy: {{ .Values.images.python.pullPolicy | quote }}
   command: ["python3", "-B", "-u", "-m", "node_program.configure_containerd", "--config", "/etc/registry-cache/node.json"]
   env:

@@ -2,33 +2,11 @@
 registry-cache.nodePodSpec: the pod of the node program without its containers and volumes. Scope: the root context.
 */}}
 {{- define "registry-cache.nodePodSpec" -}}
-automountServiceAccountToken: false
-enableServiceLinks: false
+{{- include "registry-cache.podSpec" (dict "root" . "component" "node" "settings" .Values.nodeProgram) }}
 {{- /* The node's own network shows what containerd can reach. Cluster DNS gives the addresses of the Services. */}}
 hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet
 terminationGracePeriodSeconds: 30
-{{- with .Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.nodeProgram.priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .Values.nodeProgram.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.nodeProgram.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-securityContext:
-  {{- /* containerd's registry directory belongs to root. Every capability is dropped. */}}
-  runAsUser: 0
-  runAsGroup: 0
-  seccompProfile:
-    type: RuntimeDefault
 {{- end -}}
 
 {{- /*

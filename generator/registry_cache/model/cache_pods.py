@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from registry_cache.model.base import Model
-from registry_cache.model.pods import AFFINITY_EXAMPLE, Tolerations
-from registry_cache.model.scalars import Affinity, Annotations, Duration, Labels, NoProxy, Percent, Resources, Subdomain
+from registry_cache.model.pods import (
+    LINUX_NODES,
+    RESTRICTED,
+    ContainerSecurityContext,
+    NodeSelector,
+    PodAffinity,
+    PodAnnotations,
+    PodLabels,
+    PodSecurityContext,
+    PodTolerations,
+    PriorityClassName,
+    ProbeTimings,
+    RevisionHistoryLimit,
+    ServiceAccount,
+)
+from registry_cache.model.scalars import (
+    Annotations,
+    CountOrPercent,
+    Duration,
+    IPAddress,
+    Labels,
+    NoProxy,
+    Objects,
+    Passthrough,
+    Percent,
+    PositiveCount,
+    Resources,
+    Subdomain,
+)
+
+TEAM = {"example.com/team": "platform"}
+SPREAD = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
 
 
 class CacheResources(Model):
@@ -25,6 +56,16 @@ class CacheResources(Model):
     distribution: Resources = Field(
         {"requests": {"cpu": "10m", "memory": "50Mi"}, "limits": {"memory": "256Mi"}},
         description="Distribution, which serves what is stored while the gate is away.",
+    )
+
+
+class UpstreamResources(Model):
+    """The resources of some containers of a cache pod, instead of those in cachePods."""
+
+    front: Resources | None = Field(None, description="nginx.", examples=[{"limits": {"memory": "256Mi"}}])
+    gate: Resources | None = Field(None, description="Our program.", examples=[{"limits": {"memory": "512Mi"}}])
+    distribution: Resources | None = Field(
+        None, description="Distribution.", examples=[{"limits": {"memory": "512Mi"}}]
     )
 
 
@@ -49,6 +90,20 @@ class UpstreamSettings(Model):
         "cache.",
         examples=["proxy-login"],
     )
+    clusterIP: IPAddress | None = Field(
+        None,
+        description="A fixed address of the cache's Service, for firewalls and for nodes that are configured by hand. "
+        "It cannot change later.",
+    )
+    resources: UpstreamResources | None = Field(
+        None, description="Resources of this cache's containers, instead of cachePods.resources."
+    )
+    nodeSelector: Labels | None = Field(
+        None, description="Instead of cachePods.nodeSelector.", examples=[{"disk": "ssd"}]
+    )
+    tolerations: PodTolerations | None = Field(None, description="Instead of cachePods.tolerations.")
+    affinity: PodAffinity | None = Field(None, description="Instead of cachePods.affinity.")
+    priorityClassName: PriorityClassName | None = Field(None, description="Instead of cachePods.priorityClassName.")
 
 
 class VolumeClaims(Model):
@@ -59,6 +114,68 @@ class VolumeClaims(Model):
         description="What happens to a volume when its cache is removed or the release is uninstalled. Retain keeps "
         "it for a later cache of the same upstream. It must be set one upgrade before the one that removes the cache.",
     )
+    accessModes: Annotated[list[AccessMode], Field(min_length=1)] = Field(
+        ["ReadWriteOnce"],
+        description="Access modes of the claims. ReadWriteOncePod makes sure that only one pod uses a volume. They "
+        "cannot change later.",
+    )
+    labels: Labels = Field({}, description="More labels of the claims.", examples=[{"backup": "never"}])
+    annotations: Annotations = Field({}, description="More annotations of the claims.", examples=[TEAM])
+
+
+class Service(Model):
+    """The Services of the caches."""
+
+    annotations: Annotations = Field({}, description="More annotations of the Services.", examples=[TEAM])
+    ipFamilyPolicy: Literal["", "SingleStack", "PreferDualStack", "RequireDualStack"] = Field(
+        "",
+        description="IP families of the Services "
+        "(https://kubernetes.io/docs/concepts/services-networking/dual-stack). Empty leaves the choice to the cluster.",
+        examples=["PreferDualStack"],
+    )
+    ipFamilies: list[Literal["IPv4", "IPv6"]] = Field(
+        [], description="IP families in the order of preference.", examples=[["IPv6", "IPv4"]]
+    )
+    internalTrafficPolicy: Literal["", "Cluster", "Local"] = Field(
+        "",
+        description="Local sends a node's pulls only to a cache pod on the same node; other nodes pull from the "
+        "upstream.",
+        examples=["Local"],
+    )
+    trafficDistribution: Literal["", "PreferClose", "PreferSameZone", "PreferSameNode"] = Field(
+        "",
+        description="Sends a node's pulls to the nearer of two replicas (Kubernetes 1.31 or newer), to save traffic "
+        "between zones.",
+        examples=["PreferClose"],
+    )
+
+
+class PodDisruptionBudget(Model):
+    """The disruption budgets of caches with two replicas."""
+
+    enabled: bool = Field(
+        True, description="Lets a drain evict one replica after the other. A single replica never has a budget."
+    )
+    maxUnavailable: CountOrPercent = Field(1, description="Number of replicas that may be away.")
+    unhealthyPodEvictionPolicy: Literal["AlwaysAllow", "IfHealthyBudget"] = Field(
+        "AlwaysAllow", description="Whether a replica that is not ready may be evicted regardless of the budget."
+    )
+
+
+class ReadinessProbe(ProbeTimings):
+    """When a cache pod counts as ready."""
+
+    periodSeconds: PositiveCount = Field(2, description="Seconds between two checks.")
+    timeoutSeconds: PositiveCount = Field(2, description="Seconds that an answer may take.")
+    failureThreshold: PositiveCount = Field(3, description="Failures in a row after which a pod gets no more requests.")
+
+
+class LivenessProbe(ProbeTimings):
+    """When a container of a cache pod counts as hung."""
+
+    periodSeconds: PositiveCount = Field(5, description="Seconds between two checks.")
+    timeoutSeconds: PositiveCount = Field(5, description="Seconds that an answer may take.")
+    failureThreshold: PositiveCount = Field(4, description="Failures in a row after which a container is restarted.")
 
 
 class CachePods(Model):
@@ -74,7 +191,6 @@ class CachePods(Model):
         description="How full a volume may be. Above that, the least recently used content is evicted, so that there "
         "is room before it is needed.",
     )
-    volumeClaims: VolumeClaims = Field(default_factory=VolumeClaims, description="The claims of the caches' volumes.")
     noProxy: list[NoProxy] = Field(
         [
             "localhost",
@@ -87,15 +203,65 @@ class CachePods(Model):
         ],
         description="Hosts, domains (with a leading dot) and networks that caches reach without their HTTP proxy.",
     )
+    volumeClaims: VolumeClaims = Field(default_factory=VolumeClaims, description="The claims of the caches' volumes.")
+    service: Service = Field(default_factory=Service, description="The Services of the caches.")
+    podDisruptionBudget: PodDisruptionBudget = Field(
+        default_factory=PodDisruptionBudget, description="Disruption budgets of caches with two replicas."
+    )
     resources: CacheResources = Field(
         default_factory=CacheResources, description="Resources of each container of a cache pod."
     )
-    priorityClassName: str = Field("", description="Priority class of the pods.", examples=["system-cluster-critical"])
-    nodeSelector: Labels = Field({"kubernetes.io/os": "linux"}, description="Labels of the nodes that the pods run on.")
-    tolerations: Tolerations = Field(
-        [], description="Tolerations of the pods.", examples=[[{"key": "dedicated", "operator": "Exists"}]]
+    readinessProbe: ReadinessProbe = Field(
+        default_factory=ReadinessProbe, description="When a pod counts as ready. Raise it for very slow volumes."
     )
-    affinity: Affinity = Field({}, description="Affinity of the pods.", examples=[AFFINITY_EXAMPLE])
-    podAnnotations: Annotations = Field(
-        {}, description="Annotations of the pods.", examples=[{"example.com/team": "platform"}]
+    livenessProbe: LivenessProbe = Field(
+        default_factory=LivenessProbe,
+        description="When a container counts as hung. A pull that it holds waits until it is restarted.",
     )
+    nodeSelector: NodeSelector = Field(LINUX_NODES)
+    tolerations: PodTolerations = Field([])
+    affinity: PodAffinity = Field({})
+    topologySpreadConstraints: Objects = Field(
+        [SPREAD],
+        description="How the two replicas of a cache are spread. Without a labelSelector, a constraint gets that of "
+        "the cache. By default both may run on one node, so that a cluster with one node can have them.",
+    )
+    priorityClassName: PriorityClassName = ""
+    podLabels: PodLabels = Field({})
+    podAnnotations: PodAnnotations = Field({})
+    podSecurityContext: PodSecurityContext = Field(
+        {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    )
+    containerSecurityContext: ContainerSecurityContext = Field(RESTRICTED)
+    serviceAccount: ServiceAccount = Field(
+        default_factory=ServiceAccount, description="Service account of the pods. Its token is never mounted."
+    )
+    dnsConfig: Passthrough = Field(
+        {},
+        description="DNS settings of the pods, for example to look up an upstream at a name server of your own.",
+        examples=[{"options": [{"name": "ndots", "value": "1"}]}],
+    )
+    hostAliases: Objects = Field(
+        [],
+        description="Lines for /etc/hosts in the pods, for example for an upstream that DNS does not know.",
+        examples=[[{"ip": "10.0.0.7", "hostnames": ["registry.example.com"]}]],
+    )
+    extraVolumes: Objects = Field(
+        [],
+        description="More volumes of the pods, for example of a CSI secret store that creates a Secret only while its "
+        "volume is mounted.",
+        examples=[[{"name": "secrets", "csi": {"driver": "secrets-store.csi.k8s.io", "readOnly": True}}]],
+    )
+    extraVolumeMounts: Objects = Field(
+        [],
+        description="Where the gate mounts the extra volumes.",
+        examples=[[{"name": "secrets", "mountPath": "/mnt/secrets", "readOnly": True}]],
+    )
+    revisionHistoryLimit: RevisionHistoryLimit = 2

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from registry_cache.model.base import Model
-from registry_cache.model.pods import TOLERATE_ALL, Tolerations
+from registry_cache.model.pods import (
+    LINUX_NODES,
+    RESTRICTED,
+    TOLERATE_ALL,
+    ContainerSecurityContext,
+    NodeSelector,
+    PodAffinity,
+    PodAnnotations,
+    PodLabels,
+    PodSecurityContext,
+    PodTolerations,
+    PriorityClassName,
+    RevisionHistoryLimit,
+    ServiceAccount,
+)
 from registry_cache.model.scalars import (
-    Annotations,
     Command,
     Duration,
     File,
     Folder,
-    Labels,
+    Passthrough,
     Port,
     PositiveDuration,
     Program,
@@ -114,13 +127,25 @@ class NodeProgram(Model):
     )
     metrics: NodeMetrics = Field(default_factory=NodeMetrics, description="Metrics of the program.")
     resources: Resources = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources of the program.")
-    priorityClassName: str = Field("system-node-critical", description="Priority class of the pods.")
-    nodeSelector: Labels = Field({"kubernetes.io/os": "linux"}, description="Labels of the nodes that the pods run on.")
-    tolerations: Tolerations = Field([TOLERATE_ALL], description="Tolerations of the pods. The default is every node.")
-    updateStrategy: dict[str, Any] = Field(
+    nodeSelector: NodeSelector = Field(LINUX_NODES)
+    tolerations: PodTolerations = Field([TOLERATE_ALL])
+    affinity: PodAffinity = Field({})
+    priorityClassName: PriorityClassName = "system-node-critical"
+    podLabels: PodLabels = Field({})
+    podAnnotations: PodAnnotations = Field({})
+    podSecurityContext: PodSecurityContext = Field(
+        {
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    )
+    containerSecurityContext: ContainerSecurityContext = Field(RESTRICTED)
+    serviceAccount: ServiceAccount = Field(
+        default_factory=ServiceAccount, description="Service account of the pods. Its token is never mounted."
+    )
+    updateStrategy: Passthrough = Field(
         {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
         description="How an upgrade replaces the pods.",
     )
-    podAnnotations: Annotations = Field(
-        {}, description="Annotations of the pods.", examples=[{"example.com/team": "platform"}]
-    )
+    revisionHistoryLimit: RevisionHistoryLimit = 2

@@ -1,13 +1,23 @@
-"""Values that both kinds of pods have: images, resources, tolerations."""
+"""Values that both kinds of pods have: images, scheduling, security contexts, service accounts."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from registry_cache.model.base import Model
-from registry_cache.model.scalars import Digest, LabelValue, TaintKey
+from registry_cache.model.scalars import (
+    Affinity,
+    Annotations,
+    Digest,
+    Labels,
+    LabelValue,
+    OptionalSubdomain,
+    Passthrough,
+    PositiveCount,
+    TaintKey,
+)
 
 
 class Image(Model):
@@ -77,12 +87,77 @@ class Toleration(Model):
     )
 
 
+class ServiceAccount(Model):
+    """The service account of pods. None of the chart's pods has its token."""
+
+    create: bool = Field(
+        False,
+        description="Creates a service account. Use it if a policy, such as an SCC of OpenShift, is bound to one.",
+    )
+    name: OptionalSubdomain = Field(
+        "",
+        description="The name of the service account. Empty uses the generated name of the created one, or else the "
+        "namespace's default.",
+        examples=["registry-cache"],
+    )
+    annotations: Annotations = Field(
+        {}, description="Annotations of the created service account.", examples=[{"example.com/team": "platform"}]
+    )
+
+
+class ProbeTimings(Model):
+    """When the kubelet checks a container; each use has its own defaults."""
+
+    periodSeconds: PositiveCount = Field(description="Seconds between two checks.")
+    timeoutSeconds: PositiveCount = Field(description="Seconds that an answer may take.")
+    failureThreshold: PositiveCount = Field(description="Number of failures in a row that count.")
+
+
 Tolerations = list[Toleration]
 TOLERATE_ALL: Any = {"operator": "Exists"}  # as it stands in the values file
-AFFINITY_EXAMPLE = {
-    "nodeAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}]
-        }
-    }
+LINUX_NODES = {"kubernetes.io/os": "linux"}
+RESTRICTED: dict[str, Any] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
 }
+_CONCEPTS = "https://kubernetes.io/docs/concepts"
+NodeSelector = Annotated[Labels, Field(description="Labels of the nodes that the pods may run on.")]
+PodTolerations = Annotated[
+    Tolerations,
+    Field(
+        description="Taints that the pods tolerate.",
+        examples=[[{"key": "dedicated", "operator": "Exists"}]],
+    ),
+]
+PodAffinity = Annotated[
+    Affinity,
+    Field(
+        description=f"Affinity of the pods ({_CONCEPTS}/scheduling-eviction/assign-pod-node).",
+        examples=[{"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}],
+    ),
+]
+PriorityClassName = Annotated[
+    OptionalSubdomain, Field(description="Priority class of the pods.", examples=["system-cluster-critical"])
+]
+PodLabels = Annotated[
+    Labels, Field(description="More labels of the pods. The chart's own win.", examples=[{"team": "platform"}])
+]
+PodAnnotations = Annotated[
+    Annotations, Field(description="More annotations of the pods.", examples=[{"example.com/team": "platform"}])
+]
+RevisionHistoryLimit = Annotated[PositiveCount, Field(description="Number of old revisions that Kubernetes keeps.")]
+PodSecurityContext = Annotated[
+    Passthrough,
+    Field(
+        description="Security context of the pods. It is merged over the default, and null removes a key: on "
+        "OpenShift, set runAsUser, runAsGroup and fsGroup to null.",
+    ),
+]
+ContainerSecurityContext = Annotated[
+    Passthrough,
+    Field(
+        description="Security context of each container. It is merged over the default, and null removes a key: set "
+        "seLinuxOptions here, for example.",
+    ),
+]

@@ -114,10 +114,46 @@ PrometheusDuration = Annotated[
     str,
     Field(title="a whole number of ms, s, m or h, longer than zero", pattern="^0*[1-9][0-9]*(ms|s|m|h)$"),
 ]
+OptionalPrometheusDuration = Annotated[
+    str,
+    Field(title="a whole number of ms, s, m or h, longer than zero, or empty", pattern="^(0*[1-9][0-9]*(ms|s|m|h))?$"),
+]
 Subdomain = Annotated[
     str,
     Field(title="the name of a Kubernetes object", pattern=f"^{_SUBDOMAIN}$", max_length=253, examples=["fast"]),
 ]
+OptionalSubdomain = Annotated[
+    str,
+    Field(title="the name of a Kubernetes object, or empty", pattern=f"^({_SUBDOMAIN})?$", max_length=253),
+]
+Namespace = Annotated[
+    str,
+    Field(title="the name of a namespace, or empty", pattern=f"^({_LABEL})?$", max_length=63, examples=["monitoring"]),
+]
+PullSecret = Annotated[
+    Subdomain | dict[Literal["name"], Subdomain],
+    WithJsonSchema(
+        {
+            "type": ["string", "object"],
+            "title": "the name of a Secret, or a mapping with it under the key name",
+            "pattern": f"^{_SUBDOMAIN}$",
+            "maxLength": 253,
+            "properties": {
+                "name": {
+                    "type": "string",
+                    "title": "the name of a Kubernetes object",
+                    "description": "The name of a Secret.",
+                    "pattern": f"^{_SUBDOMAIN}$",
+                    "maxLength": 253,
+                    "examples": ["registry-login"],
+                }
+            },
+            "required": ["name"],
+            "additionalProperties": False,
+        }
+    ),
+]
+PullSecrets = Annotated[list[PullSecret], Field(examples=[["registry-login"], [{"name": "registry-login"}]])]
 ServiceNameSuffix = Annotated[
     str, Field(title="a DNS label of at most 54 characters", pattern=f"^{_LABEL}$", max_length=54)
 ]
@@ -126,7 +162,22 @@ File = Annotated[
     str, Field(title="the absolute path of a file in a directory, or empty", pattern=f"^({_PART}({_PART})+)?$")
 ]
 Port = Annotated[int, Field(title="a port from 1 to 65535", ge=1, le=65535)]
+Count = Annotated[int, Field(title="a whole number from 0", ge=0)]
+PositiveCount = Annotated[int, Field(title="a whole number from 1", ge=1)]
+CountOrPercent = Annotated[
+    Annotated[str, Field(pattern="^(100|[1-9]?[0-9])%$")] | Annotated[int, Field(ge=0)],
+    Field(title="a number or a percentage of pods", examples=[1, "50%"]),
+]
+IPAddress = Annotated[str, Field(title="an IP address", pattern=f"^({_IPV4}|{_IPV6})$", examples=["10.96.0.100"])]
 Percent = Annotated[int, Field(title="a percentage from 1 to 100", ge=1, le=100)]
+ImageRegistry = Annotated[
+    str,
+    Field(
+        title="a registry, optionally with a path, or empty",
+        pattern=f"^({_HOST}(/[a-z0-9._-]+)*/?)?$",
+        examples=["registry.example.com/mirror"],
+    ),
+]
 Digest = Annotated[
     str,
     Field(
@@ -194,4 +245,6 @@ Objects = list[dict[str, Any]]
 Labels = Annotated[dict[Key, LabelValue], _title_values(LABEL_VALUE_TITLE)]
 Annotations = dict[Key, str]
 Resources = dict[Literal["requests", "limits"], Annotated[dict[Key, Amount], _title_values(AMOUNT_TITLE)]]
+# Parts of Kubernetes' own API, which are passed on as they are.
+Passthrough = dict[str, Any]
 Affinity = dict[Literal["nodeAffinity", "podAffinity", "podAntiAffinity"], dict[str, Any]]

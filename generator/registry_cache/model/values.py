@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from registry_cache.model.base import Model
 from registry_cache.model.cache_pods import CachePods, UpstreamSettings
@@ -12,7 +12,7 @@ from registry_cache.model.monitoring import Monitoring
 from registry_cache.model.node_program import NodeProgram
 from registry_cache.model.pods import Images
 from registry_cache.model.registry_config import Cache
-from registry_cache.model.scalars import Labels, Name, Objects, Strings
+from registry_cache.model.scalars import ImageRegistry, Labels, Name, Namespace, Passthrough, PullSecrets, Strings
 
 # Values that an earlier version of the chart had under another name. The schema lets them through, so that the command
 # and the chart can answer with the new name.
@@ -33,6 +33,20 @@ RENAMED_VALUES = {
     "monitoring.rules": "monitoring.prometheusRule",
     "monitoring.rules.runbook": "monitoring.prometheusRule.runbookUrl",
 }
+
+
+class Global(BaseModel):
+    """Values that a chart shares with its dependencies; a parent chart may have more of them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    imageRegistry: ImageRegistry = Field(
+        "",
+        description="Registry of all images, instead of images.*.registry. Use it if your cluster pulls from a mirror.",
+    )
+    imagePullSecrets: PullSecrets = Field(
+        [], description="Pull secrets of all pods, besides imagePullSecrets: names, or mappings with a name."
+    )
 
 
 class HelmTest(Model):
@@ -60,19 +74,40 @@ class Values(Model):
     fullnameOverride: Name = Field(
         "", description="Replaces the release's and the chart's name in the names of objects."
     )
-    imagePullSecrets: Objects = Field(
-        [], description="Pull secrets of the chart's own pods.", examples=[[{"name": "registry-login"}]]
+    namespaceOverride: Namespace = Field(
+        "",
+        description="Namespace of all objects, instead of the release's. Use it in a parent chart whose dependencies "
+        "belong in different namespaces.",
+        examples=["registry-cache"],
     )
-    commonLabels: Labels = Field({}, description="Labels of all objects except pods.", examples=[{"team": "platform"}])
+    global_: Global = Field(
+        default_factory=Global, alias="global", description="Values that a parent chart sets for all its dependencies."
+    )
+    imagePullSecrets: PullSecrets = Field(
+        [], description="Pull secrets of the chart's own pods: names, or mappings with a name."
+    )
+    commonLabels: Labels = Field(
+        {}, description="Labels of all objects except pods. Use podLabels for those.", examples=[{"team": "platform"}]
+    )
     images: Images = Field(default_factory=Images, description="The images of all pods, all of them stock images.")
     upstreamSettings: dict[str, UpstreamSettings] = Field(
         {},
-        description="Settings for single caches that a RegistryConfig does not have, by the upstream of the cache.",
+        description="Settings for single caches that a RegistryConfig does not have, by upstream: caConfigMapName or "
+        "caSecretName, proxySecretName, clusterIP, and resources, nodeSelector, tolerations, affinity or "
+        "priorityClassName instead of those in cachePods.",
         examples=[{"registry.example.com": {"caConfigMapName": "registry-ca"}}],
     )
     cachePods: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")
     nodeProgram: NodeProgram = Field(
-        default_factory=NodeProgram, description="The program on each node, which points containerd to the caches."
+        default_factory=NodeProgram,
+        description="The program on each node, which points containerd to the caches. Values without a comment are "
+        "as in cachePods.",
     )
     monitoring: Monitoring = Field(default_factory=Monitoring, description="Objects for Prometheus and Grafana.")
     helmTest: HelmTest = Field(default_factory=HelmTest, description="What `helm test` does.")
+    extraObjects: list[Annotated[Passthrough | str, Field(title="a mapping or text")]] = Field(
+        [],
+        description="More objects to install, such as the Secrets of the caches from an external store: mappings or "
+        "text, in which Helm's template syntax works.",
+        examples=[[{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-note"}}]],
+    )
