@@ -1,6 +1,6 @@
 """Checksums of the code that the pods run. They are annotations of the pods, so a change of the code restarts them.
 
-Comments, docstrings and empty lines do not count, so that a corrected comment restarts no cache.
+Comments, docstrings and empty lines do not count, so a corrected comment restarts no cache.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADER = "# Made by `make generate`: what changes here restarts the pods.\n"
 
 
 def checksums_text(files: Path) -> str:
-    """The checksum of each folder of code in chart/files, as chart/templates/_programs.tpl reads it."""
+    """Return the checksum of each directory of code in chart/files, as chart/templates/_programs.tpl reads it."""
     folders = [folder for pattern in FOLDERS for folder in sorted(files.glob(pattern)) if folder.is_dir()]
     return HEADER + yaml.safe_dump({str(folder.relative_to(files)): _checksum(folder) for folder in folders})
 
@@ -37,7 +37,7 @@ def _checksum(folder: Path) -> str:
 
 
 def code_of(source: str) -> str:
-    """Python without comments, docstrings and empty lines."""
+    """Return Python code without comments, docstrings and empty lines."""
     lines = source.encode().splitlines()
     for (first_line, first), (last_line, last) in sorted([*_docstrings(source), *_comments(source)], reverse=True):
         rest = lines[last_line - 1][last:]
@@ -46,7 +46,7 @@ def code_of(source: str) -> str:
 
 
 def without_comment_lines(text: str) -> str:
-    """A configuration file without the lines that are comments or empty."""
+    """Return a configuration file without comment lines and empty lines."""
     return "".join(line for line in text.splitlines(keepends=True) if line.strip() and line.lstrip()[0] != "#")
 
 

@@ -1,4 +1,4 @@
-"""What one side of an upgrade says of each cache, of the nodes and of the rest, by the paths of the values."""
+"""The values of one side of an upgrade, as the chart uses them, by their paths."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Configuration:
 
     @property
     def location(self) -> tuple[str, str]:
-        """What decides the namespace and the names of all objects."""
+        """The namespace and the prefix of all objects."""
         return self.values.namespaceOverride, self.prefix
 
     @cached_property
@@ -88,7 +88,7 @@ class Configuration:
         return self._select("nodeProgram", self.values.nodeProgram, "images.python.", "imagePullSecrets")
 
     def known_to_nodes(self) -> set[tuple[str, str, str]]:
-        """Return what the nodes know of the caches."""
+        """Return the upstream, URL and Service of each cache, which the node program is configured with."""
         return {
             (cache.upstream, cache.remote_url, names.service_names(self.prefix, cache)[0])
             for cache in self.values.caches

@@ -1,4 +1,4 @@
-"""Converts any document that contains a RegistryConfig into one of v1alpha3, and notes what became of the rest."""
+"""Converts any document that contains a RegistryConfig into one of v1alpha3, with notes about the differences."""
 
 from __future__ import annotations
 

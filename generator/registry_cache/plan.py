@@ -31,7 +31,7 @@ WITHOUT_RESTART = (
 WITHOUT_RESTART_OF_NODES = ("nodeProgram.updateStrategy", "nodeProgram.revisionHistoryLimit")
 # A single replica has none of these.
 OF_TWO_REPLICAS = ("cachePods.podDisruptionBudget", "cachePods.topologySpreadConstraints")
-# What no pull depends on, by the values that decide it; a switch says whether there is any of it.
+# Objects that no pull depends on: their name in the plan, the values that decide them, and the value that enables them.
 PARTS = (
     ("dashboard", "monitoring.dashboard", "monitoring.dashboard.enabled"),
     ("monitoring", "monitoring.podMonitor", "monitoring.podMonitor.enabled"),
@@ -58,7 +58,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one cache (`upstream`), or to the nodes or another part of the chart (`part`)."""
+    """A change to one cache (`upstream`), or to the nodes or another part of the chart (`part`)."""
 
     part: str
     upstream: str | None
@@ -198,7 +198,7 @@ def _plan_removal(upstream: str, before: Configuration) -> Change:
 
 
 def _plan_nodes(before: Configuration, after: Configuration) -> list[Change]:
-    """Return what happens to the program on the nodes, which knows where each cache is, and its own settings."""
+    """Return the change to the node program, which knows its own settings and the address of each cache."""
     enabled = [one.values.nodeProgram.enabled for one in (before, after)]
     if enabled == [False, False]:
         return []
@@ -218,7 +218,7 @@ def _plan_nodes(before: Configuration, after: Configuration) -> list[Change]:
 
 
 def _plan_rest(before: Configuration, after: Configuration) -> list[Change]:
-    """Return what happens to objects that no pull depends on."""
+    """Return the changes to objects that no pull depends on."""
     found: dict[str, tuple[Difference, ...]] = {}
     consequences: dict[str, tuple[str, ...]] = {}
     for part, path, switch in PARTS:

@@ -1,4 +1,4 @@
-"""What a problem of a document is, and how it is written."""
+"""Problems of documents, and their text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem at a path of a document: the reason, as the chart has it too, and perhaps what was meant."""
+    """A problem at a path of a document: the reason, which the chart gives too, and perhaps a suggestion."""
 
     path: Key
     reason: str

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+# Where Artifact Hub and `helm show readme` find the documents.
+BLOB = "https://github.com/registry-cache/registry-cache/blob/main"
 MADE_BY = "# Made by `make generate` from generator/registry_cache/model; change it there.\n"
 VALUES_HEADER = """Made by `make generate` from generator/registry_cache/model; change it there.
 Your own file needs only `caches`: a RegistryConfig document is a valid values file."""
@@ -27,12 +29,14 @@ Your own file needs only `caches`: a RegistryConfig document is a valid values f
 
 def generated() -> dict[str, str]:
     """Return the content of each generated file by its path in the repository."""
+    rows = list(reference_rows())
     defaults = Cache(upstream=DOCKER_HUB).model_dump(exclude={"upstream"}, exclude_none=True)
     return {
         "values.schema.json": schema_text(values_schema()),
         "chart/values.schema.json": schema_text(chart_schema()),
         "chart/values.yaml": values_text(VALUES_HEADER),
-        "chart/README.md": render("chart-reference.md.j2", rows=list(reference_rows())),
+        "chart/README.md": render("chart-readme.md.j2", rows=rows, blob=BLOB, docs=f"{BLOB}/docs"),
+        "docs/reference/values.md": render("values-reference.md.j2", rows=rows),
         "chart/files/cache-defaults.yaml": MADE_BY + dump(defaults),
         "chart/files/renamed-values.yaml": MADE_BY + dump(RENAMED_VALUES),
         "chart/files/checksums.yaml": checksums_text(REPOSITORY / "chart" / "files"),
@@ -42,11 +46,11 @@ def generated() -> dict[str, str]:
 
 
 def reference_rows() -> Iterator[tuple[str, str, str]]:
-    """Yield path, default and description of every value."""
+    """Yield path, default and description of every value, for Markdown."""
     for path, part in every_value(model_schema()):
         if "properties" not in part:
             default = f"`{json.dumps(part['default'], ensure_ascii=False)}`" if "default" in part else ""
-            yield path, default, part["description"]
+            yield path, default, part["description"].replace("<", "&lt;")
 
 
 def every_value(schema: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""What the schema's errors mean for a person: the reason, and what was most likely meant."""
+"""Explains the errors of the schema: the reason, and a suggestion."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _explain_unknown_keys(path: tuple[str | int, ...], value: Any, schema: Any) 
     for name in value:
         if name in schema.get("properties", {}) or any(re.search(pattern, name) for pattern in patterns):
             continue
-        if not all(one.isalpha() for one in known):  # what is known is a pattern
+        if not all(one.isalpha() for one in known):  # a pattern of keys
             yield Finding((*path, name), f"is not {KEY_TITLE}")
             continue
         nearest = difflib.get_close_matches(str(name), known, n=1)

@@ -64,7 +64,7 @@ def secrets(shoot: Document) -> dict[str, str]:
 
 
 def notes(shoot: Document) -> Iterator[str]:
-    """Yield what a Shoot has and the chart has not."""
+    """Yield notes about parts of a Shoot that have no counterpart in the chart."""
     for _, extension in extensions(shoot.content):
         if extension.get("disabled") is True:
             yield "the Shoot disables the extension; a chart cannot be disabled: do not install it"

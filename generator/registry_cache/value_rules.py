@@ -1,6 +1,6 @@
 """The rules that the schema cannot express, with the reasons that the chart gives too (chart/templates/_validate*.tpl).
 
-They are applied to what is valid of a document, so that they find problems beside those of the schema.
+They work on the valid parts of a document, so that they find problems besides those of the schema.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def find_problems(values: object) -> Iterator[Finding]:
 
 
 def find_gardener_problems(values: object) -> Iterator[Finding]:
-    """Yield what only Gardener refuses: a suffix that makes the name of another cache's Service there."""
+    """Yield the problems that only Gardener has: a suffix that makes the name of another cache's Service there."""
     entries = Content(values).entries
     for entry in entries:
         name = names.gardener_service_name(entry.cache)
@@ -192,7 +192,7 @@ def _image_problems(content: Content) -> Iterator[Finding]:
 
 
 def _valid_part(written: object) -> Cache | None:
-    """Return what is valid of an entry of `caches`, or None if its upstream is not."""
+    """Return the valid parts of an entry of `caches`, or None if its upstream is not valid."""
     if not isinstance(written, dict):
         return None
     valid = {key: value for key, value in written.items() if value is not None}

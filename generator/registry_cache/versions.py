@@ -15,7 +15,7 @@ from registry_cache.model.scalars import Quantity, Subdomain, Upstream
 
 API = "registry.extensions.gardener.cloud"
 V1ALPHA1, V1ALPHA2, NEWEST = f"{API}/v1alpha1", f"{API}/v1alpha2", f"{API}/v1alpha3"
-# What enabled and disabled garbage collection meant.
+# The ttl that enabled and disabled garbage collection stand for.
 TTL = {True: "168h", False: "0s"}
 
 

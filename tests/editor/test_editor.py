@@ -148,6 +148,14 @@ def test_fields_and_their_values_are_offered(editor: Editor) -> None:
     assert policies == ["Always", "IfNotPresent", "Never"]
 
 
+def test_old_name_of_a_value_is_underlined_and_not_offered(editor: Editor) -> None:
+    (problem,) = editor.problems(f"{MODELINE}caches:\n  - upstream: docker.io\nnode:\n  enabled: true\n")
+    assert problem == (3, "renamed to nodeProgram")
+    offers = editor.offers(f"{MODELINE}caches:\n  - upstream: docker.io\n{CURSOR}")
+    assert "nodeProgram" in offers
+    assert not {"cache", "node", "test", "upstreams"} & set(offers)
+
+
 def test_field_under_the_cursor_is_explained(editor: Editor) -> None:
     text = editor.hover(f"{MODELINE}caches:\n  - garbageCollection:\n      tt{CURSOR}l: 168h\n")
     assert "How long content is kept after its last use, as a Go duration." in text

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from gate import status
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from machine import tools
@@ -634,6 +635,16 @@ def test_values_that_templates_use_are_declared() -> None:
         for part in path.split("."):
             assert part in found, path
             found = found[part]
+
+
+def test_ports_of_the_programs_are_those_of_the_chart() -> None:
+    """The chart has them in the record of a cache; nginx and the gate have them in their own code."""
+    objects = render(THREE)
+    (service, *_) = by_kind(objects, "Service")
+    ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+    (shared,) = [one["data"] for one in by_kind(objects, "ConfigMap") if "nginx.conf" in one["data"]]
+    assert f"listen {ports['registry-cache']} " in shared["nginx.conf"]
+    assert ports["debug"] == status.PORT
 
 
 def test_package_is_the_same_bytes_each_time(tmp_path: Path) -> None:

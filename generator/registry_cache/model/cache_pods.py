@@ -70,7 +70,7 @@ class UpstreamResources(Model):
 
 
 class UpstreamSettings(Model):
-    """What the chart can set for one cache besides the fields of a RegistryConfig."""
+    """Settings for one cache besides the fields of a RegistryConfig."""
 
     caConfigMapName: Subdomain | None = Field(
         None,

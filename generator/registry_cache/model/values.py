@@ -50,7 +50,7 @@ class Global(BaseModel):
 
 
 class HelmTest(Model):
-    """What `helm test` does."""
+    """Settings of `helm test`."""
 
     images: Strings = Field(
         {},
@@ -100,11 +100,11 @@ class Values(Model):
     cachePods: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")
     nodeProgram: NodeProgram = Field(
         default_factory=NodeProgram,
-        description="The program on each node, which points containerd to the caches. Values without a comment are "
-        "as in cachePods.",
+        description="The program on each node, which points containerd to the caches. Values without a comment are as "
+        "in cachePods.",
     )
     monitoring: Monitoring = Field(default_factory=Monitoring, description="Objects for Prometheus and Grafana.")
-    helmTest: HelmTest = Field(default_factory=HelmTest, description="What `helm test` does.")
+    helmTest: HelmTest = Field(default_factory=HelmTest, description="Settings of `helm test`.")
     extraObjects: list[Annotated[Passthrough | str, Field(title="a mapping or text")]] = Field(
         [],
         description="More objects to install, such as the Secrets of the caches from an external store: mappings or "
