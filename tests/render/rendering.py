@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
 import yaml
 from machine import tools
 from machine.paths import CHART
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 
 KUBERNETES = "1.37"
 SCENARIOS = sorted((CHART / "ci").glob("*-values.yaml"))
+THREE = CHART / "ci" / "three-upstreams-values.yaml"
+PRIVATE = CHART / "ci" / "private-values.yaml"
+AWKWARD = CHART / "ci" / "awkward-names-values.yaml"
+EVERYTHING = CHART / "ci" / "everything-values.yaml"
+
+scenarios = pytest.mark.parametrize("values", SCENARIOS, ids=lambda path: path.name.removesuffix("-values.yaml"))
 
 Object = dict[str, Any]
 
@@ -102,4 +110,34 @@ def pod_specs(objects: list[Object]) -> list[tuple[str, Object]]:
     found = [(one["metadata"]["name"], one["spec"]) for one in by_kind(objects, "Pod")]
     for kind in ("StatefulSet", "DaemonSet"):
         found += [(one["metadata"]["name"], one["spec"]["template"]["spec"]) for one in by_kind(objects, kind)]
+    return found
+
+
+def written(folder: Path, document: object) -> Path:
+    """A values file."""
+    path = folder / f"{abs(hash(json.dumps(document)))}.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def configurations(values: Path) -> dict[str, Any]:
+    """What each cache is told, by its upstream."""
+    return configurations_of(render(values))
+
+
+def configurations_of(objects: list[Any]) -> dict[str, Any]:
+    return {
+        found["metadata"]["labels"]["upstream-host"]: json.loads(found["data"]["cache.json"])
+        for found in by_kind(objects, "ConfigMap")
+        if "cache.json" in found["data"]
+    }
+
+
+def node_configuration(objects: list[Any]) -> Any:
+    (found,) = [one for one in by_kind(objects, "ConfigMap") if "node.json" in one["data"]]
+    return json.loads(found["data"]["node.json"])
+
+
+def container_of(workload: Any, name: str) -> Any:
+    (found,) = [one for one in workload["spec"]["template"]["spec"]["containers"] if one["name"] == name]
     return found
