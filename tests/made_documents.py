@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import strategies as st
+from registry_cache.document import parse
+from registry_cache.validation import find_problems
 
 Strategy = st.SearchStrategy[Any]
 LAST = 39  # of a die: about one value in forty is anything
@@ -170,3 +173,24 @@ VALUES = st.fixed_dictionaries(
         "helmTest": mapping(images=st.dictionaries(KNOWN, LABEL, max_size=2)),
     },
 )
+
+
+def problems(document: object) -> list[str]:
+    """The problems of a document, without the lines."""
+    return [f"{problem.path}: {problem.text}" for problem in find_problems(parse(json.dumps(document).encode()))]
+
+
+def caches(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"caches": list(entries)}
+
+
+def one(**fields: object) -> dict[str, Any]:
+    return caches({"upstream": "docker.io", **fields})
+
+
+def nested(path: str, value: object) -> dict[str, Any]:
+    """A document in which a value stands at a path."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value

@@ -68,7 +68,7 @@ def test_values_files_of_the_scenarios_are_found_by_chart_testing_and_not_packag
         assert not [name for name in archive.getnames() if "/ci/" in name]
 
 
-def test_all_wrong_combinations_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     caches: list[dict[str, Any]] = [
         {"upstream": "docker.io", "serviceNameSuffix": "one"},
         {"upstream": "docker.io"},
@@ -94,7 +94,7 @@ def test_all_wrong_combinations_are_told_at_once(tmp_path: Path) -> None:
         pytest.param({"caches": [{"upstream": "docker.io", "size": "1Gi"}]}, id="unknown-field"),
     ],
 )
-def test_wrong_values_render_nothing(tmp_path: Path, document: object) -> None:
+def test_invalid_values_render_nothing(tmp_path: Path, document: object) -> None:
     with pytest.raises(RenderingFailed, match="caches"):
         render_text(written(tmp_path, document))
 

@@ -134,7 +134,7 @@ COMBINATIONS = [
         pytest.param({"a.b:5000": {"caSecretName": "x", "proxySecretName": "x"}, "quay.io": {}}, [], id="good"),
     ],
 )
-def test_settings_of_an_upstream_are_checked_in_the_same_words(
+def test_settings_of_an_upstream_are_refused_with_the_same_reasons(
     settings: dict[str, Any], said: list[str], write: Write
 ) -> None:
     upstreams = ["quay.io", "docker.io", "registry.k8s.io", "a.b:5000"]
@@ -173,7 +173,7 @@ def test_settings_of_an_upstream_are_checked_in_the_same_words(
         pytest.param({"helmTest": {"images": {"docker.io": "x"}}}, [], id="test-of-an-upstream"),
     ],
 )
-def test_images_are_checked_in_the_same_words(more: dict[str, Any], said: list[str], write: Write) -> None:
+def test_images_are_refused_with_the_same_reasons(more: dict[str, Any], said: list[str], write: Write) -> None:
     document = {"caches": [{"upstream": "docker.io"}], **more}
     assert command_problems(document) == said
     assert sorted(chart_problems(write(document))) == said
@@ -194,7 +194,7 @@ def test_images_are_checked_in_the_same_words(more: dict[str, Any], said: list[s
     ],
     ids=str,
 )
-def test_what_pods_and_objects_are_given_is_checked_by_the_schema_of_both(more: dict[str, Any], write: Write) -> None:
+def test_settings_of_pods_are_refused_by_the_schema_of_both(more: dict[str, Any], write: Write) -> None:
     document = {"caches": [{"upstream": "docker.io"}], **more}
     assert len(command_problems(document)) == 1
     assert "don't meet the specifications of the schema" in (refusal(write(document)) or "")
@@ -235,7 +235,7 @@ def chart_problems(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("caches", "said"), COMBINATIONS)
-def test_combination_is_refused_in_the_same_words(caches: list[Any], said: list[str], write: Write) -> None:
+def test_combination_is_refused_with_the_same_reason(caches: list[Any], said: list[str], write: Write) -> None:
     document = {"caches": caches}
     assert command_problems(document) == said
     assert chart_problems(write(document)) == said
@@ -252,7 +252,7 @@ def test_combination_is_refused_in_the_same_words(caches: list[Any], said: list[
         "upstreamSettings",
     ],
 )
-def test_default_that_null_takes_away_is_missed(path: str, write: Write) -> None:
+def test_default_that_null_takes_away_is_refused(path: str, write: Write) -> None:
     document: Any = None
     for part in reversed(path.split(".")):
         document = {part: document}
@@ -262,7 +262,7 @@ def test_default_that_null_takes_away_is_missed(path: str, write: Write) -> None
     assert f"at '{holder}': missing property '{name}'" in (refusal(write(document)) or "")
 
 
-def test_old_names_of_values_are_answered_with_the_new_ones_in_the_same_words(write: Write) -> None:
+def test_old_names_of_values_are_answered_alike_with_the_new_ones(write: Write) -> None:
     document: dict[str, Any] = {"caches": [{"upstream": "docker.io"}]}
     for path in sorted(RENAMED_VALUES, key=len):
         *holders, name = path.split(".")
@@ -275,7 +275,7 @@ def test_old_names_of_values_are_answered_with_the_new_ones_in_the_same_words(wr
 
 
 @pytest.mark.slow
-def test_made_documents_are_taken_or_refused_alike(write: Write) -> None:
+def test_generated_documents_are_accepted_or_refused_alike(write: Write) -> None:
     taken: Counter[bool] = Counter()
 
     # a rendering takes a fifth of a second: a failure is shown as it is found, not made smaller for minutes
