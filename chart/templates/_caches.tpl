@@ -7,7 +7,8 @@ rendering here, so a template that has a record can rely on it. Scope: the root 
 {{- $defaults := .Files.Get "files/cache-defaults.yaml" | fromYaml -}}
 {{- $caches := list -}}
 {{- range $index, $entry := include "registry-cache.cacheEntries" . | fromYamlArray -}}
-{{- $scope := dict "root" $ "index" $index "entry" (mergeOverwrite (deepCopy $defaults) $entry) -}}
+{{- $entry = include "registry-cache.overlay" (dict "base" $defaults "top" $entry) | fromJson -}}
+{{- $scope := dict "root" $ "index" $index "entry" $entry -}}
 {{- $caches = append $caches (include "registry-cache.cache" $scope | fromYaml) -}}
 {{- end -}}
 {{- $problems := include "registry-cache.problems" (dict "root" . "caches" $caches) | fromYamlArray -}}
@@ -36,10 +37,27 @@ chart's entry at the same place. Any other list replaces the chart's. Scope: the
 {{- $entry = index $own $index -}}
 {{- end -}}
 {{- if lt $index (len $given) -}}
-{{- $entry = mergeOverwrite $entry (index $given $index | default dict | deepCopy) -}}
+{{- $top := index $given $index | default dict -}}
+{{- $entry = include "registry-cache.overlay" (dict "base" $entry "top" $top) | fromJson -}}
 {{- end -}}
 {{- $entries = append $entries $entry -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $entries -}}
+{{- end -}}
+
+{{- /*
+registry-cache.overlay: one mapping merged over another, in JSON. Unlike mergeOverwrite, it takes over false, 0 and "" too.
+  {{ include "registry-cache.overlay" (dict "base" $defaults "top" $entry) | fromJson }}
+*/}}
+{{- define "registry-cache.overlay" -}}
+{{- $merged := deepCopy .base -}}
+{{- range $key, $value := .top -}}
+{{- $below := get $merged $key -}}
+{{- if and (kindIs "map" $value) (kindIs "map" $below) -}}
+{{- $value = include "registry-cache.overlay" (dict "base" $below "top" $value) | fromJson -}}
+{{- end -}}
+{{- $_ := set $merged $key $value -}}
+{{- end -}}
+{{- toJson $merged -}}
 {{- end -}}

@@ -161,6 +161,14 @@ def test_one_caches_field_is_set_by_its_place(tmp_path: Path, nothing: Path) -> 
     assert json.loads(room)["ttl"] == "1h"
 
 
+def test_one_caches_field_can_be_set_to_false(tmp_path: Path, nothing: Path) -> None:
+    document = tmp_path / "document.yaml"
+    document.write_text("caches: [{upstream: docker.io, highAvailability: {enabled: true}}]")
+    chart = generated(document, tmp_path, "my-caches")
+    assert len(sizes(render(nothing, chart=chart))) == 2
+    assert len(sizes(render(nothing, "--set", "caches[0].highAvailability.enabled=false", chart=chart))) == 1
+
+
 def test_whole_list_replaces_the_charts_own(tmp_path: Path) -> None:
     chart = generated(EXAMPLE, tmp_path, "my-caches")
     other = tmp_path / "other.yaml"

@@ -308,6 +308,18 @@ def test_claims_have_the_settings_of_the_values(chart: Chart) -> None:
     assert "backup" not in template["metadata"]["labels"], "a StatefulSet's template can never change"
 
 
+def test_helm_test_pulls_the_images_that_the_chart_knows_unless_the_values_say_another(chart: Chart) -> None:
+    def pulled(**images: str) -> dict[str, str]:
+        values = {"helmTest": {"images": {name.replace("_", "."): image for name, image in images.items()}}}
+        (config,) = [one for one in by_kind(chart(**values), "ConfigMap") if "caches.json" in one["data"]]
+        return {one["upstream"]: one["image"] for one in json.loads(config["data"]["caches.json"])}
+
+    known = {"docker.io": "library/busybox:latest", "quay.io": "prometheus/busybox:latest"}
+    assert pulled() == known
+    assert pulled(docker_io="library/alpine:3") == {**known, "docker.io": "library/alpine:3"}
+    assert pulled(docker_io="") == {**known, "docker.io": ""}, "which only asks the cache for an answer"
+
+
 def test_fixed_address_must_be_one(tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     settings = {"docker.io": {"clusterIP": "None"}}

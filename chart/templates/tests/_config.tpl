@@ -3,7 +3,8 @@ registry-cache.testConfig: what `helm test` checks of each cache: that it answer
 it, if one is known. The metrics are those of all replicas. Scope: the root context.
 */}}
 {{- define "registry-cache.testConfig" -}}
-{{- $images := mergeOverwrite (.Files.Get "files/helm-test-images.yaml" | fromYaml) .Values.helmTest.images -}}
+{{- $known := .Files.Get "files/helm-test-images.yaml" | fromYaml -}}
+{{- $images := include "registry-cache.overlay" (dict "base" $known "top" .Values.helmTest.images) | fromJson -}}
 {{- $tests := list -}}
 {{- range $cache := include "registry-cache.caches" . | fromJsonArray -}}
 {{- $hosts := list .endpoint.host -}}
