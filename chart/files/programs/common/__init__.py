@@ -1,1 +1,1 @@
-"""What the programs of both pods share."""
+"""Modules that the programs of the cache pods and of the nodes share; they import no other package of ours."""

@@ -16,13 +16,15 @@ import sys  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
 
+from common.log import describe_oserror, log  # noqa: E402
+
 from node_program import configuration  # noqa: E402
 from node_program.configuration import Configuration  # noqa: E402
 from node_program.containerd_configuration import Finding, NodeFiles, check_registry_directory  # noqa: E402
 from node_program.keeper import Keeper  # noqa: E402
 from node_program.metrics import Metrics, Server  # noqa: E402
 from node_program.registry_directory import RegistryDirectory  # noqa: E402
-from node_program.state import State, log, words  # noqa: E402
+from node_program.state import State  # noqa: E402
 
 LEFT = "left by an earlier run"
 CONTAINERD = "containerd"
@@ -67,7 +69,7 @@ def run(settings: Configuration) -> None:
     try:
         directory.close()
     except OSError as error:
-        log(f"the lock file cannot be withdrawn: {words(error)}")
+        log(f"the lock file cannot be withdrawn: {describe_oserror(error)}")
 
 
 class Containerd:
@@ -99,9 +101,9 @@ def tidy(directory: RegistryDirectory, upstreams: list[str], state: State) -> bo
     try:
         for folder in directory.tidy(upstreams):
             log(f"{folder}: withdrawn, left by an earlier run")
-        problems = [f"{folder}: {words(error)}" for folder, error in directory.stuck.items()]
+        problems = [f"{folder}: {describe_oserror(error)}" for folder, error in directory.stuck.items()]
     except OSError as error:
-        problems = [words(error)]
+        problems = [describe_oserror(error)]
     reason = f"cannot be withdrawn: {'; '.join(problems)}" if problems else None
     if state.set(LEFT, reason) and reason:
         log(f"{LEFT}: {reason}")

@@ -18,6 +18,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from common.log import log
+
 from node_program import configuration
 from node_program.containerd_configuration import (
     HEADER,
@@ -34,7 +36,6 @@ from node_program.containerd_configuration import (
     parse_file,
     parse_release,
 )
-from node_program.state import log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

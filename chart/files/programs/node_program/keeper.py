@@ -9,14 +9,16 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from common.log import describe_oserror, log
+
 from node_program.cache_probe import Address, NoAnswer, probe, url
 from node_program.hosts_toml import CannotMerge, Mirror
 from node_program.registry_directory import InUse, RegistryDirectory
-from node_program.state import State, log, words
 
 if TYPE_CHECKING:
     from node_program.configuration import Cache, Configuration
     from node_program.metrics import Metrics
+    from node_program.state import State
 
 JITTER = 0.1
 # Seconds after a bad answer until the next question, as long as the cache is still in use.
@@ -134,7 +136,7 @@ class Keeper:
             self._leave(str(problem), "other_release")
         except OSError as error:
             # The file may be an older one, with an address that nobody answers at any more; taking it out needs less.
-            self._leave(f"hosts.toml cannot be written: {words(error)}", "not_writable")
+            self._leave(f"hosts.toml cannot be written: {describe_oserror(error)}", "not_writable")
         else:
             self._in_use = True
             self._metrics.active(self._cache.upstream, active=True)
@@ -148,7 +150,7 @@ class Keeper:
         try:
             self._directory.withdraw(self._cache.upstream)
         except OSError as error:
-            reason = f"hosts.toml cannot be withdrawn: {words(error)}"
+            reason = f"hosts.toml cannot be withdrawn: {describe_oserror(error)}"
         if self._in_use:
             self._in_use = False
             self._patience.left(time.monotonic())

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from node_program.state import log, words
+from common.log import describe_oserror, log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +114,7 @@ class Server:
         try:
             server = _Listener(("", self._port), _handler(self._metrics))
         except OSError as error:
-            if self._trouble != (trouble := words(error)):
+            if self._trouble != (trouble := describe_oserror(error)):
                 self._trouble = trouble
                 log(f"no metrics, port {self._port} cannot be listened on: {trouble}")
             return

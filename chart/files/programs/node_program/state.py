@@ -1,10 +1,11 @@
-"""What the readiness probe sees, and the pod's log."""
+"""What the readiness probe sees."""
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import TYPE_CHECKING
+
+from common.log import describe_oserror, log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,19 +44,8 @@ class State:
             temporary.rename(self._folder / wanted)
             (self._folder / other).unlink(missing_ok=True)
         except OSError as error:
-            if self._trouble != (trouble := words(error)):
+            if self._trouble != (trouble := describe_oserror(error)):
                 self._trouble = trouble
                 log(f"the state cannot be written: {trouble}")
             return
         self._written, self._trouble = text, ""
-
-
-def log(line: str) -> None:
-    """A line for the pod's log, whole even where several threads write."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def words(error: OSError) -> str:
-    """What an error of the system means for a person."""
-    return f"{error.strerror or error}: {error.filename}" if error.filename else f"{error.strerror or error}"
