@@ -22,6 +22,8 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from common.files import sync_folder, write_and_sync
+
 from node_program import hosts_toml
 from node_program.hosts_toml import CannotMerge, Mirror
 
@@ -190,12 +192,12 @@ class RegistryDirectory:
             return True
         if wanted == current and stat.S_IMODE((folder / HOSTS).stat().st_mode) == MODE:
             return False
-        _write(folder / self._temporary, wanted)
+        write_and_sync(folder / self._temporary, _encode(wanted), MODE)
         if foreign:
             _keep(folder)
         (folder / self._temporary).rename(folder / HOSTS)
         self._recover(folder)
-        _sync(folder)
+        sync_folder(folder)
         return True
 
     def _take_out(self, folder: Path) -> bool:
@@ -225,7 +227,7 @@ class RegistryDirectory:
             return
         else:
             (folder / HOSTS).unlink()
-        _sync(folder)
+        sync_folder(folder)
 
     def _recover(self, folder: Path) -> None:
         """End what a call that was killed or refused began in a folder."""
@@ -266,17 +268,17 @@ class RegistryDirectory:
         temporary = self._root / self._temporary
         temporary.mkdir()
         temporary.chmod(0o755)
-        _write(temporary / HOSTS, text)
-        _sync(temporary)
+        write_and_sync(temporary / HOSTS, _encode(text), MODE)
+        sync_folder(temporary)
         temporary.rename(folder)
         self._made.add(folder.name)
-        _sync(self._root)
+        sync_folder(self._root)
 
     def _remove(self, folder: Path) -> None:
         """Take a folder of ours away together with its file."""
         temporary = self._root / self._temporary
         folder.rename(temporary)
-        _sync(self._root)
+        sync_folder(self._root)
         self._discard(temporary)
 
     def _discard(self, temporary: Path) -> None:
@@ -328,6 +330,10 @@ def _read(path: Path) -> str | None:
         return None
 
 
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogateescape")
+
+
 def _bytes(path: Path) -> bytes:
     """A file's content, also where its mode forbids it: root without capabilities is bound by it, containerd is not."""
     try:
@@ -343,15 +349,6 @@ def _bytes(path: Path) -> bytes:
             path.chmod(stat.S_IMODE(mode))
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file and have it on the disk before it takes its name."""
-    with path.open("wb") as file:
-        file.write(text.encode("utf-8", errors="surrogateescape"))
-        file.flush()
-        os.fchmod(file.fileno(), MODE)
-        os.fsync(file.fileno())
-
-
 def _keep(folder: Path) -> None:
     """Give a foreign hosts.toml a second name, or another one; the same file, so mode, owner and time are kept too."""
     (folder / ORIGINAL).unlink(missing_ok=True)
@@ -362,13 +359,4 @@ def _keep(folder: Path) -> None:
         # (fs.protected_hardlinks). Then there is no hosts.toml for a moment, and _recover knows by the name that
         # nobody wanted it gone.
         (folder / HOSTS).rename(folder / MOVED)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Have a folder's renames on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)
