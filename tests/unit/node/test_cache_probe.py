@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from node_program import cache_probe
-from node_program.cache_probe import Address, NoAnswer
+from node_program.cache_probe import NoAnswer, ServiceAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,7 +139,7 @@ def test_address_of_version_6_stands_in_brackets() -> None:
 
 @pytest.mark.parametrize("service", ["127.0.0.1", "localhost"])
 def test_number_and_localhost_are_addresses(service: str) -> None:
-    assert Address(service, 5000).current(PATIENCE) == "127.0.0.1"
+    assert ServiceAddress(service, 5000).current(PATIENCE) == "127.0.0.1"
 
 
 class Resolver:
@@ -165,13 +165,13 @@ class Resolver:
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     made = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", made)
-    monkeypatch.setattr(cache_probe, "FRESH", 0.0)
+    monkeypatch.setattr(cache_probe, "FRESH_SECONDS", 0.0)
     yield made
     made.open.set()
 
 
 def test_one_of_several_addresses_is_always_the_same(resolver: Resolver) -> None:
-    address = Address("cache", 5000)
+    address = ServiceAddress("cache", 5000)
     for addresses in (["fd00::1", "10.0.0.2", "10.0.0.1"], ["10.0.0.1", "fd00::1", "10.0.0.2"]):
         resolver.addresses = addresses
         assert address.current(PATIENCE) == "10.0.0.1"
@@ -180,13 +180,13 @@ def test_one_of_several_addresses_is_always_the_same(resolver: Resolver) -> None
 def test_address_that_answers_is_looked_up_seldom_and_one_that_does_not_at_once(
     resolver: Resolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_probe, "FRESH", 600.0)
-    address = Address("cache", 5000)
+    monkeypatch.setattr(cache_probe, "FRESH_SECONDS", 600.0)
+    address = ServiceAddress("cache", 5000)
     for _ in range(5):
         assert address.current(PATIENCE) == "10.0.0.1"
     assert resolver.asked == 1
     resolver.addresses = ["10.0.0.2"]
-    address.unanswered()
+    address.note_failed_probe()
     assert address.current(PATIENCE) == "10.0.0.2"
     now = time.monotonic()
     monkeypatch.setattr(cache_probe.time, "monotonic", lambda: now + 601)
@@ -195,14 +195,14 @@ def test_address_that_answers_is_looked_up_seldom_and_one_that_does_not_at_once(
 
 
 def test_changed_address_is_noticed(resolver: Resolver) -> None:
-    address = Address("cache", 5000)
+    address = ServiceAddress("cache", 5000)
     for number in ("10.0.0.1", "10.0.0.2"):
         resolver.addresses = [number]
         assert address.current(PATIENCE) == number
 
 
 def test_resolver_that_hangs_is_asked_once_and_the_last_address_stays(resolver: Resolver) -> None:
-    address = Address("cache", 5000)
+    address = ServiceAddress("cache", 5000)
     address.current(PATIENCE)
     resolver.open.clear()
     threads = threading.active_count()
@@ -218,7 +218,7 @@ def test_resolver_that_hangs_is_asked_once_and_the_last_address_stays(resolver: 
 def test_resolver_that_never_answered_is_told(resolver: Resolver) -> None:
     resolver.open.clear()
     with pytest.raises(NoAnswer, match="the address of cache is not known yet"):
-        Address("cache", 5000).current(0.02)
+        ServiceAddress("cache", 5000).current(0.02)
 
 
 @pytest.mark.parametrize(
@@ -230,21 +230,21 @@ def test_resolver_that_never_answered_is_told(resolver: Resolver) -> None:
     ],
 )
 def test_resolver_that_fails_takes_no_address_away(resolver: Resolver, error: Exception) -> None:
-    address = Address("cache", 5000)
+    address = ServiceAddress("cache", 5000)
     address.current(PATIENCE)
     resolver.error = error
     assert address.current(PATIENCE) == "10.0.0.1"
 
 
 def test_address_of_a_deleted_service_is_forgotten_once_nobody_answers(resolver: Resolver) -> None:
-    address = Address("cache", 5000)
+    address = ServiceAddress("cache", 5000)
     address.current(PATIENCE)
     resolver.error = socket.gaierror(socket.EAI_AGAIN, "try again")
     address.current(PATIENCE)
-    address.unanswered()
+    address.note_failed_probe()
     assert address.current(PATIENCE) == "10.0.0.1", "the resolver is away: who knows"
     resolver.error = socket.gaierror(socket.EAI_NONAME, "no such name")
     address.current(PATIENCE)
-    address.unanswered()
+    address.note_failed_probe()
     with pytest.raises(NoAnswer, match="cache has no address: no such name"):
         address.current(PATIENCE)

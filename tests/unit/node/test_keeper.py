@@ -205,7 +205,7 @@ def test_resolver_and_cache_that_hang_take_no_longer_than_the_timeout(tmp_path: 
         assert time.monotonic() - begun < 0.8
         released.set()
         assert made._address._lookup is not None
-        made._address._lookup.join(PATIENCE)
+        assert made._address._lookup.wait(PATIENCE)
     assert "no answer in time" in (tmp_path / "state" / "not-ready").read_text()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
 
+from common.name_lookup import NameLookup, describe_lookup_error
+
 LARGEST_ANSWER = 64 * 1024
-# Seconds for which a Service's address that answers is not looked up again.
-FRESH = 600.0
+# How long the address of a Service that answers is used before it is looked up again.
+FRESH_SECONDS = 600.0
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", re.IGNORECASE)
 # distribution's registry/handlers/app.go sends it with each answer; something else that answers 200 is no cache.
 REGISTRY = re.compile(rb"\r\ndocker-distribution-api-version:[ \t]*registry/2\.0[ \t]*(?:\r\n|$)", re.IGNORECASE)
@@ -25,57 +26,58 @@ class NoAnswer(Exception):
         self.kind = kind
 
 
-class Address:
-    """A Service's address: looked up at first, after a bad answer, else seldom; kept when the cluster's DNS is gone.
+class ServiceAddress:
+    """The IP address of a Service, looked up at first, after a failed probe, and else seldom.
 
-    A lookup is several questions to the cluster's DNS, one for each search domain and kind of address, so that one
-    before each question to a cache would be most of what a large cluster's nodes ask.
+    A look-up is several requests to the cluster's DNS, one for each search domain and address family. One before each
+    probe would be most of what the nodes of a large cluster ask DNS for. A known address is kept while DNS is away.
     """
 
     def __init__(self, service: str, port: int) -> None:
-        """Describe where to ask for it; nothing is asked yet."""
+        """Take the name of the Service; nothing is looked up yet."""
         self._service = service
         self._port = port
         self._known: str | None = None
         self._fresh_until = 0.0
         self._problem = f"the address of {service} is not known yet"
-        self._denied = False
-        self._lookup: threading.Thread | None = None
+        self._is_unknown_to_dns = False
+        self._lookup: NameLookup | None = None
 
     def current(self, timeout: float) -> str:
-        """The IP address; the last known one where DNS does not answer within `timeout` seconds.
+        """Return the IP address; the last known one if DNS does not answer within `timeout` seconds.
 
         Raises:
-            NoAnswer: there is none.
+            NoAnswer: No address is known.
         """
+        self._use_ended_lookup()
         if self._known is None or time.monotonic() >= self._fresh_until:
-            # getaddrinfo cannot be given a deadline; a lookup that hangs goes on beside us, and none is added to it.
-            if self._lookup is None or not self._lookup.is_alive():
-                self._lookup = threading.Thread(target=self._look_up, daemon=True)
-                self._lookup.start()
-            self._lookup.join(timeout)
+            self._lookup = self._lookup or NameLookup(self._service, self._port)
+            self._lookup.wait(timeout)
+            self._use_ended_lookup()
         if self._known is None:
             raise NoAnswer(self._problem, "no_address")
         return self._known
 
-    def unanswered(self) -> None:
-        """Look it up again; and forget it where DNS says that the Service is gone, since it may get another's."""
+    def note_failed_probe(self) -> None:
+        """Look the address up again; forget it if DNS says that the Service is gone, since it may get another's."""
         self._fresh_until = 0.0
-        if self._denied:
+        if self._is_unknown_to_dns:
             self._known = None
 
-    def _look_up(self) -> None:
-        try:
-            found = socket.getaddrinfo(self._service, self._port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            self._problem = f"{self._service} has no address: {getattr(error, 'strerror', None) or error}"
-            self._denied = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
+    def _use_ended_lookup(self) -> None:
+        if self._lookup is None or not self._lookup.has_ended:
             return
-        addresses = {str(entry[4][0]) for entry in found}
-        # One of several is as good as another, and the same each time rewrites no file.
+        lookup, self._lookup = self._lookup, None
+        try:
+            addresses = {str(address[0]) for _, address in lookup.addresses()}
+        except (OSError, UnicodeError) as error:
+            self._problem = describe_lookup_error(self._service, error)
+            self._is_unknown_to_dns = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
+            return
+        # Each of several is as good as the others; always the same one leaves hosts.toml as it is.
         self._known = min(addresses, key=lambda address: (":" in address, address))
-        self._denied = False
-        self._fresh_until = time.monotonic() + FRESH
+        self._is_unknown_to_dns = False
+        self._fresh_until = time.monotonic() + FRESH_SECONDS
 
 
 def url(address: str, port: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from common.log import describe_oserror, log
 
-from node_program.cache_probe import Address, NoAnswer, probe, url
+from node_program.cache_probe import NoAnswer, ServiceAddress, probe, url
 from node_program.hosts_toml import CannotMerge, Mirror
 from node_program.registry_directory import InUse, RegistryDirectory
 
@@ -62,7 +62,7 @@ class Keeper:
         self._directory = directory
         self._state = state
         self._metrics = metrics
-        self._address = Address(cache.service, cache.port)
+        self._address = ServiceAddress(cache.service, cache.port)
         self._patience = Patience(settings.patience)
         self._failures = 0
         self._answers_since: float | None = None
@@ -99,7 +99,7 @@ class Keeper:
             probe(address, self._cache.port, deadline - time.monotonic())
         except NoAnswer as problem:
             self._metrics.probed(self._cache.upstream, problem.kind, time.monotonic() - begun)
-            self._address.unanswered()
+            self._address.note_failed_probe()
             self._failures += 1
             self._answers_since = None
             # What an earlier run left behind has no good answers to its credit: one bad one is enough.

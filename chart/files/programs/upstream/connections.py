@@ -14,10 +14,11 @@ import socket
 import ssl
 import threading
 import time
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, cast
+
+from common.name_lookup import NameLookup, describe_lookup_error
 
 from upstream import credentials
 
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from common.name_lookup import Address
+
     from upstream.proxies import Proxies
     from upstream.urls import Origin, Url
 
 AGENT = "registry-cache"
-# Lookups under way at once: there is one for each name, and names come from configuration, token servers and redirects.
-MOST_LOOKUPS = 32
+# The names that may be looked up at once. They come from the configuration, token servers and redirects.
+MAX_LOOKUPS = 32
 # Seconds that an address is given at least where a name has several (Go, net/dial.go, partialDeadline).
 LEAST_FOR_ADDRESS = 2.0
 # A record of TLS is 16 KiB and some.
 TLS_PART = 32 * 1024
-
-Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 class Kind(StrEnum):
@@ -231,54 +232,41 @@ class _Reader(io.RawIOBase):
 
 
 class Lookups:
-    """Asks for the addresses of names, each in a thread that is left behind when it takes too long.
-
-    getaddrinfo cannot be interrupted. Who asks for a name meanwhile waits for the lookup that is under way.
-    """
+    """Looks up host names; all who want the same name at the same time share one look-up."""
 
     def __init__(self) -> None:
-        """Nothing is asked yet."""
+        """Look up nothing yet."""
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[str, int], Future[list[Address]]] = {}
+        self._running: dict[tuple[str, int], NameLookup] = {}
 
-    def addresses(self, host: str, port: int, deadline: float) -> list[Address]:
-        """The addresses, in the order in which they are to be tried; at least one.
+    def find_addresses(self, host: str, port: int, deadline: float) -> list[Address]:
+        """Return the addresses of a host, at least one, in the order in which to try them.
 
         Raises:
-            Unavailable: there are none, or not in time.
+            Unavailable: The host has none, or DNS did not answer in time.
         """
         with suppress(ValueError):
             ip = ipaddress.ip_address(host)
             return [(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, (host, port))]  # noqa: PLR2004 - IPv6
         with self._lock:
-            lookup = self._under_way.get((host, port)) or self._begin(host, port)
-        try:
-            return lookup.result(max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
+            lookup = self._join_or_start(host, port)
+        if not lookup.wait(deadline - time.monotonic()):
             message = f"DNS does not answer in time for {host}"
-        except (OSError, UnicodeError) as error:
-            message = f"{host} has no address: {getattr(error, 'strerror', None) or error}"
-        raise Unavailable(Kind.DNS, message)
-
-    def _begin(self, host: str, port: int) -> Future[list[Address]]:
-        if len(self._under_way) >= MOST_LOOKUPS:
-            message = f"DNS does not answer for {len(self._under_way)} other names, so {host} is not asked for"
             raise Unavailable(Kind.DNS, message)
-        lookup: Future[list[Address]] = Future()
-        threading.Thread(target=self._look_up, args=(host, port, lookup), daemon=True).start()
-        self._under_way[host, port] = lookup
-        return lookup
-
-    def _look_up(self, host: str, port: int, lookup: Future[list[Address]]) -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return lookup.addresses()
         except (OSError, UnicodeError) as error:
-            lookup.set_exception(error)
-        else:
-            lookup.set_result([(entry[0], entry[4]) for entry in found])
-        finally:
-            with self._lock:
-                del self._under_way[host, port]
+            raise Unavailable(Kind.DNS, describe_lookup_error(host, error)) from None
+
+    def _join_or_start(self, host: str, port: int) -> NameLookup:
+        self._running = {key: lookup for key, lookup in self._running.items() if not lookup.has_ended}
+        if (lookup := self._running.get((host, port))) is not None:
+            return lookup
+        if len(self._running) >= MAX_LOOKUPS:
+            message = f"DNS does not answer for {len(self._running)} other names, so {host} is not looked up"
+            raise Unavailable(Kind.DNS, message)
+        lookup = self._running[host, port] = NameLookup(host, port)
+        return lookup
 
 
 class Contexts:
@@ -373,7 +361,7 @@ class Connections:
 
     def _connect(self, origin: Origin, deadline: float) -> Connection:
         connected = min(deadline, time.monotonic() + self._connect_timeout)
-        addresses = self._lookups.addresses(origin.host, origin.port, connected)
+        addresses = self._lookups.find_addresses(origin.host, origin.port, connected)
         with problems(str(origin)):
             transport: Transport = _dial(addresses, connected)
         if origin.scheme == "https":
