@@ -38,7 +38,7 @@ EMPTY_CACHE = Snapshot(
 def known_metrics() -> set[str]:
     """Return all names, those of the parts of a histogram included."""
     nodes = NodeMetrics(["docker.io"])
-    nodes.containerd(reads=True)
+    nodes.set_containerd_reads_directory(reads=True)
     text = CacheMetrics("docker.io").render(EMPTY_CACHE) + nodes.text()
     return set(re.findall(r"^(\w+)(?=[{ ])", text, re.MULTILINE)) | OTHERS
 

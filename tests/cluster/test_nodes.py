@@ -116,9 +116,7 @@ def test_programs_of_two_releases_run_on_the_same_nodes(cluster: Cluster, releas
     with installed(cluster, "second", "--values", values(tmp_path / "second.yaml", "quay.io")) as second:
         assert ready(release) == ready(second) == "2/2"
         (pod, *_) = second.get("pods", "--selector", NODES)["items"]
-        assert "port 9253 cannot be listened on: Address already in use" in second.kubectl(
-            "logs", pod["metadata"]["name"]
-        )
+        assert "cannot listen on port 9253: Address already in use" in second.kubectl("logs", pod["metadata"]["name"])
 
 
 def test_new_version_of_the_program_is_rolled_out_node_by_node(

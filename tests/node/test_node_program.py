@@ -434,7 +434,7 @@ def test_metrics_count_probes_and_withdrawals(machine: Machine) -> None:
 def test_used_port_of_the_metrics_is_reported_and_stops_nothing(machine: Machine) -> None:
     machine.start_program(machine.configure(metrics_port=machine.upstream.port))
     wait_for("ready", (machine.state() / "ready").exists, LIMIT_SECONDS)
-    assert f"no metrics, port {machine.upstream.port} cannot be listened on: Address already in use" in (
+    assert f"metrics are not served: cannot listen on port {machine.upstream.port}: Address already in use" in (
         machine.place.log("program").read_text()
     )
 

@@ -22,7 +22,7 @@ from node_program import configuration  # noqa: E402
 from node_program.configuration import Configuration  # noqa: E402
 from node_program.containerd_configuration import Finding, NodeFiles, check_registry_directory  # noqa: E402
 from node_program.keeper import Keeper  # noqa: E402
-from node_program.metrics import Metrics, Server  # noqa: E402
+from node_program.metrics import Metrics, MetricsServer  # noqa: E402
 from node_program.registry_directory import RegistryDirectory  # noqa: E402
 from node_program.state import State  # noqa: E402
 
@@ -44,7 +44,7 @@ def run(settings: Configuration) -> None:
     state = State(settings.state_directory, upstreams)
     directory = RegistryDirectory(settings.registry_directory, settings.owner)
     metrics = Metrics(upstreams)
-    server = Server(metrics, settings.metrics_port)
+    server = MetricsServer(metrics, settings.metrics_port)
     containerd = Containerd(settings, state, metrics)
     keepers = [Keeper(cache, settings, directory, state, metrics) for cache in settings.caches]
     stop = threading.Event()
@@ -57,7 +57,7 @@ def run(settings: Configuration) -> None:
         if time.monotonic() >= again:
             again = time.monotonic() + SELDOM
             containerd.check()
-            server.ensure()
+            server.ensure_listening()
         tidied = tidied or tidy(directory, upstreams, state)
         received = signal.sigtimedwait(END, settings.interval)
         # A process that was stopped for longer than that and goes on gets an empty answer instead of none.
@@ -90,7 +90,7 @@ class Containerd:
         if finding == self._reported:
             return
         self._reported = finding
-        self._metrics.containerd(finding.reads)
+        self._metrics.set_containerd_reads_directory(finding.reads)
         if finding.problem:
             log(f"{CONTAINERD}: {finding.problem}")
         self._state.set(CONTAINERD, finding.problem if finding.reads is False else None)

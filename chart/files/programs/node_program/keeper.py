@@ -98,7 +98,7 @@ class Keeper:
             address = self._address.current(self._settings.timeout / 2)
             probe(address, self._cache.port, deadline - time.monotonic())
         except NoAnswer as problem:
-            self._metrics.probed(self._cache.upstream, problem.kind, time.monotonic() - begun)
+            self._metrics.count_probe(self._cache.upstream, problem.kind, time.monotonic() - begun)
             self._address.note_failed_probe()
             self._failures += 1
             self._answers_since = None
@@ -108,7 +108,7 @@ class Keeper:
                     self._leave(f"the cache does not answer: {problem}", problem.kind)
             return
         now = time.monotonic()
-        self._metrics.probed(self._cache.upstream, "ok", now - begun)
+        self._metrics.count_probe(self._cache.upstream, "ok", now - begun)
         self._failures = 0
         self._answers_since = self._answers_since or now
         asked_for = self._patience.asked_for(now)
@@ -139,7 +139,7 @@ class Keeper:
             self._leave(f"hosts.toml cannot be written: {describe_oserror(error)}", "not_writable")
         else:
             self._in_use = True
-            self._metrics.active(self._cache.upstream, active=True)
+            self._metrics.set_active(self._cache.upstream, active=True)
             self._report(f"in use at {address}", None)
 
     def _wait(self, reason: str) -> None:
@@ -154,8 +154,8 @@ class Keeper:
         if self._in_use:
             self._in_use = False
             self._patience.left(time.monotonic())
-            self._metrics.withdrawn(self._cache.upstream, kind)
-        self._metrics.active(self._cache.upstream, active=False)
+            self._metrics.count_withdrawal(self._cache.upstream, kind)
+        self._metrics.set_active(self._cache.upstream, active=False)
         self._report(f"not used: {reason}", reason)
 
     def _report(self, line: str, reason: str | None) -> None:
