@@ -475,8 +475,8 @@ def test_wrong_configuration_is_refused_with_all_problems(machine: Machine) -> N
         timeout=LIMIT_SECONDS,
     )
     assert done.returncode == 2
-    assert "owner: is 'x', not a namespace and a name" in done.stderr
-    assert "probe.interval: is '5 seconds', not a duration such as 5s or 500ms" in done.stderr
+    assert "owner: must be a namespace and a name such as kube-system/registry-cache, but is 'x'" in done.stderr
+    assert "probe.interval: must be a duration such as 5s or 500ms, but is '5 seconds'" in done.stderr
     assert machine.files() == {}
 
 

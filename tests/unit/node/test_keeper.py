@@ -12,7 +12,7 @@ import pytest
 from node_program import __main__ as main
 from node_program import keeper
 from node_program.cache_probe import NoAnswer
-from node_program.configuration import Cache, Configuration, Containerd
+from node_program.configuration import Cache, Configuration, Containerd, Probe
 from node_program.hosts_toml import Mirror
 from node_program.keeper import Keeper, Patience
 from node_program.metrics import Metrics
@@ -30,10 +30,7 @@ def settings_for(certs: Path, state: Path, cache: Cache) -> Configuration:
         registry_directory=certs,
         state_directory=state,
         dial_timeout="500ms",
-        interval=5.0,
-        timeout=1.0,
-        failure_threshold=2,
-        patience=0.0,
+        probe=Probe(interval=5.0, timeout=1.0, failure_threshold=2, max_backoff=0.0),
         metrics_port=0,
         containerd=Containerd("/none", str(certs), "", {}),
         configure=None,
@@ -62,7 +59,7 @@ class Bench:
 
     def probe(self, address: str, port: int, timeout: float) -> None:
         assert (address, port) == ("127.0.0.1", 5000)
-        assert 0 < timeout <= self.settings.timeout
+        assert 0 < timeout <= self.settings.probe.timeout
         if self.problem:
             raise self.problem
 
@@ -188,7 +185,8 @@ def test_resolver_and_cache_that_hang_take_no_longer_than_the_timeout(tmp_path: 
     certs.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as patch:
         cache = CACHE._replace(service="cache", port=silent.getsockname()[1])
-        settings = settings_for(certs, tmp_path / "state", cache)._replace(timeout=0.4, failure_threshold=1)
+        probe = Probe(interval=5.0, timeout=0.4, failure_threshold=1, max_backoff=0.0)
+        settings = settings_for(certs, tmp_path / "state", cache)._replace(probe=probe)
         state = State(tmp_path / "state", ["docker.io"])
         made = Keeper(cache, settings, RegistryDirectory(certs, "a/b"), state, Metrics(["docker.io"]))
         made._address._known = "127.0.0.1"
@@ -223,7 +221,7 @@ def test_error_that_nobody_thought_of_leaves_the_cache_and_the_thread_lives(
         raise RuntimeError(message)
 
     monkeypatch.setattr(keeper, "probe", surprise)
-    bench.keeper._settings = bench.settings._replace(interval=0.01)
+    bench.keeper._settings = bench.settings._replace(probe=bench.settings.probe._replace(interval=0.01))
     thread = threading.Thread(target=bench.keeper.run, args=(stop,))
     thread.start()
     assert asked.wait(PATIENCE)
@@ -328,7 +326,8 @@ def test_cache_that_flaps_is_used_again_once_it_has_answered_long_enough(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(keeper.time, "monotonic", lambda: now)
-    bench.settings = bench.settings._replace(patience=300.0, failure_threshold=1)
+    probe = bench.settings.probe._replace(max_backoff=300.0, failure_threshold=1)
+    bench.settings = bench.settings._replace(probe=probe)
     bench.restarted()
     for _ in range(2):
         assert bench.round()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from common.durations import duration_seconds
+from common.config_reader import read_config, require, to_path, to_seconds, to_text, to_texts, to_whole_number
 from upstream.client import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.config_reader import Fields
 
 
 class Configuration(NamedTuple):
@@ -36,46 +39,55 @@ def read_configuration(folder: Path) -> Configuration:
     """Read cache.json.
 
     Raises:
-        OSError, ValueError, KeyError: The file cannot be read, or it is not as the chart writes it.
+        InvalidConfiguration: The file cannot be read, or something in it is missing or cannot be used.
     """
-    content = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
-    return Configuration(
-        upstream=content["upstream"],
-        settings=Settings(
-            remote_url=content["remoteURL"],
-            credentials=_path(content["credentials"]),
-            http_proxy=content["httpProxy"],
-            https_proxy=content["httpsProxy"],
-            no_proxy=tuple(content["noProxy"]),
-            proxy_credentials=_path(content["proxyCredentials"]),
-            ca_file=_path(content["caFile"]),
-            credentials_source=content["credentialsSource"],
-            ca_source=content["caSource"],
-        ),
-        tag_check_interval_seconds=_seconds(content["tagCheckInterval"]),
-        replicas=tuple(content["replicas"]),
-    )
+    return read_config(folder / "cache.json", _to_configuration)
 
 
 def read_limits(folder: Path) -> Limits:
     """Read room.json, which the kubelet updates after an upgrade of the release.
 
     Raises:
-        OSError, ValueError, KeyError: The file cannot be read, or it is not as the chart writes it.
+        InvalidConfiguration: As for `read_configuration`.
     """
-    content = json.loads((folder / "room.json").read_text(encoding="utf-8"))
-    return Limits(
-        capacity_bytes=content["capacity"],
-        high_water=content["highWaterMarkPercent"] / 100,
-        ttl_seconds=_seconds(content["ttl"]),
-        version=content["version"],
+    return read_config(folder / "room.json", _to_limits)
+
+
+def _to_configuration(fields: Fields) -> Configuration:
+    return Configuration(
+        upstream=fields.take("upstream", to_text),
+        settings=Settings(
+            remote_url=fields.take("remoteURL", to_text),
+            credentials=fields.take("credentials", _to_path_or_none),
+            http_proxy=fields.take("httpProxy", _to_any_text),
+            https_proxy=fields.take("httpsProxy", _to_any_text),
+            no_proxy=fields.take("noProxy", to_texts),
+            proxy_credentials=fields.take("proxyCredentials", _to_path_or_none),
+            ca_file=fields.take("caFile", _to_path_or_none),
+            credentials_source=fields.take("credentialsSource", _to_any_text),
+            ca_source=fields.take("caSource", _to_any_text),
+        ),
+        tag_check_interval_seconds=fields.take("tagCheckInterval", to_seconds),
+        replicas=fields.take("replicas", to_texts),
     )
 
 
-def _seconds(text: str) -> float:
-    """Return the seconds of a duration; the schema accepts a minus sign before zero alone."""
-    return duration_seconds(text.removeprefix("-"))
+def _to_limits(fields: Fields) -> Limits:
+    return Limits(
+        capacity_bytes=fields.take("capacity", to_whole_number(0, "a number of bytes")),
+        high_water=fields.take("highWaterMarkPercent", _to_share),
+        ttl_seconds=fields.take("ttl", to_seconds),
+        version=fields.take("version", to_text),
+    )
 
 
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
+def _to_any_text(value: object) -> str:
+    return require(value, str, "a string")
+
+
+def _to_path_or_none(value: object) -> Path | None:
+    return None if value == "" else to_path(value)
+
+
+def _to_share(value: object) -> float:
+    return to_whole_number(1, "a whole number of percent from 1 to 100", 100)(value) / 100

@@ -59,7 +59,7 @@ def run(settings: Configuration) -> None:
             containerd.check()
             server.ensure_listening()
         tidied = tidied or tidy(directory, upstreams, state)
-        received = signal.sigtimedwait(END, settings.interval)
+        received = signal.sigtimedwait(END, settings.probe.interval)
         # A process that was stopped for longer than that and goes on gets an empty answer instead of none.
         if received is not None and received.si_signo in END:
             break

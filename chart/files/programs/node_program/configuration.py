@@ -1,32 +1,39 @@
-"""The node program's configuration, written by the chart."""
+"""The configuration of the node program, which the chart writes."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from common.durations import duration_seconds
+from common.config_reader import (
+    HIGHEST_PORT,
+    InvalidConfiguration,
+    read_config,
+    require,
+    to_matching_text,
+    to_path,
+    to_port,
+    to_positive_seconds,
+    to_seconds,
+    to_text,
+    to_texts,
+    to_whole_number,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from common.config_reader import Fields
 
-# It names a folder: nothing that leads out of the registry folder, and not `_default`.
-UPSTREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?")
-OWNER = re.compile(r"[A-Za-z0-9.-]+/[A-Za-z0-9.-]+")
-VERSION = re.compile(r"(v?[0-9]+\.[0-9]+.*)?")
-LARGEST_PORT = 65535
-
-
-class Invalid(Exception):
-    """The configuration cannot be used; the message has every problem, a line each."""
+# It becomes the name of a folder: it must not lead out of the registry directory, and must not be `_default`.
+_UPSTREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?")
+_OWNER = re.compile(r"[A-Za-z0-9.-]+/[A-Za-z0-9.-]+")
+_VERSION = re.compile(r"(v?[0-9]+\.[0-9]+.*)?")
 
 
 class Cache(NamedTuple):
-    """One upstream, and where its cache is: `service` is a name in the cluster's DNS."""
+    """The cache of an upstream, by the DNS name of its Service; `server` is the URL of the upstream itself."""
 
     upstream: str
     server: str
@@ -34,10 +41,19 @@ class Cache(NamedTuple):
     port: int
 
 
-class Containerd(NamedTuple):
-    """Where containerd's files are: paths of the node, and in `mounts` which of its folders are where in the pod.
+class Probe(NamedTuple):
+    """How to probe caches, with times in seconds; `max_backoff` is for keeper.Backoff."""
 
-    `version` is such as 2.2.1, or empty where it is not said.
+    interval: float
+    timeout: float
+    failure_threshold: int
+    max_backoff: float
+
+
+class Containerd(NamedTuple):
+    """Where the files of containerd are: paths on the node; `mounts` maps folders of the node to folders in the pod.
+
+    `version` is for example 2.2.1, or empty if the values do not say it.
     """
 
     configuration: str
@@ -56,29 +72,26 @@ class Configure(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """All of it; times in seconds, `dial_timeout` as it goes into hosts.toml, `metrics_port` 0 for none."""
+    """The whole configuration; `owner` is the release's namespace/name, and a `metrics_port` of 0 serves no metrics."""
 
     owner: str
     registry_directory: Path
     state_directory: Path
     dial_timeout: str
-    interval: float
-    timeout: float
-    failure_threshold: int
-    patience: float
+    probe: Probe
     metrics_port: int
     containerd: Containerd
     configure: Configure | None
     caches: tuple[Cache, ...]
 
 
-def from_arguments(arguments: list[str], about: str | None) -> Configuration:
-    """What the file says that `--config` names; where it cannot be used, the program ends with exit code 2."""
-    parser = argparse.ArgumentParser(description=about)
+def from_arguments(arguments: list[str], description: str | None) -> Configuration:
+    """Return the configuration in the file that `--config` names; end the program with exit code 2 if it is invalid."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, required=True)
     try:
         return read(parser.parse_args(arguments).config)
-    except Invalid as problem:
+    except InvalidConfiguration as problem:
         print(problem, file=sys.stderr)
         raise SystemExit(2) from problem
 
@@ -87,138 +100,81 @@ def read(path: Path) -> Configuration:
     """Read the file.
 
     Raises:
-        Invalid: it cannot be read, or something in it is missing or cannot be used.
+        InvalidConfiguration: The file cannot be read, or something in it is missing or cannot be used.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"{path}: {error}"
-        raise Invalid(message) from error
-    problems: list[str] = []
+    return read_config(path, _read_configuration)
 
-    def take(source: Any, where: str, key: str, kind: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - as `kind` says
-        value = source.get(key) if isinstance(source, dict) else None
-        try:
-            return kind(value)
-        except ValueError as error:
-            said = "is missing" if value is None else f"is {value!r}"
-            problems.append(f"{path}: {where}{key}: {said}, {error}")
-            return None
 
-    probe = take(content, "", "probe", _object)
-    containerd = take(content, "", "containerd", _object)
-    configure = content.get("configure") if isinstance(content, dict) else None
-    entries = take(content, "", "caches", _list) or []
-    made = Configuration(
-        owner=take(content, "", "owner", _owner),
-        registry_directory=take(content, "", "registryDirectory", _path),
-        state_directory=take(content, "", "stateDirectory", _path),
-        dial_timeout=take(content, "", "dialTimeout", _duration),
-        interval=take(probe, "probe.", "interval", _seconds),
-        timeout=take(probe, "probe.", "timeout", _seconds),
-        failure_threshold=take(probe, "probe.", "failureThreshold", _count),
-        patience=take(probe, "probe.", "maxBackoff", _seconds_or_none),
-        metrics_port=take(content, "", "metricsPort", _port_or_none),
-        containerd=Containerd(
-            configuration=take(containerd, "containerd.", "configuration", _text),
-            registry_directory=take(containerd, "containerd.", "registryDirectory", _text),
-            version=take(containerd, "containerd.", "version", _version),
-            mounts=take(containerd, "containerd.", "mounts", _mounts),
-        ),
-        configure=None
-        if configure is None
-        else Configure(
-            on_host=take(configure, "configure.", "onHost", _texts),
-            containerd_binary=take(configure, "configure.", "containerdBinary", _text),
-            restart_command=take(configure, "configure.", "restartCommand", _texts),
-            ready_command=take(configure, "configure.", "readyCommand", _texts),
-        ),
-        caches=tuple(
-            Cache(
-                upstream=take(entry, f"caches[{index}].", "upstream", _upstream),
-                server=take(entry, f"caches[{index}].", "server", _text),
-                service=take(entry, f"caches[{index}].", "service", _text),
-                port=take(entry, f"caches[{index}].", "port", _port),
-            )
-            for index, entry in enumerate(entries)
-        ),
+def _read_configuration(fields: Fields) -> Configuration:
+    configuration = Configuration(
+        owner=fields.take("owner", _to_owner),
+        registry_directory=fields.take("registryDirectory", to_path),
+        state_directory=fields.take("stateDirectory", to_path),
+        dial_timeout=fields.take("dialTimeout", _to_duration),
+        probe=fields.take_object("probe", _read_probe),
+        metrics_port=fields.take("metricsPort", _to_port_or_0),
+        containerd=fields.take_object("containerd", _read_containerd),
+        configure=fields.take_object("configure", _read_configure) if fields.has("configure") else None,
+        caches=fields.take_objects("caches", _read_cache),
     )
-    upstreams = [cache.upstream for cache in made.caches if cache.upstream is not None]
-    problems += [
-        f"{path}: caches: {name} is there twice" for name in sorted(set(upstreams)) if upstreams.count(name) > 1
-    ]
-    if problems:
-        raise Invalid("\n".join(problems))
-    return made
+    upstreams = [cache.upstream for cache in configuration.caches if cache.upstream is not None]
+    for upstream in sorted(set(upstreams)):
+        if upstreams.count(upstream) > 1:
+            fields.report("caches", f"must have one entry for each upstream, but has more for {upstream}")
+    return configuration
 
 
-def _checked(value: Any, kind: type, good: Callable[[Any], object], wanted: str) -> Any:  # noqa: ANN401 - of the kind
-    if not isinstance(value, kind) or isinstance(value, bool) or not good(value):
-        message = f"not {wanted}"
-        raise ValueError(message)
-    return value
+def _read_probe(fields: Fields) -> Probe:
+    return Probe(
+        interval=fields.take("interval", to_positive_seconds),
+        timeout=fields.take("timeout", to_positive_seconds),
+        failure_threshold=fields.take("failureThreshold", to_whole_number(1, "a whole number from 1")),
+        max_backoff=fields.take("maxBackoff", to_seconds),
+    )
 
 
-def _object(value: object) -> object:
-    return _checked(value, dict, lambda _: True, "an object")
+def _read_containerd(fields: Fields) -> Containerd:
+    return Containerd(
+        configuration=fields.take("configuration", to_text),
+        registry_directory=fields.take("registryDirectory", to_text),
+        version=fields.take("version", _to_version),
+        mounts=fields.take("mounts", _to_mounts),
+    )
 
 
-def _list(value: object) -> object:
-    return _checked(value, list, lambda _: True, "a list")
+def _read_configure(fields: Fields) -> Configure:
+    return Configure(
+        on_host=fields.take("onHost", to_texts),
+        containerd_binary=fields.take("containerdBinary", to_text),
+        restart_command=fields.take("restartCommand", to_texts),
+        ready_command=fields.take("readyCommand", to_texts),
+    )
 
 
-def _text(value: object) -> str:
-    text: str = _checked(value, str, bool, "a text")
-    return text
+def _read_cache(fields: Fields) -> Cache:
+    return Cache(
+        upstream=fields.take("upstream", _to_upstream),
+        server=fields.take("server", to_text),
+        service=fields.take("service", to_text),
+        port=fields.take("port", to_port),
+    )
 
 
-def _version(value: object) -> object:
-    return _checked(value, str, VERSION.fullmatch, "a version such as 2.2.1, or nothing")
+_to_owner = to_matching_text(_OWNER, "a namespace and a name such as kube-system/registry-cache")
+_to_upstream = to_matching_text(_UPSTREAM, "a registry such as docker.io or registry.example.com:5000")
+_to_version = to_matching_text(_VERSION, "a version such as 2.2.1, or empty")
+_to_port_or_0 = to_whole_number(0, f"a port up to {HIGHEST_PORT}, or 0 for none", HIGHEST_PORT)
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    texts = _checked(value, list, lambda found: all(isinstance(text, str) for text in found), "a list of texts")
-    return tuple(texts)
+def _to_duration(value: object) -> str:
+    to_seconds(value)
+    return str(value)
 
 
-def _path(value: object) -> Path:
-    return Path(_checked(value, str, lambda text: text.startswith("/"), "an absolute path"))
+def _to_mounts(value: object) -> dict[str, Path]:
+    mounts = require(value, dict, "an object of absolute paths", lambda mounts: all(map(_is_path, mounts.values())))
+    return {node: Path(pod) for node, pod in mounts.items()}
 
 
-def _owner(value: object) -> object:
-    return _checked(value, str, OWNER.fullmatch, "a namespace and a name such as kube-system/registry-cache")
-
-
-def _upstream(value: object) -> object:
-    return _checked(value, str, UPSTREAM.fullmatch, "a registry such as docker.io or registry.example.com:5000")
-
-
-def _port(value: object) -> object:
-    return _checked(value, int, lambda port: 1 <= port <= LARGEST_PORT, f"a port from 1 to {LARGEST_PORT}")
-
-
-def _port_or_none(value: object) -> object:
-    return _checked(value, int, lambda port: 0 <= port <= LARGEST_PORT, f"a port, or 0 for none, to {LARGEST_PORT}")
-
-
-def _mounts(value: object) -> dict[str, Path]:
-    mounts = _checked(value, dict, lambda _: True, "an object")
-    return {node: _path(pod) for node, pod in mounts.items()}
-
-
-def _count(value: object) -> object:
-    return _checked(value, int, lambda count: count >= 1, "a number from 1")
-
-
-def _duration(value: object) -> object:
-    duration_seconds(_text(value))
-    return value
-
-
-def _seconds_or_none(value: object) -> object:
-    return duration_seconds(_text(value))
-
-
-def _seconds(value: object) -> object:
-    seconds = duration_seconds(_text(value))
-    return _checked(seconds, float, lambda length: length > 0, "a duration above 0 such as 5s or 500ms")
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("/")

@@ -63,7 +63,7 @@ class Keeper:
         self._state = state
         self._metrics = metrics
         self._address = ServiceAddress(cache.service, cache.port)
-        self._patience = Patience(settings.patience)
+        self._patience = Patience(settings.probe.max_backoff)
         self._failures = 0
         self._answers_since: float | None = None
         self._in_use = False
@@ -85,17 +85,17 @@ class Keeper:
     def _pause(self, begun: float) -> float:
         """Seconds until the next question after one that begun then, spread so that not all nodes ask at once."""
         if self._in_use and self._failures:
-            return min(SECOND_QUESTION, self._settings.interval)
-        interval = self._settings.interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - only spreads
+            return min(SECOND_QUESTION, self._settings.probe.interval)
+        interval = self._settings.probe.interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - only spreads
         return max(0.0, begun + interval - time.monotonic())
 
     def step(self) -> None:
         """Ask once, and act on the answer."""
         begun = time.monotonic()
-        deadline = begun + self._settings.timeout
+        deadline = begun + self._settings.probe.timeout
         try:
             # Half of the time at most is for DNS: the other half is the cache's, which may answer while DNS hangs.
-            address = self._address.current(self._settings.timeout / 2)
+            address = self._address.current(self._settings.probe.timeout / 2)
             probe(address, self._cache.port, deadline - time.monotonic())
         except NoAnswer as problem:
             self._metrics.count_probe(self._cache.upstream, problem.kind, time.monotonic() - begun)
@@ -103,7 +103,7 @@ class Keeper:
             self._failures += 1
             self._answers_since = None
             # What an earlier run left behind has no good answers to its credit: one bad one is enough.
-            if self._failures >= self._settings.failure_threshold or not self._said:
+            if self._failures >= self._settings.probe.failure_threshold or not self._said:
                 with self._lock:
                     self._leave(f"the cache does not answer: {problem}", problem.kind)
             return

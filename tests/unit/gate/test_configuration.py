@@ -1,0 +1,82 @@
+"""The gate's configuration: it is refused as a whole, with each problem, its place and what to write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from common.config_reader import InvalidConfiguration
+from gate import configuration
+from gate.configuration import Limits
+
+CACHE: dict[str, Any] = {
+    "upstream": "docker.io",
+    "remoteURL": "https://registry-1.docker.io",
+    "tagCheckInterval": "10s",
+    "httpProxy": "",
+    "httpsProxy": "http://proxy:3128",
+    "noProxy": [".svc"],
+    "credentials": "/etc/registry-cache/credentials",
+    "credentialsSource": "the Secret login",
+    "proxyCredentials": "",
+    "caFile": "",
+    "caSource": "",
+    "replicas": [],
+}
+LIMITS: dict[str, Any] = {"capacity": 10 << 30, "highWaterMarkPercent": 85, "ttl": "168h", "version": "0.1.0"}
+
+
+def test_files_of_the_chart_are_read(tmp_path: Path) -> None:
+    (tmp_path / "cache.json").write_text(json.dumps(CACHE))
+    (tmp_path / "room.json").write_text(json.dumps(LIMITS))
+    read = configuration.read_configuration(tmp_path)
+    assert (read.upstream, read.tag_check_interval_seconds, read.replicas) == ("docker.io", 10.0, ())
+    assert read.settings.remote_url == "https://registry-1.docker.io"
+    assert (read.settings.credentials, read.settings.ca_file) == (Path("/etc/registry-cache/credentials"), None)
+    assert (read.settings.https_proxy, read.settings.no_proxy) == ("http://proxy:3128", (".svc",))
+    assert configuration.read_limits(tmp_path) == Limits(10 << 30, 0.85, 604800.0, "0.1.0")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("upstream", "", "must be a string that is not empty, but is ''"),
+        ("tagCheckInterval", "soon", "must be a duration such as 5s or 500ms, but is 'soon'"),
+        ("httpProxy", None, "must be a string, but is missing"),
+        ("noProxy", ".svc", "must be a list of strings, but is '.svc'"),
+        ("caFile", "ca.crt", "must be an absolute path, but is 'ca.crt'"),
+        ("credentials", None, "must be an absolute path, but is missing"),
+        ("replicas", None, "must be a list of strings, but is missing"),
+    ],
+)
+def test_problem_of_the_cache_is_reported(tmp_path: Path, field: str, value: object, problem: str) -> None:
+    (tmp_path / "cache.json").write_text(json.dumps({**CACHE, field: value}))
+    with pytest.raises(InvalidConfiguration) as refused:
+        configuration.read_configuration(tmp_path)
+    assert str(refused.value) == f"{tmp_path}/cache.json: {field}: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("capacity", -1, "must be a number of bytes, but is -1"),
+        ("capacity", "10Gi", "must be a number of bytes, but is '10Gi'"),
+        ("highWaterMarkPercent", 101, "must be a whole number of percent from 1 to 100, but is 101"),
+        ("ttl", "-1s", "must be a duration such as 5s or 500ms, but is '-1s'"),
+        ("version", None, "must be a string that is not empty, but is missing"),
+    ],
+)
+def test_problem_of_the_limits_is_reported(tmp_path: Path, field: str, value: object, problem: str) -> None:
+    (tmp_path / "room.json").write_text(json.dumps({**LIMITS, field: value}))
+    with pytest.raises(InvalidConfiguration) as refused:
+        configuration.read_limits(tmp_path)
+    assert str(refused.value) == f"{tmp_path}/room.json: {field}: {problem}"
+
+
+def test_every_problem_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "cache.json").write_text("{}")
+    with pytest.raises(InvalidConfiguration) as refused:
+        configuration.read_configuration(tmp_path)
+    assert {line.split(": ")[1] for line in str(refused.value).splitlines()} == set(CACHE)
