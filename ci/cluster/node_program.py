@@ -24,6 +24,11 @@ def shipped_settings() -> dict[str, Any]:
     return settings
 
 
+def cache_entry(upstream: str, server: str, host: str, port: int) -> dict[str, Any]:
+    """An upstream's cache, as the chart describes it."""
+    return {"upstream": upstream, "server": server, "endpoint": {"scheme": "http", "host": host, "port": port}}
+
+
 def write_configuration(
     path: Path, *, certs: Path, state: Path, containerd: Path, caches: list[dict[str, Any]], **changes: object
 ) -> Path:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc  # type: ignore[import-untyped]
-from cluster.node_program import UNPRIVILEGED_COMMAND, write_configuration
+from cluster.node_program import UNPRIVILEGED_COMMAND, cache_entry, write_configuration
 from machine import own_network, tools
 from machine.cgroups import Cgroup
 from machine.own_network import run
@@ -240,10 +240,7 @@ class BareNode:
             certs=self.certs,
             state=self.state(name),
             containerd=self.containerd_configuration(),
-            caches=[
-                {"upstream": upstream.name, "server": upstream.url, "service": host, "port": port}
-                for upstream, (host, port) in caches.items()
-            ],
+            caches=[cache_entry(upstream.name, upstream.url, host, port) for upstream, (host, port) in caches.items()],
         )
         return self.place.start(name, [*UNPRIVILEGED_COMMAND, "--config", path], env)
 

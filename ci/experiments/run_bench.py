@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster.node_program import COMMAND, shipped_settings, write_configuration
+from cluster.node_program import COMMAND, cache_entry, shipped_settings, write_configuration
 from machine import environment, tools
 from machine.cgroups import Cgroup
 from machine.paths import CHART, REPOSITORY
@@ -76,14 +76,15 @@ def bench_node_program() -> None:
     folder = place.folder
     (folder / "certs.d").mkdir()
     (folder / "config.toml").write_text(f"version = 2\n{SERVICE_TABLE}\nconfig_path = '{folder}/certs.d'\n")
-    cache = {"server": "https://example.com", "service": "127.0.0.1", "port": PORT}
     write_configuration(
         folder / "node.json",
         certs=folder / "certs.d",
         state=folder / "state",
         containerd=folder / "config.toml",
         metricsPort=PORT + 1,
-        caches=[{"upstream": f"r{number}.example.com", **cache} for number in range(10)],
+        caches=[
+            cache_entry(f"r{number}.example.com", "https://example.com", "127.0.0.1", PORT) for number in range(10)
+        ],
     )
     try:
         Distribution(place, "registry", PORT).start()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from cluster import images
-from cluster.node_program import UNPRIVILEGED_COMMAND, write_configuration
+from cluster.node_program import UNPRIVILEGED_COMMAND, cache_entry, write_configuration
 from machine import tools
 from machine.cgroups import Cgroup
 from machine.paths import CHART
@@ -88,7 +88,7 @@ class Machine:
             probe=probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2, "maxBackoff": "0s"},
             metricsPort=metrics_port,
             caches=[
-                {"upstream": upstream, "server": self.upstream.url, "service": "127.0.0.1", "port": self.cache.port}
+                cache_entry(upstream, self.upstream.url, "127.0.0.1", self.cache.port)
                 for upstream in upstreams or (self.name,)
             ],
         )

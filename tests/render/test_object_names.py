@@ -32,7 +32,7 @@ def test_service_is_named_by_its_suffix() -> None:
     (service,) = by_kind(objects, "Service")
     assert service["metadata"]["name"] == "registry-private"
     (node,) = [node_configuration(objects)]
-    assert node["caches"][0]["service"] == "registry-private.space.svc"
+    assert node["caches"][0]["endpoint"] == {"scheme": "http", "host": "registry-private.space.svc", "port": 5000}
 
 
 def test_awkward_upstreams_get_distinct_legal_names() -> None:
@@ -96,7 +96,7 @@ def test_any_release_and_namespace_will_do(release: str) -> None:
         assert re.fullmatch("[a-z0-9]([-a-z0-9]{0,65}[a-z0-9])?", found["metadata"]["name"])
     services = [found["metadata"]["name"] for found in by_kind(objects, "Service")]
     assert all(re.match("[a-z]", name) for name in services)
-    assert {cache["service"] for cache in node_configuration(objects)["caches"]} == {
+    assert {cache["endpoint"]["host"] for cache in node_configuration(objects)["caches"]} == {
         f"{name}.123.svc" for name in services
     }
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+from common.endpoint import Endpoint
 from node_program import hosts_toml
 from node_program.hosts_toml import CannotMerge, Mirror
 
-MIRROR = Mirror(server="https://registry-1.docker.io", address="http://10.0.0.1:5000", dial_timeout="500ms")
+MIRROR = Mirror(
+    server="https://registry-1.docker.io", endpoint=Endpoint("http", "10.0.0.1", 5000), dial_timeout="500ms"
+)
 CACHE = {"capabilities": ["pull", "resolve"], "dial_timeout": "500ms"}
 
 
@@ -53,8 +56,8 @@ def test_what_was_there_follows_the_cache(before: str) -> None:
     found = tomllib.loads(before)
     text = hosts_toml.render(MIRROR, "space/name", before=before)
     merged = tomllib.loads(text)
-    assert merged == {"server": MIRROR.server, **found, "host": {MIRROR.address: CACHE, **found.get("host", {})}}
-    assert list(merged["host"]) == [MIRROR.address, *found.get("host", {})]
+    assert merged == {"server": MIRROR.server, **found, "host": {MIRROR.endpoint.url: CACHE, **found.get("host", {})}}
+    assert list(merged["host"]) == [MIRROR.endpoint.url, *found.get("host", {})]
     for line in before.splitlines():
         assert line in text, "comments stay"
 

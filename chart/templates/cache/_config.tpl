@@ -31,7 +31,8 @@ the cache.
 {{- $replicas := list -}}
 {{- if gt (int .replicas) 1 -}}
 {{- range .pods -}}
-{{- $replicas = append $replicas (printf "%s.%s" . $.peersName) -}}
+{{- $host := printf "%s.%s" . $.peersName -}}
+{{- $replicas = append $replicas (dict "scheme" $.endpoint.scheme "host" $host "port" $.endpoint.port) -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $config "replicas" $replicas -}}

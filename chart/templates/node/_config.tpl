@@ -16,7 +16,8 @@ their upstreams, so that another order in the values restarts nothing. Scope: th
 {{- $values := .Values.nodeProgram -}}
 {{- $byUpstream := dict -}}
 {{- range include "registry-cache.caches" . | fromJsonArray -}}
-{{- $cache := dict "upstream" .upstream "server" .remoteURL "service" .endpoint.host "port" .endpoint.port -}}
+{{- $endpoint := pick .endpoint "scheme" "host" "port" -}}
+{{- $cache := dict "upstream" .upstream "server" .remoteURL "endpoint" $endpoint -}}
 {{- $_ := set $byUpstream .upstream $cache -}}
 {{- end -}}
 {{- $caches := list -}}

@@ -23,7 +23,7 @@ CACHE: dict[str, Any] = {
     "proxyCredentials": "",
     "caFile": "",
     "caSource": "",
-    "replicas": [],
+    "replicas": [{"scheme": "http", "host": f"x-{ordinal}.x--peers", "port": 5000} for ordinal in (0, 1)],
 }
 LIMITS: dict[str, Any] = {"capacity": 10 << 30, "highWaterMarkPercent": 85, "ttl": "168h", "version": "0.1.0"}
 
@@ -32,7 +32,8 @@ def test_files_of_the_chart_are_read(tmp_path: Path) -> None:
     (tmp_path / "cache.json").write_text(json.dumps(CACHE))
     (tmp_path / "room.json").write_text(json.dumps(LIMITS))
     read = configuration.read_configuration(tmp_path)
-    assert (read.upstream, read.tag_check_interval_seconds, read.replicas) == ("docker.io", 10.0, ())
+    assert (read.upstream, read.tag_check_interval_seconds) == ("docker.io", 10.0)
+    assert [replica.url for replica in read.replicas] == ["http://x-0.x--peers:5000", "http://x-1.x--peers:5000"]
     assert read.settings.remote_url == "https://registry-1.docker.io"
     assert (read.settings.credentials, read.settings.ca_file) == (Path("/etc/registry-cache/credentials"), None)
     assert (read.settings.https_proxy, read.settings.no_proxy) == ("http://proxy:3128", (".svc",))
@@ -48,7 +49,7 @@ def test_files_of_the_chart_are_read(tmp_path: Path) -> None:
         ("noProxy", ".svc", "must be a list of strings, but is '.svc'"),
         ("caFile", "ca.crt", "must be an absolute path, but is 'ca.crt'"),
         ("credentials", None, "must be an absolute path, but is missing"),
-        ("replicas", None, "must be a list of strings, but is missing"),
+        ("replicas", None, "must be a list, but is missing"),
     ],
 )
 def test_problem_of_the_cache_is_reported(tmp_path: Path, field: str, value: object, problem: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from common.endpoint import Endpoint
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -27,7 +28,7 @@ from node_program.registry_directory import RegistryDirectory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MIRRORS = [Mirror("https://upstream", f"http://10.0.0.{number}:5000", "500ms") for number in (1, 2)]
+MIRRORS = [Mirror("https://upstream", Endpoint("http", f"10.0.0.{number}", 5000), "500ms") for number in (1, 2)]
 FOLDERS = {"docker.io": ["docker.io"], "a.b:5000": ["a.b_5000_", "a.b:5000"]}
 TEXTS = [
     '# theirs\nserver = "https://theirs" # note\n\n[host."https://one"]\n  capabilities = ["pull"]\n[host."https://two"]\n',
@@ -155,7 +156,7 @@ class AnySequence(RuleBasedStateMachine):
             return
         assert before is not None
         ours = {"capabilities": ["pull", "resolve"], "dial_timeout": mirror.dial_timeout}
-        hosts = {mirror.address: ours, **before.get("host", {})}
+        hosts = {mirror.endpoint.url: ours, **before.get("host", {})}
         found = self.read(tree(self.root))
         assert found == {"server": mirror.server, **before, "host": hosts}
         assert list(found["host"]) == list(hosts)
@@ -255,7 +256,7 @@ class AnySequence(RuleBasedStateMachine):
             return
         assert found is not None
         hosts = dict(found["host"])
-        assert next(iter(hosts)) in {mirror.address for mirror in MIRRORS}
+        assert next(iter(hosts)) in {mirror.endpoint.url for mirror in MIRRORS}
         hosts.pop(next(iter(hosts)))
         rest = {**found, "host": hosts}
         assert any(

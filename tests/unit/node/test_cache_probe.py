@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common.endpoint import Endpoint
 from node_program import cache_probe
 from node_program.cache_probe import NoAnswer, ServiceAddress
 
@@ -61,7 +62,7 @@ def reply(answer: bytes) -> Callable[[socket.socket], None]:
 )
 def test_whole_answer_counts(answer: bytes) -> None:
     with server(reply(answer)) as port:
-        cache_probe.probe("127.0.0.1", port, PATIENCE)
+        cache_probe.probe(Endpoint("http", "127.0.0.1", port), PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_whole_answer_counts(answer: bytes) -> None:
 )
 def test_anything_else_does_not_count(answer: bytes, message: str) -> None:
     with server(reply(answer)) as port, pytest.raises(NoAnswer, match=f"^{message}$"):
-        cache_probe.probe("127.0.0.1", port, PATIENCE)
+        cache_probe.probe(Endpoint("http", "127.0.0.1", port), PATIENCE)
 
 
 def test_server_that_keeps_the_connection_open_does_not_cost_the_deadline() -> None:
@@ -95,14 +96,14 @@ def test_server_that_keeps_the_connection_open_does_not_cost_the_deadline() -> N
         connection.recv(1)  # until the probe hangs up
 
     with server(serve) as port:
-        cache_probe.probe("127.0.0.1", port, PATIENCE)
+        cache_probe.probe(Endpoint("http", "127.0.0.1", port), PATIENCE)
 
 
 @pytest.mark.parametrize("left", [0.0, -0.04])
 def test_no_time_left_is_no_answer_in_time(left: float) -> None:
     """A busy node gives the program no time between two of its lines."""
     with pytest.raises(NoAnswer, match=r"^no answer in time$"):
-        cache_probe.probe("127.0.0.1", 1, left)
+        cache_probe.probe(Endpoint("http", "127.0.0.1", 1), left)
 
 
 def test_single_bytes_do_not_prolong_the_deadline() -> None:
@@ -116,25 +117,20 @@ def test_single_bytes_do_not_prolong_the_deadline() -> None:
 
     begun = time.monotonic()
     with server(serve) as port, pytest.raises(NoAnswer, match=r"^no answer in time$"):
-        cache_probe.probe("127.0.0.1", port, 0.3)
+        cache_probe.probe(Endpoint("http", "127.0.0.1", port), 0.3)
     assert time.monotonic() - begun < 2
 
 
 def test_silence_ends_with_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(NoAnswer, match=r"^no answer in time$"):
-        cache_probe.probe("127.0.0.1", listener.getsockname()[1], 0.2)
+        cache_probe.probe(Endpoint("http", "127.0.0.1", listener.getsockname()[1]), 0.2)
 
 
 def test_refused_connection_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(NoAnswer, match=r"^connection refused$"):
-        cache_probe.probe("127.0.0.1", port, PATIENCE)
-
-
-def test_address_of_version_6_stands_in_brackets() -> None:
-    assert cache_probe.url("fd00::1", 5000) == "http://[fd00::1]:5000"
-    assert cache_probe.url("10.0.0.1", 5000) == "http://10.0.0.1:5000"
+        cache_probe.probe(Endpoint("http", "127.0.0.1", port), PATIENCE)
 
 
 @pytest.mark.parametrize("service", ["127.0.0.1", "localhost"])

@@ -11,6 +11,7 @@ import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
+from common.endpoint import Endpoint
 from machine.paths import CHART, PROGRAMS
 from node_program.hosts_toml import CannotMerge, Mirror
 from node_program.registry_directory import ORIGINAL, InUse, RegistryDirectory
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MIRROR = Mirror("https://upstream", "http://10.0.0.1:5000", "500ms")
+MIRROR = Mirror("https://upstream", Endpoint("http", "10.0.0.1", 5000), "500ms")
 FOREIGN = '# theirs\n[host."https://theirs"]\n  capabilities = ["pull"]\n'
 
 
@@ -56,12 +57,14 @@ def at_once(*actions: Callable[[], object]) -> None:
 
 def test_ten_caches_that_come_and_go_at_once_get_each_its_own_file(tmp_path: Path) -> None:
     directory = RegistryDirectory(tmp_path, "space/name")
-    mirrors = {f"r{i}.io": Mirror(f"https://r{i}.io", f"http://10.0.0.{i}:5000", "1s") for i in range(1, 11)}
+    mirrors = {
+        f"r{i}.io": Mirror(f"https://r{i}.io", Endpoint("http", f"10.0.0.{i}", 5000), "1s") for i in range(1, 11)
+    }
     for _ in range(10):
         at_once(*[lambda u=u, m=m: directory.activate(u, m) for u, m in mirrors.items()])
         for upstream, mirror in mirrors.items():
             found = tomllib.loads((tmp_path / upstream / "hosts.toml").read_text())
-            assert (found["server"], list(found["host"])) == (mirror.server, [mirror.address])
+            assert (found["server"], list(found["host"])) == (mirror.server, [mirror.endpoint.url])
         at_once(*[lambda u=u: directory.withdraw(u) for u in mirrors])
         assert entries(tmp_path) == []
 
@@ -73,7 +76,7 @@ def test_two_releases_that_start_at_once_do_not_lose_a_foreign_file(tmp_path: Pa
         path.write_text(FOREIGN)
         releases = [RegistryDirectory(tmp_path, f"space{number}/name") for number in range(4)]
         at_once(*[lambda r=r: r.activate("docker.io", MIRROR) for r in releases])
-        assert hosts(path) == [MIRROR.address, "https://theirs"]
+        assert hosts(path) == [MIRROR.endpoint.url, "https://theirs"]
         at_once(*[lambda r=r: r.withdraw("docker.io") for r in releases])
         assert path.read_text() == FOREIGN
         assert list(path.parent.iterdir()) == [path]
@@ -86,7 +89,7 @@ def test_file_that_is_a_link_is_kept_as_one(tmp_path: Path) -> None:
     path.symlink_to("../shared.toml")
     directory = RegistryDirectory(tmp_path, "space/name")
     directory.activate("docker.io", MIRROR)
-    assert hosts(path) == [MIRROR.address, "https://theirs"]
+    assert hosts(path) == [MIRROR.endpoint.url, "https://theirs"]
     directory.withdraw("docker.io")
     assert path.readlink().as_posix() == "../shared.toml"
 
@@ -141,7 +144,7 @@ def test_foreign_file_under_the_other_name_takes_the_cache_over(tmp_path: Path) 
     theirs.write_text(FOREIGN)
     assert directory.activate("a.b:5000", MIRROR)
     assert not (tmp_path / "a.b_5000_").exists()
-    assert hosts(theirs) == [MIRROR.address, "https://theirs"]
+    assert hosts(theirs) == [MIRROR.endpoint.url, "https://theirs"]
     assert not directory.activate("a.b:5000", MIRROR)
 
 
@@ -153,7 +156,7 @@ def test_file_removed_while_ours_was_there_does_not_come_back(tmp_path: Path) ->
     directory.activate("docker.io", MIRROR)
     path.unlink()
     directory.activate("docker.io", MIRROR)
-    assert hosts(path) == [MIRROR.address]
+    assert hosts(path) == [MIRROR.endpoint.url]
     directory.withdraw("docker.io")
     assert list(path.parent.iterdir()) == []
 
@@ -315,4 +318,4 @@ def test_removed_file_stays_removed_though_a_change_was_refused_half_way(
     assert path.read_text() == FOREIGN
     path.unlink()
     directory.activate("docker.io", MIRROR)
-    assert hosts(path) == [MIRROR.address]
+    assert hosts(path) == [MIRROR.endpoint.url]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from common.endpoint import Endpoint
 from node_program import __main__ as main
 from node_program import keeper
 from node_program.cache_probe import NoAnswer
@@ -19,7 +20,7 @@ from node_program.metrics import Metrics
 from node_program.registry_directory import RegistryDirectory
 from node_program.state import State
 
-CACHE = Cache("docker.io", "https://registry-1.docker.io", "127.0.0.1", 5000)
+CACHE = Cache("docker.io", "https://registry-1.docker.io", Endpoint("http", "127.0.0.1", 5000))
 # Far more than anything here needs.
 PATIENCE = 10.0
 
@@ -57,8 +58,8 @@ class Bench:
         self.keeper = Keeper(CACHE, self.settings, self.directory, state, self.metrics)
         return self.keeper
 
-    def probe(self, address: str, port: int, timeout: float) -> None:
-        assert (address, port) == ("127.0.0.1", 5000)
+    def probe(self, endpoint: Endpoint, timeout: float) -> None:
+        assert endpoint == CACHE.endpoint
         assert 0 < timeout <= self.settings.probe.timeout
         if self.problem:
             raise self.problem
@@ -131,7 +132,7 @@ def test_foreign_file_that_cannot_be_merged_is_told_and_ours_goes(bench: Bench) 
 
 
 def test_other_release_is_named(bench: Bench) -> None:
-    RegistryDirectory(bench.certs, "other/name").activate("docker.io", Mirror("https://x", "http://x", "1s"))
+    RegistryDirectory(bench.certs, "other/name").activate("docker.io", Mirror("https://x", CACHE.endpoint, "1s"))
     bench.round()
     assert bench.state == "docker.io: the nodes' program of other/name looks after it\n"
 
@@ -184,7 +185,7 @@ def test_resolver_and_cache_that_hang_take_no_longer_than_the_timeout(tmp_path: 
     certs = tmp_path / "certs.d"
     certs.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as patch:
-        cache = CACHE._replace(service="cache", port=silent.getsockname()[1])
+        cache = CACHE._replace(endpoint=Endpoint("http", "cache", silent.getsockname()[1]))
         probe = Probe(interval=5.0, timeout=0.4, failure_threshold=1, max_backoff=0.0)
         settings = settings_for(certs, tmp_path / "state", cache)._replace(probe=probe)
         state = State(tmp_path / "state", ["docker.io"])
@@ -274,7 +275,7 @@ def test_what_an_earlier_run_left_and_cannot_be_withdrawn_is_told(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = State(bench.folder, [])
-    bench.directory.activate("gone.io", Mirror("https://x", "http://x", "1s"))
+    bench.directory.activate("gone.io", Mirror("https://x", CACHE.endpoint, "1s"))
     real = Path.rename
     with monkeypatch.context() as patch:
 

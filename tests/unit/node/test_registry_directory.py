@@ -8,12 +8,17 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from common.endpoint import Endpoint
 from node_program import registry_directory
 from node_program.hosts_toml import CannotMerge, Mirror
 from node_program.registry_directory import InUse, RegistryDirectory
 
-MIRROR = Mirror(server="https://registry-1.docker.io", address="http://10.0.0.1:5000", dial_timeout="500ms")
-OTHER_ADDRESS = Mirror(server="https://registry-1.docker.io", address="http://10.0.0.2:5000", dial_timeout="500ms")
+MIRROR = Mirror(
+    server="https://registry-1.docker.io", endpoint=Endpoint("http", "10.0.0.1", 5000), dial_timeout="500ms"
+)
+OTHER_ADDRESS = Mirror(
+    server="https://registry-1.docker.io", endpoint=Endpoint("http", "10.0.0.2", 5000), dial_timeout="500ms"
+)
 FOREIGN = '# theirs\nserver = "https://registry-1.docker.io"\n\n[host."https://mirror"]\n  capabilities = ["pull"]\n'
 
 

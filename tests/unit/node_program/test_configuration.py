@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from common.config_reader import InvalidConfiguration
+from common.endpoint import Endpoint
 from node_program import configuration as node_configuration
 from node_program.configuration import Cache
 
@@ -27,7 +28,13 @@ GOOD: dict[str, Any] = {
         "version": "2.2.1",
         "mounts": {"/etc/containerd": "/host/containerd"},
     },
-    "caches": [{"upstream": "docker.io", "server": "https://registry-1.docker.io", "service": "x.svc", "port": 5000}],
+    "caches": [
+        {
+            "upstream": "docker.io",
+            "server": "https://registry-1.docker.io",
+            "endpoint": {"scheme": "http", "host": "x.svc", "port": 5000},
+        }
+    ],
 }
 
 
@@ -41,7 +48,9 @@ def test_valid_configuration_is_read(tmp_path: Path) -> None:
     configuration = read(tmp_path, GOOD)
     assert configuration.probe == (60.5, 2.0, 2, 0.0)
     assert configuration.dial_timeout == "500ms"
-    assert configuration.caches == (Cache("docker.io", "https://registry-1.docker.io", "x.svc", 5000),)
+    assert configuration.caches == (
+        Cache("docker.io", "https://registry-1.docker.io", Endpoint("http", "x.svc", 5000)),
+    )
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "+1h", ".5s", "1.5m", "1h2m3s4ms5us6µs7ns"])
@@ -73,7 +82,9 @@ def test_go_durations_are_accepted(tmp_path: Path, text: str) -> None:
         ("caches.0.upstream", "../etc", "caches\\[0\\].upstream: must be a registry such as .*, but is '../etc'"),
         ("caches.0.upstream", "_default", "caches\\[0\\].upstream: must be a registry such as .*, but is '_default'"),
         ("caches.0.server", "", "caches\\[0\\].server: must be a string that is not empty, but is ''"),
-        ("caches.0.port", 65536, "caches\\[0\\].port: must be a port from 1 to 65535, but is 65536"),
+        ("caches.0.endpoint", None, "caches\\[0\\].endpoint: must be an object, but is missing"),
+        ("caches.0.endpoint.port", 65536, "caches\\[0\\].endpoint.port: must be a port from 1 to 65535, but is 65536"),
+        ("caches.0.endpoint.scheme", "https", "caches\\[0\\].endpoint.scheme: must be http, since https is not "),
         ("caches", GOOD["caches"] * 2, "caches: must have one entry for each upstream, but has more for docker.io"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.config_reader import read_config, require, to_path, to_seconds, to_text, to_texts, to_whole_number
+from common.endpoint import Endpoint, read_endpoint
 from upstream.client import Settings
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ class Configuration(NamedTuple):
     upstream: str
     settings: Settings
     tag_check_interval_seconds: float
-    replicas: tuple[str, ...]
-    """The host names of all replicas, or nothing if the cache has one pod."""
+    replicas: tuple[Endpoint, ...]
+    """The endpoints of all replicas, or nothing if the cache has one pod."""
 
 
 class Limits(NamedTuple):
@@ -68,7 +69,7 @@ def _to_configuration(fields: Fields) -> Configuration:
             ca_source=fields.take("caSource", _to_any_text),
         ),
         tag_check_interval_seconds=fields.take("tagCheckInterval", to_seconds),
-        replicas=fields.take("replicas", to_texts),
+        replicas=fields.take_objects("replicas", read_endpoint),
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from common.endpoint import Endpoint
     from upstream.sources import Source
 
     from gate.configuration import Configuration, Limits
@@ -81,9 +82,9 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
     )
 
 
-def _other_replica(host: str, metrics: Metrics) -> Watched:
+def _other_replica(endpoint: Endpoint, metrics: Metrics) -> Watched:
     # It is in the same cluster, so it is asked without a proxy.
-    settings = Settings(f"http://{host}:5000", no_proxy=("*",), connect_timeout=PEER_CONNECT_TIMEOUT)
+    settings = Settings(endpoint.url, no_proxy=("*",), connect_timeout=PEER_CONNECT_TIMEOUT)
     client = Client(settings, observe=lambda *_: None, log=log, received=metrics.count_replica_bytes)
     return Watched(client, "the other replica", log)
 

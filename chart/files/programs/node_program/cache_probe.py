@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from common.name_lookup import NameLookup, describe_lookup_error
+
+if TYPE_CHECKING:
+    from common.endpoint import Endpoint
 
 LARGEST_ANSWER = 64 * 1024
 # How long the address of a Service that answers is used before it is looked up again.
@@ -80,12 +84,7 @@ class ServiceAddress:
         self._fresh_until = time.monotonic() + FRESH_SECONDS
 
 
-def url(address: str, port: int) -> str:
-    """The URL of a cache at an IP address; one of version 6 stands in brackets."""
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
-
-
-def probe(address: str, port: int, timeout: float) -> None:
+def probe(endpoint: Endpoint, timeout: float) -> None:
     """Ask for /v2/, which every registry answers (distribution-spec, end-1), and have it all in `timeout` seconds.
 
     Raises:
@@ -96,10 +95,10 @@ def probe(address: str, port: int, timeout: float) -> None:
         # What came before took all of it, or the node had no time for this program.
         raise NoAnswer(late, "timeout")
     deadline = time.monotonic() + timeout
-    host = url(address, port).removeprefix("http://")
-    request = f"GET /v2/ HTTP/1.1\r\nHost: {host}\r\nUser-Agent: registry-cache-node\r\nConnection: close\r\n\r\n"
+    head = f"GET /v2/ HTTP/1.1\r\nHost: {endpoint.authority}\r\n"
+    request = f"{head}User-Agent: registry-cache-node\r\nConnection: close\r\n\r\n"
     try:
-        with socket.create_connection((address, port), timeout=timeout) as connection:
+        with socket.create_connection((endpoint.host, endpoint.port), timeout=timeout) as connection:
             connection.sendall(request.encode())
             answer = _receive(connection, deadline)
     except TimeoutError:

@@ -15,13 +15,13 @@ from common.config_reader import (
     require,
     to_matching_text,
     to_path,
-    to_port,
     to_positive_seconds,
     to_seconds,
     to_text,
     to_texts,
     to_whole_number,
 )
+from common.endpoint import Endpoint, read_endpoint
 
 if TYPE_CHECKING:
     from common.config_reader import Fields
@@ -33,12 +33,11 @@ _VERSION = re.compile(r"(v?[0-9]+\.[0-9]+.*)?")
 
 
 class Cache(NamedTuple):
-    """The cache of an upstream, by the DNS name of its Service; `server` is the URL of the upstream itself."""
+    """The cache of an upstream; its host is a name in the cluster's DNS, and `server` is the URL of the upstream."""
 
     upstream: str
     server: str
-    service: str
-    port: int
+    endpoint: Endpoint
 
 
 class Probe(NamedTuple):
@@ -155,8 +154,7 @@ def _read_cache(fields: Fields) -> Cache:
     return Cache(
         upstream=fields.take("upstream", _to_upstream),
         server=fields.take("server", to_text),
-        service=fields.take("service", to_text),
-        port=fields.take("port", to_port),
+        endpoint=fields.take_object("endpoint", read_endpoint),
     )
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from common.endpoint import Endpoint
 
 MARK = "# registry-cache: written by "
 MADE_FOLDER = "# registry-cache: the folder was made for it"
@@ -20,10 +23,10 @@ class CannotMerge(Exception):
 
 
 class Mirror(NamedTuple):
-    """A cache to be asked first: `address` is its URL, `server` the upstream's, `dial_timeout` a Go duration."""
+    """A cache to be asked first; `server` is the URL of the upstream, `dial_timeout` a Go duration."""
 
     server: str
-    address: str
+    endpoint: Endpoint
     dial_timeout: str
 
 
@@ -34,8 +37,8 @@ def render(mirror: Mirror, owner: str, *, before: str = "", made_folder: bool = 
         CannotMerge: `before` is no TOML, or is written so that no table can be put in front of its own.
     """
     found = _parse(before)
-    if mirror.address in found.get("host", {}):
-        message = f"it names {mirror.address} already"
+    if mirror.endpoint.url in found.get("host", {}):
+        message = f"it names {mirror.endpoint.url} already"
         raise CannotMerge(message)
     top, tables = _split(before)
     lines = [f"{MARK}{owner}", *([MADE_FOLDER] if made_folder else [])]
@@ -46,7 +49,7 @@ def render(mirror: Mirror, owner: str, *, before: str = "", made_folder: bool = 
     lines += [line for line in (top.rstrip("\n"),) if line]
     lines += [
         "",
-        f"[host.{_quoted(mirror.address)}]",
+        f"[host.{_quoted(mirror.endpoint.url)}]",
         '  capabilities = ["pull", "resolve"]',
         f"  dial_timeout = {_quoted(mirror.dial_timeout)}",
     ]
@@ -130,7 +133,7 @@ def _split(text: str) -> tuple[str, str]:
 def _check(text: str, before: dict[str, Any], mirror: Mirror) -> None:
     """Make sure, by reading it as containerd will, that all that was there is there, and the cache in front."""
     ours = {"capabilities": ["pull", "resolve"], "dial_timeout": mirror.dial_timeout}
-    hosts = {mirror.address: ours, **before.get("host", {})}
+    hosts = {mirror.endpoint.url: ours, **before.get("host", {})}
     wanted = {"server": mirror.server, **before, "host": hosts}
     try:
         merged = _parse(text)

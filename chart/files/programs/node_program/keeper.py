@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from common.log import describe_oserror, log
 
-from node_program.cache_probe import NoAnswer, ServiceAddress, probe, url
+from node_program.cache_probe import NoAnswer, ServiceAddress, probe
 from node_program.hosts_toml import CannotMerge, Mirror
 from node_program.registry_directory import InUse, RegistryDirectory
 
 if TYPE_CHECKING:
+    from common.endpoint import Endpoint
+
     from node_program.configuration import Cache, Configuration
     from node_program.metrics import Metrics
     from node_program.state import State
@@ -62,7 +64,7 @@ class Keeper:
         self._directory = directory
         self._state = state
         self._metrics = metrics
-        self._address = ServiceAddress(cache.service, cache.port)
+        self._address = ServiceAddress(cache.endpoint.host, cache.endpoint.port)
         self._patience = Patience(settings.probe.max_backoff)
         self._failures = 0
         self._answers_since: float | None = None
@@ -96,7 +98,8 @@ class Keeper:
         try:
             # Half of the time at most is for DNS: the other half is the cache's, which may answer while DNS hangs.
             address = self._address.current(self._settings.probe.timeout / 2)
-            probe(address, self._cache.port, deadline - time.monotonic())
+            endpoint = self._cache.endpoint._replace(host=address)
+            probe(endpoint, deadline - time.monotonic())
         except NoAnswer as problem:
             self._metrics.count_probe(self._cache.upstream, problem.kind, time.monotonic() - begun)
             self._address.note_failed_probe()
@@ -114,7 +117,7 @@ class Keeper:
         asked_for = self._patience.asked_for(now)
         with self._lock:
             if self._in_use or now - self._answers_since >= asked_for:
-                self._use(url(address, self._cache.port))
+                self._use(endpoint)
             else:
                 self._wait(f"it came and went; it is used again once it has answered for {asked_for:.0f} s")
 
@@ -124,10 +127,10 @@ class Keeper:
             self._closed = True
             self._leave("the program ends", "program_ends")
 
-    def _use(self, address: str) -> None:
+    def _use(self, endpoint: Endpoint) -> None:
         if self._closed:
             return
-        mirror = Mirror(self._cache.server, address, self._settings.dial_timeout)
+        mirror = Mirror(self._cache.server, endpoint, self._settings.dial_timeout)
         try:
             self._directory.activate(self._cache.upstream, mirror)
         except CannotMerge as problem:
@@ -140,7 +143,7 @@ class Keeper:
         else:
             self._in_use = True
             self._metrics.set_active(self._cache.upstream, active=True)
-            self._report(f"in use at {address}", None)
+            self._report(f"in use at {endpoint.url}", None)
 
     def _wait(self, reason: str) -> None:
         if not self._closed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import urllib.parse
 from typing import NamedTuple
 
+from common.endpoint import bracket_ipv6
+
 PORTS = {"http": 80, "https": 443}
 # What may stand in a request's target as it is (RFC 3986); % is there, since a Location is escaped already.
 AS_IT_IS = "!$%&'()*+,/:;=?@[]-._~"
@@ -29,7 +31,7 @@ class Origin(NamedTuple):
     @property
     def bracketed(self) -> str:
         """The host; an address of version 6 stands in brackets."""
-        return f"[{self.host}]" if ":" in self.host else self.host
+        return bracket_ipv6(self.host)
 
 
 class Url(NamedTuple):
