@@ -5,6 +5,7 @@ its own: all of them in one would be too large for the annotation that a client-
 {{- define "registry-cache.programPackages" -}}
 cache: [common, gate, store, upstream]
 node: [common, node_program]
+test: [common, helm_test]
 {{- end -}}
 
 {{- /*

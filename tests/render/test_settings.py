@@ -312,7 +312,7 @@ def test_helm_test_pulls_the_images_that_the_chart_knows_unless_the_values_say_a
     def pulled(**images: str) -> dict[str, str]:
         values = {"helmTest": {"images": {name.replace("_", "."): image for name, image in images.items()}}}
         (config,) = [one for one in by_kind(chart(**values), "ConfigMap") if "caches.json" in one["data"]]
-        return {one["upstream"]: one["image"] for one in json.loads(config["data"]["caches.json"])}
+        return {one["upstream"]: one["image"] for one in json.loads(config["data"]["caches.json"])["caches"]}
 
     known = {"docker.io": "library/busybox:latest", "quay.io": "prometheus/busybox:latest"}
     assert pulled() == known

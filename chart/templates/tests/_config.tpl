@@ -16,12 +16,12 @@ it, if one is known. The metrics are those of all replicas. Scope: the root cont
 {{- end -}}
 {{- $metrics := list -}}
 {{- range $hosts -}}
-{{- $metrics = append $metrics (printf "%s://%s:%v/metrics" $cache.endpoint.scheme . $cache.endpoint.metricsPort) -}}
+{{- $metrics = append $metrics (dict "scheme" $cache.endpoint.scheme "host" . "port" $cache.endpoint.metricsPort) -}}
 {{- end -}}
-{{- $address := printf "%s://%s:%v" .endpoint.scheme .endpoint.host .endpoint.port -}}
+{{- $endpoint := pick .endpoint "scheme" "host" "port" -}}
 {{- $image := get $images .upstream | default "" -}}
-{{- $tests = append $tests (dict "upstream" .upstream "address" $address "metrics" $metrics "image" $image) -}}
+{{- $tests = append $tests (dict "upstream" .upstream "endpoint" $endpoint "metrics" $metrics "image" $image) -}}
 {{- end -}}
 caches.json: |
-{{ toPrettyJson $tests | indent 2 }}
+{{ dict "caches" $tests | toPrettyJson | indent 2 }}
 {{- end -}}

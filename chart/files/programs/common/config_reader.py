@@ -103,6 +103,11 @@ def to_text(value: object) -> str:
     return require(value, str, "a string that is not empty", bool)
 
 
+def to_optional_text(value: object) -> str:
+    """Return a string, which may be empty."""
+    return require(value, str, "a string")
+
+
 def to_texts(value: object) -> tuple[str, ...]:
     """Return a list of strings."""
     texts = require(value, list, "a list of strings", lambda texts: all(isinstance(text, str) for text in texts))

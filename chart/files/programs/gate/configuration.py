@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.config_reader import read_config, require, to_path, to_seconds, to_text, to_texts, to_whole_number
+from common.config_reader import read_config, to_optional_text, to_path, to_seconds, to_text, to_texts, to_whole_number
 from common.endpoint import Endpoint, read_endpoint
 from upstream.client import Settings
 
@@ -60,13 +60,13 @@ def _to_configuration(fields: Fields) -> Configuration:
         settings=Settings(
             remote_url=fields.take("remoteURL", to_text),
             credentials=fields.take("credentials", _to_path_or_none),
-            http_proxy=fields.take("httpProxy", _to_any_text),
-            https_proxy=fields.take("httpsProxy", _to_any_text),
+            http_proxy=fields.take("httpProxy", to_optional_text),
+            https_proxy=fields.take("httpsProxy", to_optional_text),
             no_proxy=fields.take("noProxy", to_texts),
             proxy_credentials=fields.take("proxyCredentials", _to_path_or_none),
             ca_file=fields.take("caFile", _to_path_or_none),
-            credentials_source=fields.take("credentialsSource", _to_any_text),
-            ca_source=fields.take("caSource", _to_any_text),
+            credentials_source=fields.take("credentialsSource", to_optional_text),
+            ca_source=fields.take("caSource", to_optional_text),
         ),
         tag_check_interval_seconds=fields.take("tagCheckInterval", to_seconds),
         replicas=fields.take_objects("replicas", read_endpoint),
@@ -80,10 +80,6 @@ def _to_limits(fields: Fields) -> Limits:
         ttl_seconds=fields.take("ttl", to_seconds),
         version=fields.take("version", to_text),
     )
-
-
-def _to_any_text(value: object) -> str:
-    return require(value, str, "a string")
 
 
 def _to_path_or_none(value: object) -> Path | None:

@@ -1,9 +1,8 @@
-"""`helm test`: asks each cache from inside the cluster, and pulls through it twice where an image is known.
+"""`helm test`: probes each cache from inside the cluster, and pulls a blob through it twice if an image is known.
 
-Reads a JSON list of caches from the file given: {"upstream", "address", "metrics", "image"}; the image may be empty,
-and there are metrics of each replica.
-Prints a line for each cache. Exit code 0: all do what they should; 1: one does not, and its line says why, and whether
-it is the cache itself or what comes through it.
+The configuration file lists the caches, each with its address, the addresses of its pods' metrics, and an image, which
+may be empty. A line is printed for each cache. The exit code is 1 if a check failed; the line says what is wrong, and
+whether it is the cache itself or what it gets from the upstream.
 """
 
 from __future__ import annotations
@@ -17,165 +16,198 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from common.config_reader import read_config, to_optional_text, to_text
+from common.endpoint import Endpoint, read_endpoint
+
+if TYPE_CHECKING:
+    from common.config_reader import Fields
 
 TIMEOUT_SECONDS = 30
-TRIES = 10
-# What is counted, by its series in the metrics: blobs from the volume and not, tags that were taken from the volume
-# because the upstream could not be asked, and requests to the upstream.
-COUNTED = {
+ATTEMPTS = 10
+# The counters that the checks compare, each with a pattern for its series: blobs that came from the volume and that
+# did not, tags served from the volume because the upstream could not be asked, and requests to the upstream.
+COUNTERS = {
     "hits": r'registry_proxy_hits_total\{[^}]*type="blob"\}',
     "misses": r'registry_proxy_misses_total\{[^}]*type="blob"\}',
     "stale": r'registry_cache_tag_lookups_total\{[^}]*result="stale"\}',
-    "asked": r"registry_cache_upstream_requests_total\{[^}]*\}",
+    "upstream requests": r"registry_cache_upstream_requests_total\{[^}]*\}",
 }
-MANIFESTS = (
+MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
 )
 
 
-class Unproved(Exception):
-    """A cache did not do what it should; the message says what, in words for the one who installed it."""
+class CheckFailed(Exception):
+    """A cache does not do what it should; the message tells whoever installed it what is wrong."""
 
 
-class NoContent(Exception):
-    """A request brought no whole answer; the message has its URL and what came instead."""
+class RequestFailed(Exception):
+    """A request got no complete, successful answer; the message has its URL and what happened instead."""
+
+
+class Cache(NamedTuple):
+    """A cache to check; `metrics` has an endpoint for each of its pods, and `image` may be empty."""
+
+    upstream: str
+    endpoint: Endpoint
+    metrics: tuple[Endpoint, ...]
+    image: str
 
 
 def main(arguments: list[str]) -> int:
-    """Ask every cache and return the exit code."""
+    """Check every cache in the file and return the exit code."""
     failed = False
-    for cache in json.loads(Path(arguments[0]).read_text(encoding="utf-8")):
+    for cache in read_config(Path(arguments[0]), _read_caches):
         try:
-            result = prove(cache)
-        except Unproved as problem:
+            result = check_cache(cache)
+        except CheckFailed as problem:
             failed = True
             result = f"FAILED: {problem}"
-        print(f"{cache['upstream']}: {result}")
+        print(f"{cache.upstream}: {result}")
     return 1 if failed else 0
 
 
-def prove(cache: dict[str, Any], pause_seconds: float = 1) -> str:
-    """What a cache was seen to do.
+def check_cache(cache: Cache, pause_seconds: float = 1) -> str:
+    """Check a cache and return what it did.
 
     Raises:
-        Unproved: it does not answer, its upstream refuses or is away, or no second pull was a hit.
+        CheckFailed: The cache does not answer, its upstream cannot be reached or refuses, or no second pull was a hit.
     """
-    address, image = cache["address"], cache["image"]
     try:
-        fetch(f"{address}/v2/")
-        began = counters(cache["metrics"])
-    except NoContent as problem:
+        fetch(f"{cache.endpoint.url}/v2/")
+        at_start = read_counters(cache)
+    except RequestFailed as problem:
         message = f"the cache does not answer as it should: {problem}"
-        raise Unproved(message) from problem
-    if not image:
-        return "the cache answers; no image is known to pull through it (values: helmTest.images)"
+        raise CheckFailed(message) from problem
+    if not cache.image:
+        return "the cache answers; there is no image to pull through it (set one in helmTest.images)"
     try:
-        name, digest = smallest_blob_through(cache, pause_seconds)
-        url = f"{address}/v2/{name}/blobs/{digest}"
-        check(fetch(url), digest)
-        before = counters(cache["metrics"])
-        for _ in range(TRIES):  # distribution stores a blob just after it sent the last of it
-            check(fetch(url), digest)
-            after = counters(cache["metrics"])
+        repository, digest = find_smallest_blob_upstream(cache, pause_seconds)
+        url = f"{cache.endpoint.url}/v2/{repository}/blobs/{digest}"
+        verify_digest(fetch(url), digest)
+        before = read_counters(cache)
+        for _ in range(ATTEMPTS):  # with two replicas, either may answer, and both have to get the blob first
+            verify_digest(fetch(url), digest)
+            after = read_counters(cache)
             if after["hits"] > before["hits"]:
-                so_far = ", ".join(f"{after[counter]:.0f} {counter}" for counter in ("hits", "misses"))
-                stored = "" if after["asked"] > began["asked"] else "; all of it was there, the upstream was not asked"
-                return f"{image} came through the cache, and again from its volume ({so_far} of blobs so far){stored}"
+                counts = f"{after['hits']:.0f} blob hits and {after['misses']:.0f} misses so far"
+                return f"pulled {cache.image} through the cache, and again from its volume ({counts})" + (
+                    ""
+                    if after["upstream requests"] > at_start["upstream requests"]
+                    else "; the volume had all of it already, so that the upstream was not asked"
+                )
             time.sleep(pause_seconds)
-    except NoContent as problem:
+    except RequestFailed as problem:
         message = (
-            f"the cache answers, but {image} does not come through it: {problem}. Its upstream is away or slow, does "
-            "not have the image or refuses the credentials; the log of the cache's pod says which"
+            f"the cache answers, but {cache.image} cannot be pulled through it: {problem}. Its upstream is down or "
+            "slow, does not have the image, or refuses the credentials; the log of the cache pod says which"
         )
-        raise Unproved(message) from problem
-    message = f"{image} comes through the cache, but never from its volume: what was pulled is not stored"
-    raise Unproved(message)
+        raise CheckFailed(message) from problem
+    message = f"{cache.image} can be pulled through the cache, but never comes from its volume: nothing is stored there"
+    raise CheckFailed(message)
 
 
-def smallest_blob_through(cache: dict[str, Any], pause_seconds: float) -> tuple[str, str]:
-    """As smallest_blob, by what the upstream says its tag means: a stored image is served without the upstream too.
+def find_smallest_blob_upstream(cache: Cache, pause_seconds: float) -> tuple[str, str]:
+    """Find the smallest blob of the cache's image, making sure that the upstream said which image the tag means.
+
+    Without that, an image on the volume would pass the check even if the cache could not reach its upstream.
 
     Raises:
-        Unproved: the cache could not ask the upstream, at any of several tries.
+        CheckFailed: The cache could not ask the upstream at any of several attempts.
     """
-    before = counters(cache["metrics"])
-    for _ in range(TRIES):  # an upstream that is slow once has answered when it is asked again
-        found = smallest_blob(cache["address"], cache["image"])
-        after = counters(cache["metrics"])
+    before = read_counters(cache)
+    for _ in range(ATTEMPTS):  # an upstream that is slow once has the answer ready for the next attempt
+        found = find_smallest_blob(cache)
+        after = read_counters(cache)
         if after["stale"] == before["stale"]:
             return found
         before = after
         time.sleep(pause_seconds)
     message = (
-        f"{cache['image']} comes from the volume alone: the cache cannot ask its upstream, which is away or slow, or "
-        "refuses the credentials; registry_cache_upstream_requests_total in the cache's metrics says which"
+        f"{cache.image} comes from the volume only: the cache cannot ask its upstream, which is down or slow, or "
+        "refuses the credentials; registry_cache_upstream_requests_total in the metrics of the cache says which"
     )
-    raise Unproved(message)
+    raise CheckFailed(message)
 
 
-def smallest_blob(address: str, image: str) -> tuple[str, str]:
-    """The repository of an image, and the digest of its smallest blob, for the first platform that it has."""
-    name, _, digest = image.partition("@")
-    name, _, tag = name.partition(":")
+def find_smallest_blob(cache: Cache) -> tuple[str, str]:
+    """Return the repository of the cache's image, and the digest of its smallest blob for the first platform."""
+    name, _, digest = cache.image.partition("@")
+    repository, _, tag = name.partition(":")
+    manifests = f"{cache.endpoint.url}/v2/{repository}/manifests"
     try:
-        manifest = json.loads(fetch(f"{address}/v2/{name}/manifests/{digest or tag or 'latest'}"))
+        manifest = json.loads(fetch(f"{manifests}/{digest or tag or 'latest'}"))
         if "manifests" in manifest:
-            manifest = json.loads(fetch(f"{address}/v2/{name}/manifests/{manifest['manifests'][0]['digest']}"))
+            manifest = json.loads(fetch(f"{manifests}/{manifest['manifests'][0]['digest']}"))
         blobs: list[dict[str, Any]] = [manifest["config"], *manifest["layers"]]
-        return name, str(min(blobs, key=lambda blob: int(blob["size"]))["digest"])
+        return repository, str(min(blobs, key=lambda blob: int(blob["size"]))["digest"])
     except (ValueError, LookupError, TypeError) as error:
-        message = f"what came as the manifest of {image} is none: {error!r}"
-        raise Unproved(message) from error
+        message = f"the answer to the request for the manifest of {cache.image} is not a manifest: {error!r}"
+        raise CheckFailed(message) from error
 
 
-def check(content: bytes, digest: str) -> None:
-    """Refuse content that is not what its digest says."""
+def verify_digest(content: bytes, digest: str) -> None:
+    """Raise CheckFailed if content does not have its digest."""
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
-        message = f"blob {digest} has other content than its digest says"
-        raise Unproved(message)
+        message = f"the content of blob {digest} does not match its digest"
+        raise CheckFailed(message)
 
 
-def counters(metrics: list[str]) -> dict[str, float]:
-    """What the cache counted, as COUNTED has it, its replicas that answer added up.
+def read_counters(cache: Cache) -> dict[str, float]:
+    """Return the values of COUNTERS, summed over the pods of the cache that answer.
 
     Raises:
-        NoContent: no replica answers.
+        RequestFailed: No pod answers.
     """
-    found = dict.fromkeys(COUNTED, 0.0)
+    counters = dict.fromkeys(COUNTERS, 0.0)
     problems = []
-    for url in metrics:
+    for endpoint in cache.metrics:
         try:
-            text = fetch(url).decode()
-        except NoContent as problem:
+            text = fetch(f"{endpoint.url}/metrics").decode()
+        except RequestFailed as problem:
             problems.append(problem)
             continue
-        for name, series in COUNTED.items():
-            found[name] += sum(map(float, re.findall(rf"^{series} (\S+)$", text, re.MULTILINE)))
-    if len(problems) == len(metrics):
+        for name, series in COUNTERS.items():
+            counters[name] += sum(map(float, re.findall(rf"^{series} (\S+)$", text, re.MULTILINE)))
+    if len(problems) == len(cache.metrics):
         raise problems[0]
-    return found
+    return counters
 
 
 def fetch(url: str) -> bytes:
-    """The body of a successful answer.
+    """Return the body of a successful answer.
 
     Raises:
-        NoContent: no connection, no answer in time, an error status, or a body that breaks off.
+        RequestFailed: There was no connection, no answer in time, an error status, or an incomplete body.
     """
-    request = urllib.request.Request(url, headers={"Accept": MANIFESTS})  # noqa: S310 - the chart wrote the URL
+    request = urllib.request.Request(url, headers={"Accept": MANIFEST_TYPES})  # noqa: S310 - an endpoint's URL
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - as above
             content: bytes = answer.read()
     except urllib.error.HTTPError as error:
         with error:
-            message = f"{url} gave status {error.code}"
-        raise NoContent(message) from error
+            message = f"{url} returned status {error.code}"
+        raise RequestFailed(message) from error
     except (OSError, HTTPException) as error:
-        message = f"{url} gave no whole answer: {error}"
-        raise NoContent(message) from error
+        message = f"{url} did not return a complete answer: {error}"
+        raise RequestFailed(message) from error
     return content
+
+
+def _read_caches(fields: Fields) -> tuple[Cache, ...]:
+    return fields.take_objects("caches", _read_cache)
+
+
+def _read_cache(fields: Fields) -> Cache:
+    return Cache(
+        upstream=fields.take("upstream", to_text),
+        endpoint=fields.take_object("endpoint", read_endpoint),
+        metrics=fields.take_objects("metrics", read_endpoint),
+        image=fields.take("image", to_optional_text),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `helm test` says of a cache, whatever it answers; pulls through real caches are the cluster rung's."""
+"""What `helm test` reports about a cache, whatever the cache answers; the cluster tests pull through real caches."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from common.endpoint import Endpoint
 from gate.metrics import REVALIDATED, STALE, Metrics
 from helm_test import prove
 from known_metrics import EMPTY_CACHE
@@ -37,13 +38,16 @@ class FakeCache:
     short_by: int = 0
     away_for: int = 0
     asks: bool = True
+    metrics: str = ""
     pulls: int = 0
     manifests: int = 0
-    address: str = ""
+    endpoint: Endpoint = field(default_factory=lambda: Endpoint("http", "127.0.0.1", 0))
     asked: list[str] = field(default_factory=list)
 
     def answer(self, path: str) -> tuple[int, bytes]:
         self.asked.append(path)
+        if path == "/metrics" and self.metrics:
+            return 200, self.metrics.encode()
         if path == "/metrics":
             hits = max(0, self.pulls - self.stored_from + 1)
             asked = self.manifests * self.asks
@@ -59,9 +63,8 @@ class FakeCache:
         self.manifests += path == "/v2/a/b/manifests/1"
         return self.answers.get(path, (404, b""))
 
-    def described(self, image: str = "a/b:1", *more: str) -> dict[str, Any]:
-        metrics = [*more, f"{self.address}/metrics"]
-        return {"upstream": "docker.io", "address": self.address, "metrics": metrics, "image": image}
+    def described(self, image: str = "a/b:1", *more: Endpoint) -> prove.Cache:
+        return prove.Cache("docker.io", self.endpoint, (*more, self.endpoint), image)
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def cache() -> Iterator[FakeCache]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        fake.address = f"http://127.0.0.1:{server.server_port}"
+        fake.endpoint = Endpoint("http", "127.0.0.1", server.server_port)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield fake
@@ -90,40 +93,40 @@ def cache() -> Iterator[FakeCache]:
         thread.join()
 
 
-def nobody() -> str:
+def nobody() -> Endpoint:
     """The address of a server that is not there."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
-        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+        return Endpoint("http", "127.0.0.1", closed.getsockname()[1])
 
 
-def proved(cache: FakeCache, image: str = "a/b:1") -> str:
-    return prove.prove(cache.described(image), pause_seconds=0)
+def result_of(cache: FakeCache, image: str = "a/b:1") -> str:
+    return prove.check_cache(cache.described(image), pause_seconds=0)
 
 
-def test_pull_that_comes_from_the_volume_is_proof(cache: FakeCache) -> None:
-    assert "a/b:1 came through the cache, and again from its volume (1 hits" in proved(cache)
+def test_second_pull_from_the_volume_passes(cache: FakeCache) -> None:
+    assert "pulled a/b:1 through the cache, and again from its volume (1 blob hits" in result_of(cache)
 
 
-def test_blob_that_is_stored_a_little_later_is_waited_for(cache: FakeCache) -> None:
+def test_blob_that_is_stored_a_little_later_passes(cache: FakeCache) -> None:
     cache.stored_from = 4
-    assert "again from its volume" in proved(cache)
+    assert "again from its volume" in result_of(cache)
 
 
-def test_blob_that_is_never_stored_is_no_proof(cache: FakeCache) -> None:
+def test_blob_that_is_never_stored_fails(cache: FakeCache) -> None:
     cache.stored_from = 1000
-    with pytest.raises(prove.Unproved, match="never from its volume"):
-        proved(cache)
+    with pytest.raises(prove.CheckFailed, match="never comes from its volume"):
+        result_of(cache)
 
 
-def test_cache_without_an_image_is_only_asked(cache: FakeCache) -> None:
-    assert "no image is known" in proved(cache, image="")
+def test_cache_without_an_image_is_only_probed(cache: FakeCache) -> None:
+    assert "there is no image" in result_of(cache, image="")
     assert cache.asked == ["/v2/", "/metrics"]
 
 
 def test_index_is_followed(cache: FakeCache) -> None:
     cache.answers["/v2/a/b/manifests/1"] = (200, b'{"manifests": [{"digest": "sha256:one"}]}')
     cache.answers["/v2/a/b/manifests/sha256:one"] = (200, json.dumps(MANIFEST).encode())
-    assert "again from its volume" in proved(cache)
+    assert "again from its volume" in result_of(cache)
 
 
 @pytest.mark.parametrize(
@@ -137,52 +140,52 @@ def test_index_is_followed(cache: FakeCache) -> None:
 )
 def test_image_is_named_as_in_a_pod(cache: FakeCache, image: str, asked: str) -> None:
     cache.answers[f"/v2/a/b/manifests/{asked}"] = cache.answers["/v2/a/b/manifests/1"]
-    assert image in proved(cache, image)
+    assert image in result_of(cache, image)
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])
-def test_upstream_that_refuses_is_told_from_a_cache_that_does(cache: FakeCache, status: int) -> None:
+def test_upstream_that_refuses_is_distinguished_from_a_cache_that_does(cache: FakeCache, status: int) -> None:
     cache.answers["/v2/a/b/manifests/1"] = (status, b"")
-    with pytest.raises(prove.Unproved, match=rf"the cache answers, but .* status {status}.*Its upstream"):
-        proved(cache)
+    with pytest.raises(prove.CheckFailed, match=rf"the cache answers, but .* status {status}.*Its upstream"):
+        result_of(cache)
     cache.answers["/v2/"] = (status, b"")
-    with pytest.raises(prove.Unproved, match=rf"the cache does not answer as it should: .* status {status}$"):
-        proved(cache)
+    with pytest.raises(prove.CheckFailed, match=rf"the cache does not answer as it should: .* status {status}$"):
+        result_of(cache)
 
 
-def test_upstream_that_cannot_be_asked_is_told_though_the_image_is_stored(cache: FakeCache) -> None:
+def test_upstream_that_cannot_be_asked_fails_though_the_image_is_stored(cache: FakeCache) -> None:
     cache.away_for = 1000
-    with pytest.raises(prove.Unproved, match=r"a/b:1 comes from the volume alone: .* upstream, which is away"):
-        proved(cache)
+    with pytest.raises(prove.CheckFailed, match=r"a/b:1 comes from the volume only: .* upstream, which is down"):
+        result_of(cache)
     assert cache.pulls == 0
 
 
-def test_upstream_that_was_not_asked_is_no_proof_of_it_and_said(cache: FakeCache) -> None:
-    assert "not asked" not in proved(cache)
+def test_result_says_that_the_upstream_was_not_asked(cache: FakeCache) -> None:
+    assert "not asked" not in result_of(cache)
     cache.asks = False
-    assert proved(cache).endswith("; all of it was there, the upstream was not asked")
+    assert result_of(cache).endswith("; the volume had all of it already, so that the upstream was not asked")
 
 
 def test_upstream_that_is_slow_once_is_asked_again(cache: FakeCache) -> None:
     cache.away_for = 2
-    assert "again from its volume" in proved(cache)
+    assert "again from its volume" in result_of(cache)
 
 
-def test_replica_that_is_away_is_no_failure_of_the_other(cache: FakeCache) -> None:
-    described = cache.described("a/b:1", f"{nobody()}/metrics")
-    assert "again from its volume" in prove.prove(described, pause_seconds=0)
+def test_replica_that_is_down_does_not_fail_the_other(cache: FakeCache) -> None:
+    described = cache.described("a/b:1", nobody())
+    assert "again from its volume" in prove.check_cache(described, pause_seconds=0)
 
 
-def test_what_each_replica_counted_counts(cache: FakeCache) -> None:
+def test_counters_of_all_replicas_are_added_up(cache: FakeCache) -> None:
     """The Service leads to either of them, and either asks the upstream for the other."""
     cache.away_for = 1000
-    described = cache.described("a/b:1", f"{cache.address}/metrics")
-    assert prove.counters(described["metrics"])["asked"] == 6
-    with pytest.raises(prove.Unproved, match="which is away"):
-        prove.prove(described, pause_seconds=0)
+    described = cache.described("a/b:1", cache.endpoint)
+    assert prove.read_counters(described)["upstream requests"] == 6
+    with pytest.raises(prove.CheckFailed, match="which is down"):
+        prove.check_cache(described, pause_seconds=0)
 
 
-def test_what_is_counted_is_what_a_cache_tells(cache: FakeCache) -> None:
+def test_counters_are_those_of_the_gate(cache: FakeCache) -> None:
     counted = Metrics("docker.io")
     for hit in (True, False, False):
         counted.count_request("blob", hit=hit)
@@ -191,40 +194,46 @@ def test_what_is_counted_is_what_a_cache_tells(cache: FakeCache) -> None:
         counted.observe_upstream_request("HEAD", outcome, 0.1)
     counted.count_tag_lookup(REVALIDATED)
     counted.count_tag_lookup(STALE)
-    cache.answers["/told"] = (200, counted.render(EMPTY_CACHE).encode())
-    assert prove.counters([f"{cache.address}/told"]) == {"hits": 1, "misses": 2, "stale": 1, "asked": 2}
+    cache.metrics = counted.render(EMPTY_CACHE)
+    assert prove.read_counters(cache.described()) == {"hits": 1, "misses": 2, "stale": 1, "upstream requests": 2}
 
 
 @pytest.mark.parametrize("manifest", [b"<html>", b"[]", b"3", b'{"manifests": []}', b'{"schemaVersion": 1}'])
-def test_what_is_no_manifest_is_told(cache: FakeCache, manifest: bytes) -> None:
+def test_answer_that_is_not_a_manifest_fails(cache: FakeCache, manifest: bytes) -> None:
     cache.answers["/v2/a/b/manifests/1"] = (200, manifest)
-    with pytest.raises(prove.Unproved, match="what came as the manifest of a/b:1 is none"):
-        proved(cache)
+    with pytest.raises(prove.CheckFailed, match="for the manifest of a/b:1 is not a manifest"):
+        result_of(cache)
 
 
-def test_body_that_breaks_off_is_told(cache: FakeCache) -> None:
+def test_incomplete_body_fails(cache: FakeCache) -> None:
     cache.short_by = 5
-    with pytest.raises(prove.Unproved, match="no whole answer"):
-        proved(cache)
+    with pytest.raises(prove.CheckFailed, match="did not return a complete answer"):
+        result_of(cache)
 
 
-def test_other_content_than_the_digest_says_is_told(cache: FakeCache) -> None:
+def test_content_that_does_not_match_its_digest_fails(cache: FakeCache) -> None:
     cache.answers[BLOB] = (200, b"[]")
-    with pytest.raises(prove.Unproved, match="other content"):
-        proved(cache)
+    with pytest.raises(prove.CheckFailed, match="does not match its digest"):
+        result_of(cache)
 
 
-def test_every_cache_has_its_line_and_one_failure_fails_all(
+def test_every_cache_has_a_line_and_one_failure_fails_all(
     cache: FakeCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    away = {"upstream": "quay.io", "address": nobody(), "metrics": [], "image": ""}
+    away, good = (
+        {"upstream": upstream, "endpoint": endpoint, "metrics": [endpoint], "image": image}
+        for upstream, endpoint, image in (
+            ("quay.io", nobody()._asdict(), ""),
+            ("docker.io", cache.endpoint._asdict(), "a/b:1"),
+        )
+    )
     path = tmp_path / "caches.json"
 
-    path.write_text(json.dumps([away, cache.described()]))
+    path.write_text(json.dumps({"caches": [away, good]}))
     assert prove.main([str(path)]) == 1
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("quay.io: FAILED: the cache does not answer")
-    assert second.startswith("docker.io: a/b:1 came through")
+    assert second.startswith("docker.io: pulled a/b:1 through")
 
-    path.write_text(json.dumps([cache.described()]))
+    path.write_text(json.dumps({"caches": [good]}))
     assert prove.main([str(path)]) == 0
