@@ -358,7 +358,7 @@ def _seconds_until(title: str, condition: Callable[[], bool]) -> float:
 
 
 FOREIGN_FILE = 'server = "{url}"\n# theirs\n'
-LINK = "it is a link to a file outside the registry folder"
+LINK = "it is a link to a file outside the registry directory"
 SCENARIOS = (
     Scenario("program killed, its file is there, the cache is good", _program_killed),
     Scenario("program killed, its file is there, nothing listens", _program_and_cache_killed),

@@ -245,7 +245,7 @@ def test_ten_caches_need_little_memory_and_leave_no_files(machine: Machine) -> N
     assert sorted(log) == sorted(
         f"{name}: {change}"
         for name in upstreams
-        for change in (f"in use at {machine.cache.url}", "not used: the program ends")
+        for change in (f"using the cache at {machine.cache.url}", "not using the cache: the node program is stopping")
     )
 
 
@@ -359,7 +359,7 @@ def test_two_releases_share_the_registry_directory_and_take_over_from_each_other
         machine.start_program(machine.configure(owner=owner, upstreams=names), name=owner.partition("/")[0])
         wait_for(f"{owner} to settle", lambda owner=owner: _settled(machine, owner), LIMIT_SECONDS)  # type: ignore[misc]
     assert (machine.state("one/name") / "ready").exists()
-    refused = f"{machine.name}: the nodes' program of one/name looks after it\n"
+    refused = f"{machine.name}: the upstream is managed by the node program of one/name\n"
     wait_for("the second to say why", lambda: machine.not_ready("two/name") == refused, LIMIT_SECONDS)
 
     machine.place.stop("one")
@@ -396,7 +396,8 @@ def test_unstable_cache_is_withdrawn_with_growing_backoff(machine: Machine) -> N
         machine.wait_until_used(used=False)
         machine.cache.start()
     begun = time.monotonic()
-    reason = f"{machine.name}: it came and went; it is used again once it has answered for 15 s\n"
+    unsteady = "the cache was unsteady, and has to answer for 15 s before it is used again"
+    reason = f"{machine.name}: {unsteady}\n"
     wait_for("the reason", lambda: machine.not_ready() == reason, LIMIT_SECONDS)
     machine.wait_until_used(used=True)
     assert time.monotonic() - begun > 12
@@ -458,7 +459,7 @@ def test_state_is_ready_when_every_cache_is_used(machine: Machine) -> None:
     assert not (machine.state() / "not-ready").exists()
     machine.cache.signal(signal.SIGKILL)
     wait_for("not ready", machine.not_ready, LIMIT_SECONDS)
-    assert machine.not_ready() == f"{machine.name}: the cache does not answer: connection refused\n"
+    assert machine.not_ready() == f"{machine.name}: the cache did not answer: connection refused\n"
     log = machine.place.log("program").read_text().splitlines()
     assert len(log) == 2, "a line for each change, none for quiet"
 
@@ -499,7 +500,7 @@ def _has_connection(port: int) -> bool:
 
 def _settled(machine: Machine, owner: str) -> bool:
     """Return whether the program has probed each of its caches."""
-    return (machine.state(owner) / "ready").exists() or "looks after it" in machine.not_ready(owner)
+    return (machine.state(owner) / "ready").exists() or "is managed by" in machine.not_ready(owner)
 
 
 def _start_containerd(machine: Machine) -> None:

@@ -1,1 +1,1 @@
-"""The program on each node: it points containerd to the caches that answer."""
+"""The program on each node, which points containerd to the caches that answer."""

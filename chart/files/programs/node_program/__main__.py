@@ -1,18 +1,19 @@
 """Points containerd on this node to the caches that answer, and away from those that do not.
 
-One thread for each cache asks it again and again and keeps its hosts.toml in step with the answers. When the program
-is told to end, it withdraws all of them: no program running means that no cache is asked.
+A thread for each cache probes it again and again, and keeps its hosts.toml in step with the results. When the program
+is told to end, it withdraws all of them, so that no cache is asked while the program does not run.
 """
 
 import signal
 
-# Waited for and not handled: a handler could interrupt just the code whose lock it needs. Threads inherit it. First of
-# all, since the first process of a container does not get a signal that it neither handles nor blocks.
-END = {signal.SIGTERM, signal.SIGINT}
+# These are blocked and waited for, and not handled: a handler could interrupt just the code whose lock it needs.
+# Threads inherit that. It comes first, because the first process of a container does not get a signal that it neither
+# handles nor blocks.
+END_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, END)
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
 
-import sys  # noqa: E402
+import sys  # noqa: E402 - after the signals
 import threading  # noqa: E402
 import time  # noqa: E402
 
@@ -23,13 +24,13 @@ from node_program.configuration import Configuration  # noqa: E402
 from node_program.containerd_configuration import Finding, NodeFiles, check_registry_directory  # noqa: E402
 from node_program.keeper import Keeper  # noqa: E402
 from node_program.metrics import Metrics, MetricsServer  # noqa: E402
+from node_program.readiness import Readiness  # noqa: E402
 from node_program.registry_directory import RegistryDirectory  # noqa: E402
-from node_program.state import State  # noqa: E402
 
-LEFT = "left by an earlier run"
+EARLIER_RUN = "earlier run"
 CONTAINERD = "containerd"
-# Seconds between two looks at what seldom changes.
-SELDOM = 60.0
+# The time between two checks of what seldom changes.
+CHECK_SECONDS = 60.0
 
 
 def main(arguments: list[str]) -> int:
@@ -39,29 +40,29 @@ def main(arguments: list[str]) -> int:
 
 
 def run(settings: Configuration) -> None:
-    """Look after all caches until told to end, then withdraw them."""
+    """Manage all caches until told to end, then withdraw them."""
     upstreams = [cache.upstream for cache in settings.caches]
-    state = State(settings.state_directory, upstreams)
+    readiness = Readiness(settings.state_directory, upstreams)
     directory = RegistryDirectory(settings.registry_directory, settings.owner)
     metrics = Metrics(upstreams)
     server = MetricsServer(metrics, settings.metrics_port)
-    containerd = Containerd(settings, state, metrics)
-    keepers = [Keeper(cache, settings, directory, state, metrics) for cache in settings.caches]
+    containerd = ContainerdCheck(settings, readiness, metrics)
+    keepers = [Keeper(cache, settings, directory, readiness, metrics) for cache in settings.caches]
     stop = threading.Event()
-    tidied = tidy(directory, upstreams, state)
+    is_tidy = tidy(directory, upstreams, readiness)
     for keeper in keepers:
-        # As daemons they end with the program, even in the middle of a probe.
+        # Daemon threads end with the program, even in the middle of a probe.
         threading.Thread(target=keeper.run, args=(stop,), daemon=True).start()
-    again = 0.0
+    next_check = 0.0
     while True:
-        if time.monotonic() >= again:
-            again = time.monotonic() + SELDOM
+        if time.monotonic() >= next_check:
+            next_check = time.monotonic() + CHECK_SECONDS
             containerd.check()
             server.ensure_listening()
-        tidied = tidied or tidy(directory, upstreams, state)
-        received = signal.sigtimedwait(END, settings.probe.interval)
-        # A process that was stopped for longer than that and goes on gets an empty answer instead of none.
-        if received is not None and received.si_signo in END:
+        is_tidy = is_tidy or tidy(directory, upstreams, readiness)
+        received = signal.sigtimedwait(END_SIGNALS, settings.probe.interval)
+        # A process that was stopped for longer than the interval and continues gets an empty result instead of None.
+        if received is not None and received.si_signo in END_SIGNALS:
             break
     stop.set()
     for keeper in keepers:
@@ -69,17 +70,17 @@ def run(settings: Configuration) -> None:
     try:
         directory.close()
     except OSError as error:
-        log(f"the lock file cannot be withdrawn: {describe_oserror(error)}")
+        log(f"the lock file cannot be removed: {describe_oserror(error)}")
 
 
-class Containerd:
+class ContainerdCheck:
     """Reports whether containerd reads the registry directory; its configuration is read and never changed."""
 
-    def __init__(self, settings: Configuration, state: State, metrics: Metrics) -> None:
+    def __init__(self, settings: Configuration, readiness: Readiness, metrics: Metrics) -> None:
         """Remember where the configuration is; nothing is read yet."""
         self._files = settings.containerd
         self._node = NodeFiles(settings.containerd.mounts)
-        self._state = state
+        self._readiness = readiness
         self._metrics = metrics
         self._reported: Finding | None = None
 
@@ -93,20 +94,20 @@ class Containerd:
         self._metrics.set_containerd_reads_directory(finding.reads)
         if finding.problem:
             log(f"{CONTAINERD}: {finding.problem}")
-        self._state.set(CONTAINERD, finding.problem if finding.reads is False else None)
+        self._readiness.set(CONTAINERD, finding.problem if finding.reads is False else None)
 
 
-def tidy(directory: RegistryDirectory, upstreams: list[str], state: State) -> bool:
-    """Take out what an earlier run left, and return whether nothing of it stays."""
+def tidy(directory: RegistryDirectory, upstreams: list[str], readiness: Readiness) -> bool:
+    """Withdraw what an earlier run left, and return whether nothing of it remains."""
     try:
         for folder in directory.tidy(upstreams):
-            log(f"{folder}: withdrawn, left by an earlier run")
-        problems = [f"{folder}: {describe_oserror(error)}" for folder, error in directory.stuck.items()]
+            log(f"{folder}: withdrew the hosts.toml that an earlier run left")
+        problems = [f"{folder}: {describe_oserror(error)}" for folder, error in directory.not_tidied.items()]
     except OSError as error:
         problems = [describe_oserror(error)]
-    reason = f"cannot be withdrawn: {'; '.join(problems)}" if problems else None
-    if state.set(LEFT, reason) and reason:
-        log(f"{LEFT}: {reason}")
+    reason = f"what it left cannot be withdrawn: {'; '.join(problems)}" if problems else None
+    if readiness.set(EARLIER_RUN, reason) and reason:
+        log(f"{EARLIER_RUN}: {reason}")
     return not problems
 
 

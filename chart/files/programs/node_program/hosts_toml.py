@@ -1,7 +1,7 @@
-"""The text of a hosts.toml that asks the cache first, and what was there before next.
+"""The text of a hosts.toml that names the cache first, followed by what was there before.
 
-What containerd makes of it: core/remotes/docker/config/hosts.go. Hosts are tried in the order of their tables, the
-server comes last. `dial_timeout` is known since containerd 2.1; older versions ignore it.
+How containerd reads it: core/remotes/docker/config/hosts.go. It tries hosts in the order of their tables, and the
+server last. containerd 2.1 and newer know `dial_timeout`; older versions ignore it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from common.endpoint import Endpoint
 
 MARK = "# registry-cache: written by "
-MADE_FOLDER = "# registry-cache: the folder was made for it"
-TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+CREATED_FOLDER = "# registry-cache: the folder was made for it"
+_TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 
 class CannotMerge(Exception):
-    """What is there cannot be kept together with the cache; the message says why. It is left as it is."""
+    """What is there cannot be combined with the cache, and is left unchanged; the message says why."""
 
 
 class Mirror(NamedTuple):
@@ -30,108 +30,106 @@ class Mirror(NamedTuple):
     dial_timeout: str
 
 
-def render(mirror: Mirror, owner: str, *, before: str = "", made_folder: bool = False) -> str:
-    """The whole file. `before` is the hosts.toml that counts without us: its keys stay, its hosts follow the cache.
+def render(mirror: Mirror, owner: str, *, before: str = "", created_folder: bool = False) -> str:
+    """Return the whole file. It keeps the keys of `before`, which is what containerd reads without us, and its hosts.
 
     Raises:
-        CannotMerge: `before` is no TOML, or is written so that no table can be put in front of its own.
+        CannotMerge: `before` is not TOML, or no table can be put in front of its own.
     """
-    found = _parse(before)
-    if mirror.endpoint.url in found.get("host", {}):
+    existing = _parse(before)
+    if mirror.endpoint.url in existing.get("host", {}):
         message = f"it names {mirror.endpoint.url} already"
         raise CannotMerge(message)
     top, tables = _split(before)
-    lines = [f"{MARK}{owner}", *([MADE_FOLDER] if made_folder else [])]
-    # Without a server containerd asks the upstream by its own name, where it serves no images if it has another URL.
+    lines = [f"{MARK}{owner}", *([CREATED_FOLDER] if created_folder else [])]
+    # Without a server, containerd asks the upstream at its own name, which fails if its images are at another URL.
     # A server that is there already stays: somebody wants these pulls to end there.
-    if "server" not in found:
-        lines.append(f"server = {_quoted(mirror.server)}")
+    if "server" not in existing:
+        lines.append(f"server = {_quote(mirror.server)}")
     lines += [line for line in (top.rstrip("\n"),) if line]
     lines += [
         "",
-        f"[host.{_quoted(mirror.endpoint.url)}]",
+        f"[host.{_quote(mirror.endpoint.url)}]",
         '  capabilities = ["pull", "resolve"]',
-        f"  dial_timeout = {_quoted(mirror.dial_timeout)}",
+        f"  dial_timeout = {_quote(mirror.dial_timeout)}",
     ]
     text = "\n".join(lines) + "\n"
     if tables:
         text += f"\n{tables}"
-    _check(text, found, mirror)
+    _check_merged(text, existing, mirror)
     return text
 
 
 def owner_of(text: str) -> str | None:
-    """Who wrote the file, `namespace/name`; None where it is somebody else's and not a registry cache's."""
+    """Return the namespace/name of the release that wrote the file, or None if no registry cache did."""
     first = text.partition("\n")[0]
     return first.removeprefix(MARK).strip() if first.startswith(MARK) else None
 
 
-def folder_was_made(text: str) -> bool:
-    """Whether the file's folder was made for it, so that it goes with it."""
-    return MADE_FOLDER in text.splitlines()[:2]
+def folder_was_created(text: str) -> bool:
+    """Whether the folder of the file was created for it, and so has to be removed with it."""
+    return CREATED_FOLDER in text.splitlines()[:2]
 
 
-def from_certificates(names: list[str], folder: str = "") -> str:
-    """The keys that do what the certificate files of a folder without hosts.toml do (hosts.go, loadCertFiles).
+def keys_for_certificates(names: list[str], path: str = "") -> str:
+    """Return the keys that stand for the certificate files of a folder without hosts.toml (hosts.go, loadCertFiles).
 
-    `folder` stands before each name: how to get there from the folder of the file that the keys are for.
+    `path` leads to the files from the folder of the hosts.toml.
 
     Raises:
-        CannotMerge: some client certificates have keys and some have none, which the keys cannot say.
+        CannotMerge: Some client certificates have keys and some do not, which a hosts.toml cannot express.
     """
     authorities = sorted(name for name in names if name.endswith(".crt"))
     clients = sorted(name for name in names if name.endswith(".cert"))
     with_key = [name for name in clients if f"{name.removesuffix('.cert')}.key" in names]
     lines = []
     if authorities:
-        lines.append(f"ca = [{', '.join(_quoted(folder + name) for name in authorities)}]")
+        lines.append(f"ca = [{', '.join(_quote(path + name) for name in authorities)}]")
     if clients and with_key == clients:
         keys = [f"{name.removesuffix('.cert')}.key" for name in clients]
-        pairs = [
-            f"[{_quoted(folder + name)}, {_quoted(folder + key)}]" for name, key in zip(clients, keys, strict=True)
-        ]
+        pairs = [f"[{_quote(path + name)}, {_quote(path + key)}]" for name, key in zip(clients, keys, strict=True)]
         lines.append(f"client = [{', '.join(pairs)}]")
     elif clients and not with_key:
-        lines.append(f"client = [{', '.join(_quoted(folder + name) for name in clients)}]")
+        lines.append(f"client = [{', '.join(_quote(path + name) for name in clients)}]")
     elif clients:
-        message = "of its client certificates some have a key and some have none"
+        message = "some of its client certificates have a key and some do not"
         raise CannotMerge(message)
     return "\n".join(lines) + "\n" if lines else ""
 
 
 def names_relative_files(text: str) -> bool:
-    """Whether it names certificates by a path that means something in its own folder alone."""
+    """Whether it names certificates by paths that are relative to its own folder."""
     try:
-        found = _parse(text)
+        existing = _parse(text)
     except CannotMerge:
         return False
-    tables = [found, *found.get("host", {}).values()]
+    tables = [existing, *existing.get("host", {}).values()]
     files = [_strings(table.get(key, [])) for table in tables for key in ("ca", "client")]
     return any(not name.startswith("/") for names in files for name in names)
 
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        text.encode()  # what is no UTF-8 was read with surrogates; containerd ignores such a file
-        found = tomllib.loads(text)
+        text.encode()  # bytes that are not UTF-8 were read as surrogates; containerd ignores such a file
+        content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeEncodeError) as error:
         message = f"it is not TOML: {error}"
         raise CannotMerge(message) from error
-    hosts = found.get("host", {})
+    hosts = content.get("host", {})
     if not isinstance(hosts, dict) or not all(isinstance(host, dict) for host in hosts.values()):
-        message = "its hosts are no tables"
+        message = "its hosts are not tables"
         raise CannotMerge(message)
-    return found
+    return content
 
 
 def _split(text: str) -> tuple[str, str]:
-    """What stands before the first table, and the rest."""
-    table = TABLE.search(text)
+    """Return what precedes the first table, and the rest."""
+    table = _TABLE.search(text)
     return (text[: table.start()], text[table.start() :]) if table else (text, "")
 
 
-def _check(text: str, before: dict[str, Any], mirror: Mirror) -> None:
-    """Make sure, by reading it as containerd will, that all that was there is there, and the cache in front."""
+def _check_merged(text: str, before: dict[str, Any], mirror: Mirror) -> None:
+    """Read the text as containerd will, and check that it has all that was there before, after the cache."""
     ours = {"capabilities": ["pull", "resolve"], "dial_timeout": mirror.dial_timeout}
     hosts = {mirror.endpoint.url: ours, **before.get("host", {})}
     wanted = {"server": mirror.server, **before, "host": hosts}
@@ -140,15 +138,16 @@ def _check(text: str, before: dict[str, Any], mirror: Mirror) -> None:
     except CannotMerge:
         merged = {}
     if merged != wanted or list(merged["host"]) != list(hosts):
-        message = "it is written so that no host can be put in front of its own"
+        message = "no host can be put in front of its own, the way it is written"
         raise CannotMerge(message)
 
 
 def _strings(value: object) -> list[str]:
+    """Return a string, or all strings in nested lists."""
     if isinstance(value, str):
         return [value]
     return [text for item in value for text in _strings(item)] if isinstance(value, list) else []
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,4 +1,4 @@
-"""Keeps one cache's hosts.toml in step with what the cache answers: a circuit breaker that never gives up."""
+"""Keeps the hosts.toml of one cache in step with its probes: a circuit breaker that never gives up."""
 
 from __future__ import annotations
 
@@ -11,159 +11,166 @@ from typing import TYPE_CHECKING
 
 from common.log import describe_oserror, log
 
-from node_program.cache_probe import NoAnswer, ServiceAddress, probe
+from node_program.cache_probe import ProbeFailed, probe
 from node_program.hosts_toml import CannotMerge, Mirror
-from node_program.registry_directory import InUse, RegistryDirectory
+from node_program.registry_directory import OwnedByOtherRelease, RegistryDirectory
+from node_program.service_address import ServiceAddress
 
 if TYPE_CHECKING:
     from common.endpoint import Endpoint
 
     from node_program.configuration import Cache, Configuration
     from node_program.metrics import Metrics
-    from node_program.state import State
+    from node_program.readiness import Readiness
 
+# The share of the interval by which pauses between probes vary.
 JITTER = 0.1
-# Seconds after a bad answer until the next question, as long as the cache is still in use.
-SECOND_QUESTION = 1.0
-# A cache that is left again within these seconds flaps, and has to answer for so long before it is used again: at first
-# these, then twice as long each time.
-FLAPS_WITHIN = 600.0
-FIRST_PATIENCE = 15.0
+# The pause after a failed probe of a cache that is still in use.
+RETRY_SECONDS = 1.0
+# A cache that is withdrawn twice within this time is unsteady. It then has to answer for FIRST_BACKOFF_SECONDS before
+# it is used again, and for twice as long each further time.
+UNSTEADY_SECONDS = 600.0
+FIRST_BACKOFF_SECONDS = 15.0
 
 
-class Patience:
+class Backoff:
     """How long a cache that comes and goes has to answer before it is used again."""
 
-    def __init__(self, longest: float) -> None:
-        """`longest` is the most that is asked for, in seconds; 0 asks for none."""
-        self._longest = longest
-        self._left: deque[float] = deque()
+    def __init__(self, max_seconds: float) -> None:
+        """Require at most `max_seconds`; 0 requires nothing."""
+        self._max_seconds = max_seconds
+        self._withdrawals: deque[float] = deque()
 
-    def left(self, now: float) -> None:
-        """Note that the cache was left at this time."""
-        self._left.append(now)
+    def note_withdrawal(self, now: float) -> None:
+        """Note that the cache was withdrawn at this time."""
+        self._withdrawals.append(now)
 
-    def asked_for(self, now: float) -> float:
-        """Seconds of good answers that are asked for; none after the first time."""
-        while self._left and self._left[0] < now - FLAPS_WITHIN:
-            self._left.popleft()
-        again = len(self._left) - 2
-        # The power is bounded, since a number of thousands would be none that a float can hold.
-        return 0.0 if again < 0 else min(self._longest, FIRST_PATIENCE * 2 ** min(again, 20))
+    def required_seconds(self, now: float) -> float:
+        """Return for how long the cache has to answer; that is 0 after a first withdrawal."""
+        while self._withdrawals and self._withdrawals[0] < now - UNSTEADY_SECONDS:
+            self._withdrawals.popleft()
+        doublings = len(self._withdrawals) - 2
+        # The exponent is bounded, since 2 to the power of thousands is more than a float can hold.
+        return 0.0 if doublings < 0 else min(self._max_seconds, FIRST_BACKOFF_SECONDS * 2 ** min(doublings, 20))
 
 
 class Keeper:
-    """Keeps one cache's hosts.toml in step with what the cache answers."""
+    """Activates one cache while its probes succeed, and withdraws it when they fail."""
 
     def __init__(
-        self, cache: Cache, settings: Configuration, directory: RegistryDirectory, state: State, metrics: Metrics
+        self,
+        cache: Cache,
+        settings: Configuration,
+        directory: RegistryDirectory,
+        readiness: Readiness,
+        metrics: Metrics,
     ) -> None:
-        """Take note of it all; nothing is asked or written yet."""
+        """Take what to work with; nothing is probed or written yet."""
         self._cache = cache
         self._settings = settings
         self._directory = directory
-        self._state = state
+        self._readiness = readiness
         self._metrics = metrics
         self._address = ServiceAddress(cache.endpoint.host, cache.endpoint.port)
-        self._patience = Patience(settings.probe.max_backoff)
+        self._backoff = Backoff(settings.probe.max_backoff)
         self._failures = 0
         self._answers_since: float | None = None
         self._in_use = False
-        self._said = ""
+        self._last_line = ""
         self._lock = threading.Lock()
         self._closed = False
 
     def run(self, stop: threading.Event) -> None:
-        """Ask and act until the program is to end."""
+        """Probe and act until the program ends."""
         while not stop.is_set():
-            begun = time.monotonic()
+            start = time.monotonic()
             try:
-                self.step()
+                self.probe_once()
             except Exception as error:  # noqa: BLE001 - if this thread ended, nobody would withdraw a cache that hangs
                 with suppress(Exception), self._lock:
-                    self._leave(f"it cannot be looked after: {error!r}", "program_error")
-            stop.wait(self._pause(begun))
+                    self._withdraw(f"the node program failed: {error!r}", "program_error")
+            stop.wait(self._pause(start))
 
-    def _pause(self, begun: float) -> float:
-        """Seconds until the next question after one that begun then, spread so that not all nodes ask at once."""
+    def _pause(self, start: float) -> float:
+        """Return the seconds until the next probe after one that started then; they vary to spread out the nodes."""
         if self._in_use and self._failures:
-            return min(SECOND_QUESTION, self._settings.probe.interval)
+            return min(RETRY_SECONDS, self._settings.probe.interval)
         interval = self._settings.probe.interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - only spreads
-        return max(0.0, begun + interval - time.monotonic())
+        return max(0.0, start + interval - time.monotonic())
 
-    def step(self) -> None:
-        """Ask once, and act on the answer."""
-        begun = time.monotonic()
-        deadline = begun + self._settings.probe.timeout
+    def probe_once(self) -> None:
+        """Probe the cache, and act on the result."""
+        start = time.monotonic()
+        timeout = self._settings.probe.timeout
         try:
-            # Half of the time at most is for DNS: the other half is the cache's, which may answer while DNS hangs.
-            address = self._address.current(self._settings.probe.timeout / 2)
-            endpoint = self._cache.endpoint._replace(host=address)
-            probe(endpoint, deadline - time.monotonic())
-        except NoAnswer as problem:
-            self._metrics.count_probe(self._cache.upstream, problem.kind, time.monotonic() - begun)
+            # DNS gets half of the time at most. The other half is for the cache, which may answer while DNS hangs.
+            endpoint = self._cache.endpoint._replace(host=self._address.get(timeout / 2))
+            probe(endpoint, start + timeout - time.monotonic())
+        except ProbeFailed as problem:
+            self._metrics.count_probe(self._cache.upstream, problem.kind, time.monotonic() - start)
             self._address.note_failed_probe()
             self._failures += 1
             self._answers_since = None
-            # What an earlier run left behind has no good answers to its credit: one bad one is enough.
-            if self._failures >= self._settings.probe.failure_threshold or not self._said:
+            # One failure is enough to withdraw what an earlier run left: that has not answered to this program yet.
+            if self._failures >= self._settings.probe.failure_threshold or not self._last_line:
                 with self._lock:
-                    self._leave(f"the cache does not answer: {problem}", problem.kind)
+                    self._withdraw(str(problem), problem.kind)
             return
         now = time.monotonic()
-        self._metrics.count_probe(self._cache.upstream, "ok", now - begun)
+        self._metrics.count_probe(self._cache.upstream, "ok", now - start)
         self._failures = 0
         self._answers_since = self._answers_since or now
-        asked_for = self._patience.asked_for(now)
+        required_seconds = self._backoff.required_seconds(now)
         with self._lock:
-            if self._in_use or now - self._answers_since >= asked_for:
-                self._use(endpoint)
+            if self._in_use or now - self._answers_since >= required_seconds:
+                self._activate(endpoint)
             else:
-                self._wait(f"it came and went; it is used again once it has answered for {asked_for:.0f} s")
+                self._postpone(required_seconds)
 
     def close(self) -> None:
         """Withdraw the cache for good."""
         with self._lock:
             self._closed = True
-            self._leave("the program ends", "program_ends")
+            self._withdraw("the node program is stopping", "program_ends")
 
-    def _use(self, endpoint: Endpoint) -> None:
+    def _activate(self, endpoint: Endpoint) -> None:
         if self._closed:
             return
         mirror = Mirror(self._cache.server, endpoint, self._settings.dial_timeout)
         try:
             self._directory.activate(self._cache.upstream, mirror)
         except CannotMerge as problem:
-            self._leave(str(problem), "foreign_file")
-        except InUse as problem:
-            self._leave(str(problem), "other_release")
+            self._withdraw(str(problem), "foreign_file")
+        except OwnedByOtherRelease as problem:
+            self._withdraw(str(problem), "other_release")
         except OSError as error:
-            # The file may be an older one, with an address that nobody answers at any more; taking it out needs less.
-            self._leave(f"hosts.toml cannot be written: {describe_oserror(error)}", "not_writable")
+            # The file may still have an old address, at which nobody answers any more. Removing it needs less room.
+            self._withdraw(f"hosts.toml cannot be written: {describe_oserror(error)}", "not_writable")
         else:
             self._in_use = True
             self._metrics.set_active(self._cache.upstream, active=True)
-            self._report(f"in use at {endpoint.url}", None)
+            self._report(f"using the cache at {endpoint.url}", None)
 
-    def _wait(self, reason: str) -> None:
+    def _postpone(self, required_seconds: float) -> None:
         if not self._closed:
-            self._report(f"not used: {reason}", reason)
+            reason = f"the cache was unsteady, and has to answer for {required_seconds:.0f} s before it is used again"
+            self._report(f"not using the cache: {reason}", reason)
 
-    def _leave(self, reason: str, kind: str) -> None:
+    def _withdraw(self, reason: str, kind: str) -> None:
         try:
             self._directory.withdraw(self._cache.upstream)
         except OSError as error:
             reason = f"hosts.toml cannot be withdrawn: {describe_oserror(error)}"
         if self._in_use:
             self._in_use = False
-            self._patience.left(time.monotonic())
+            self._backoff.note_withdrawal(time.monotonic())
             self._metrics.count_withdrawal(self._cache.upstream, kind)
         self._metrics.set_active(self._cache.upstream, active=False)
-        self._report(f"not used: {reason}", reason)
+        self._report(f"not using the cache: {reason}", reason)
 
     def _report(self, line: str, reason: str | None) -> None:
-        """Log a change, and only a change."""
-        if line != self._said:
-            self._said = line
+        """Log what changed, and only that."""
+        if line != self._last_line:
+            self._last_line = line
             log(f"{self._cache.upstream}: {line}")
-        self._state.set(self._cache.upstream, reason)
+        self._readiness.set(self._cache.upstream, reason)

@@ -1,7 +1,7 @@
-"""Whatever happens to the registry folder, in whatever order: containerd can read it, and withdrawn it is as it was.
+"""Whatever happens to the registry directory, in any order: containerd can read it, and withdrawing restores it.
 
-The model is the world without us: what somebody else put there. Our program runs against a real folder, and is killed,
-or gets an error, at any of its system calls.
+The model is what the directory would be without us, which is what somebody else put there. Our program changes a real
+directory, and is killed or gets an error at any of its system calls.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ Tree = dict[str, tuple[int, bytes, int]]
 
 
 class Killed(BaseException):
-    """The program ended at once, in the middle; nothing of it catches this."""
+    """The program was killed; it has no code that catches this."""
 
 
 @contextmanager
-def trouble_at(number: int, raised: Callable[[], BaseException], *, lasting: bool) -> Iterator[None]:
-    """Let the system call of that number, and with `lasting` all after it, raise instead of being done."""
+def fail_at(number: int, raised: Callable[[], BaseException], *, lasting: bool) -> Iterator[None]:
+    """Let the system call with that number fail, and with `lasting` all that follow it."""
     count = iter(range(10_000))
 
-    def troubled(real: Callable[..., Any]) -> Callable[..., Any]:
+    def with_failure(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
             now = next(count)
             if now == number or (lasting and now > number):
@@ -70,12 +70,12 @@ def trouble_at(number: int, raised: Callable[[], BaseException], *, lasting: boo
 
     with ExitStack() as stack:
         for module, name in SYSTEM_CALLS:
-            stack.enter_context(mock.patch.object(module, name, troubled(getattr(module, name))))
+            stack.enter_context(mock.patch.object(module, name, with_failure(getattr(module, name))))
         yield
 
 
 def tree(root: Path) -> Tree:
-    """Every folder and file but the locks of programs that run: mode, content, and a file's time."""
+    """Every folder and file except the locks of running programs: its mode, and the content and time of files."""
     found = {}
     for path in sorted(set(root.rglob("*")) - set(root.glob(LOCKS))):
         status = path.stat()
@@ -85,7 +85,7 @@ def tree(root: Path) -> Tree:
 
 
 class AnySequence(RuleBasedStateMachine):
-    """Cache up and down, foreign files come, change and go, program killed or refused at any system call, restarted."""
+    """Caches come and go, foreign files come, change and go, and the program is killed, restarted or gets errors."""
 
     @initialize(upstream=st.sampled_from(sorted(FOLDERS)), links=st.booleans())
     def start(self, upstream: str, links: bool) -> None:  # noqa: FBT001 - drawn
@@ -98,8 +98,8 @@ class AnySequence(RuleBasedStateMachine):
         self.owner = OWNERS[0]
         self.directory = RegistryDirectory(self.root, self.owner)
         self.world = tree(self.root)
-        self.emptied: set[str] = set()  # folders of ours whose file somebody removed, unseen by the program so far
-        self.taken: set[str] = set()  # folders of ours into which somebody wrote, or that somebody made anew
+        self.emptied: set[str] = set()  # folders of ours whose file somebody removed, which the program has not seen
+        self.taken: set[str] = set()  # folders of ours that somebody wrote to or created again
         self.seen: list[dict[str, Any] | None] = []
         self.in_between = False
         self.restart()
@@ -119,7 +119,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        # A folder whose file somebody removed, unseen by a program that ended, cannot be told from a foreign one.
+        # If somebody removed our file and the program ended before it saw that, the folder looks like a foreign one.
         found = tree(self.root)
         for name in self.emptied & set(found):
             if {path.name for path in (self.root / name).iterdir()} <= {RegistryDirectory._temporary}:
@@ -133,7 +133,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule()
     def renamed(self) -> None:
-        """The program of a release that was called otherwise comes after one that did not withdraw its files."""
+        """The program of a release with another name follows one that did not withdraw its files."""
         (self.owner,) = set(OWNERS) - {self.owner}
         self.restart()
 
@@ -141,7 +141,7 @@ class AnySequence(RuleBasedStateMachine):
     def no_longer_configured(self) -> None:
         self.restart()
         self.directory.tidy([])
-        assert self.directory.stuck == {}
+        assert self.directory.not_tidied == {}
         self.check_as_found()
 
     @rule(mirror=st.sampled_from(MIRRORS))
@@ -170,17 +170,17 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 30), up=st.booleans(), mirror=st.sampled_from(MIRRORS))
     def killed(self, number: int, up: bool, mirror: Mirror) -> None:  # noqa: FBT001 - drawn
-        self.troubled(number, Killed, lasting=True, up=up, mirror=mirror)
+        self.with_failure(number, Killed, lasting=True, up=up, mirror=mirror)
         self.check_readable()
         self.restart()
 
     @rule(number=st.integers(0, 30), up=st.booleans(), mirror=st.sampled_from(MIRRORS))
     def killed_while_tidying(self, number: int, up: bool, mirror: Mirror) -> None:  # noqa: FBT001 - drawn
         """One program is killed in the middle of a change, the next in the middle of tidying up after it."""
-        self.troubled(number, Killed, lasting=True, up=up, mirror=mirror)
+        self.with_failure(number, Killed, lasting=True, up=up, mirror=mirror)
         self.end()
         self.directory = RegistryDirectory(self.root, self.owner)
-        with suppress(Killed), self.link_rule(), trouble_at(number, Killed, lasting=True):
+        with suppress(Killed), self.link_rule(), fail_at(number, Killed, lasting=True):
             self.directory.tidy([self.upstream])
         self.check_readable()
         self.restart()
@@ -193,9 +193,9 @@ class AnySequence(RuleBasedStateMachine):
         mirror=st.sampled_from(MIRRORS),
     )
     def refused(self, number: int, code: int, lasting: bool, up: bool, mirror: Mirror) -> None:  # noqa: FBT001 - drawn
-        self.troubled(number, lambda: OSError(code, os.strerror(code)), lasting=lasting, up=up, mirror=mirror)
+        self.with_failure(number, lambda: OSError(code, os.strerror(code)), lasting=lasting, up=up, mirror=mirror)
 
-    # What somebody else does, but not in the moment without hosts.toml that a refused second name costs.
+    # What somebody else does, but not in the moment without hosts.toml if a hard link was refused.
 
     @precondition(lambda self: not self.in_between)
     @rule(which=st.integers(0, 1), text=st.sampled_from(TEXTS), mode=st.sampled_from([0o644, 0o600]), new=st.booleans())
@@ -221,8 +221,8 @@ class AnySequence(RuleBasedStateMachine):
             path.unlink()
             self.world.pop(f"{name}/hosts.toml", None)
             if name in self.taken and not any(path.parent.iterdir()):
-                # Whether the program ever saw that it was not its own any more, or takes the empty folder for its own,
-                # is a matter of time; an empty one goes at best.
+                # It depends on timing whether the program saw that the folder is no longer its own, so that it may keep
+                # or remove an empty one.
                 path.parent.rmdir()
                 del self.world[name]
                 self.taken.remove(name)
@@ -246,7 +246,7 @@ class AnySequence(RuleBasedStateMachine):
             self.check_readable()
 
     def check_readable(self) -> None:
-        """Containerd finds what counts without us, or the cache in front of what counted when we wrote it."""
+        """Containerd finds what is there without us, or the cache in front of what was there when we wrote it."""
         if self.in_between or self.emptied:
             return
         found, world = self.read(tree(self.root)), self.read(self.world)
@@ -266,17 +266,17 @@ class AnySequence(RuleBasedStateMachine):
     def check_as_found(self) -> None:
         assert tree(self.root) == self.world
 
-    # How it is done.
+    # Helpers.
 
     def end(self) -> None:
-        """Let go of what the kernel lets go of when a program ends, however it does."""
-        if self.directory._alive is not None:
-            os.close(self.directory._alive)
-            self.directory._alive = None
+        """Release what the kernel releases when a program ends."""
+        if self.directory._own_lock is not None:
+            os.close(self.directory._own_lock)
+            self.directory._own_lock = None
 
-    def troubled(self, number: int, raised: Any, *, lasting: bool, up: bool, mirror: Mirror) -> None:
+    def with_failure(self, number: int, raised: Any, *, lasting: bool, up: bool, mirror: Mirror) -> None:
         try:
-            with self.link_rule(), trouble_at(number, raised, lasting=lasting):
+            with self.link_rule(), fail_at(number, raised, lasting=lasting):
                 if up:
                     self.directory.activate(self.upstream, mirror)
                 else:
@@ -291,8 +291,8 @@ class AnySequence(RuleBasedStateMachine):
     def put(self, name: str, text: str, mode: int, *, new: bool) -> None:
         path = self.root / name
         folder = path.parent.name
-        if folder not in self.world and (path.parent.exists() or folder in self.directory._made):
-            self.taken.add(folder)  # the program made it, or one of its name that is gone
+        if folder not in self.world and (path.parent.exists() or folder in self.directory._created):
+            self.taken.add(folder)  # the program created it, or created one with that name earlier
         path.parent.mkdir(exist_ok=True)
         if new:
             path.unlink(missing_ok=True)
@@ -305,7 +305,7 @@ class AnySequence(RuleBasedStateMachine):
         self.emptied.discard(folder)
 
     def read(self, found: Tree) -> dict[str, Any] | None:
-        """What containerd reads for the upstream (hosts.go), as a hosts.toml; None where it cannot be read."""
+        """Return what containerd reads for the upstream (hosts.go) as a hosts.toml, or None if it cannot be read."""
         for folder in (*FOLDERS[self.upstream], "_default"):
             if folder in found:
                 if text := found.get(f"{folder}/hosts.toml", (0, b"", 0))[1]:
@@ -319,7 +319,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @contextmanager
     def link_rule(self) -> Iterator[None]:
-        """Some nodes refuse second names for another user's file (fs.protected_hardlinks)."""
+        """Refuse hard links to another user's file, as some nodes do (fs.protected_hardlinks)."""
         if self.links:
             yield
             return

@@ -1,4 +1,4 @@
-"""The registry folder, case by case. On a real file system."""
+"""The registry directory, case by case, on a real file system."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from common.endpoint import Endpoint
 from node_program import registry_directory
 from node_program.hosts_toml import CannotMerge, Mirror
-from node_program.registry_directory import InUse, RegistryDirectory
+from node_program.registry_directory import OwnedByOtherRelease, RegistryDirectory
 
 MIRROR = Mirror(
     server="https://registry-1.docker.io", endpoint=Endpoint("http", "10.0.0.1", 5000), dial_timeout="500ms"
@@ -28,7 +28,7 @@ def directory(tmp_path: Path) -> RegistryDirectory:
 
 
 def tree(root: Path) -> dict[str, tuple[int, bytes, int]]:
-    """Every folder and file but the locks of programs that run: mode, content, and a file's time."""
+    """Every folder and file except the locks of running programs: its mode, and the content and time of files."""
     found = {}
     for path in sorted(set(root.rglob("*")) - set(root.glob(".registry-cache-*.lock"))):
         status = path.stat()
@@ -41,7 +41,7 @@ def hosts(path: Path) -> list[str]:
     return list(tomllib.loads(path.read_text())["host"])
 
 
-def test_folder_comes_and_goes_with_its_file(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_folder_is_created_and_removed_with_its_file(directory: RegistryDirectory, tmp_path: Path) -> None:
     assert directory.activate("docker.io", MIRROR)
     assert not directory.activate("docker.io", MIRROR), "nothing to change the second time"
     assert set(tree(tmp_path)) == {"docker.io", "docker.io/hosts.toml"}
@@ -57,7 +57,9 @@ def test_new_address_is_written(directory: RegistryDirectory, tmp_path: Path) ->
     assert hosts(tmp_path / "docker.io" / "hosts.toml") == ["http://10.0.0.2:5000"]
 
 
-def test_foreign_file_follows_and_is_restored_to_the_byte(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_foreign_mirrors_follow_the_cache_and_the_file_is_restored_to_the_byte(
+    directory: RegistryDirectory, tmp_path: Path
+) -> None:
     folder = tmp_path / "docker.io"
     folder.mkdir()
     (folder / "hosts.toml").write_text(FOREIGN)
@@ -70,7 +72,7 @@ def test_foreign_file_follows_and_is_restored_to_the_byte(directory: RegistryDir
     assert tree(tmp_path) == before
 
 
-def test_empty_folder_and_certificates_stay(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_empty_folder_and_certificates_are_kept(directory: RegistryDirectory, tmp_path: Path) -> None:
     (tmp_path / "empty.io").mkdir()
     (tmp_path / "docker.io").mkdir()
     (tmp_path / "docker.io" / "ca.crt").write_text("certificate")
@@ -83,7 +85,7 @@ def test_empty_folder_and_certificates_stay(directory: RegistryDirectory, tmp_pa
     assert tree(tmp_path) == before
 
 
-def test_default_hosts_follow_the_cache(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_default_mirrors_follow_the_cache(directory: RegistryDirectory, tmp_path: Path) -> None:
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default" / "hosts.toml").write_text('[host."https://everything"]\n')
     directory.activate("docker.io", MIRROR)
@@ -93,7 +95,7 @@ def test_default_hosts_follow_the_cache(directory: RegistryDirectory, tmp_path: 
     assert hosts(tmp_path / "docker.io" / "hosts.toml") == ["http://10.0.0.1:5000", "https://changed"]
 
 
-def test_default_with_files_of_its_own_folder_is_not_taken(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_default_that_names_files_in_its_own_folder_is_refused(directory: RegistryDirectory, tmp_path: Path) -> None:
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default" / "hosts.toml").write_text('[host."https://everything"]\n  ca = "ca.crt"\n')
     with pytest.raises(CannotMerge, match="relative paths"):
@@ -101,7 +103,9 @@ def test_default_with_files_of_its_own_folder_is_not_taken(directory: RegistryDi
     assert not (tmp_path / "docker.io").exists()
 
 
-def test_port_gives_the_folder_that_containerd_looks_for_first(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_upstream_with_a_port_gets_the_folder_that_containerd_tries_first(
+    directory: RegistryDirectory, tmp_path: Path
+) -> None:
     directory.activate("a.b:5000", MIRROR)
     assert set(tree(tmp_path)) == {"a.b_5000_", "a.b_5000_/hosts.toml"}
     (tmp_path / "c.d:5000").mkdir()
@@ -111,7 +115,7 @@ def test_port_gives_the_folder_that_containerd_looks_for_first(directory: Regist
     assert not (tmp_path / "c.d_5000_").exists(), "it would hide the foreign one"
 
 
-def test_broken_foreign_file_is_left_alone(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_broken_foreign_file_is_left_unchanged(directory: RegistryDirectory, tmp_path: Path) -> None:
     (tmp_path / "docker.io").mkdir()
     (tmp_path / "docker.io" / "hosts.toml").write_text("server =")
     before = tree(tmp_path)
@@ -121,18 +125,18 @@ def test_broken_foreign_file_is_left_alone(directory: RegistryDirectory, tmp_pat
     assert tree(tmp_path) == before
 
 
-def test_two_releases_do_not_disturb_each_other(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_two_releases_do_not_get_in_each_others_way(directory: RegistryDirectory, tmp_path: Path) -> None:
     other = RegistryDirectory(tmp_path, "other/name")
     other.activate("docker.io", OTHER_ADDRESS)
     before = tree(tmp_path)
-    with pytest.raises(InUse, match="other/name"):
+    with pytest.raises(OwnedByOtherRelease, match="other/name"):
         directory.activate("docker.io", MIRROR)
     assert not directory.withdraw("docker.io")
     assert directory.tidy([]) == []
     assert tree(tmp_path) == before
 
 
-def test_start_removes_what_an_earlier_run_left(directory: RegistryDirectory, tmp_path: Path) -> None:
+def test_tidying_removes_what_an_earlier_run_left(directory: RegistryDirectory, tmp_path: Path) -> None:
     directory.activate("gone.io", MIRROR)
     directory.activate("kept.io", MIRROR)
     (tmp_path / directory._temporary).mkdir()
@@ -143,7 +147,7 @@ def test_start_removes_what_an_earlier_run_left(directory: RegistryDirectory, tm
 
 
 def test_file_of_another_user_is_copied(directory: RegistryDirectory, tmp_path: Path) -> None:
-    """Without the capability a link to another's file is refused (fs.protected_hardlinks)."""
+    """Without the capability, a link to another user's file is refused (fs.protected_hardlinks)."""
     (tmp_path / "docker.io").mkdir()
     (tmp_path / "docker.io" / "hosts.toml").write_text(FOREIGN)
     before = tree(tmp_path)

@@ -1,4 +1,4 @@
-"""The registry folder where several act at once, and where somebody arranged it unusually."""
+"""The registry directory when several programs change it at once, and when somebody arranged it unusually."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from common.endpoint import Endpoint
 from machine.paths import CHART, PROGRAMS
 from node_program.hosts_toml import CannotMerge, Mirror
-from node_program.registry_directory import ORIGINAL, InUse, RegistryDirectory
+from node_program.registry_directory import ORIGINAL, OwnedByOtherRelease, RegistryDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ FOREIGN = '# theirs\n[host."https://theirs"]\n  capabilities = ["pull"]\n'
 
 
 def entries(root: Path) -> list[str]:
-    """What is in the registry folder but for the locks of programs that run."""
+    """Everything in the registry directory except the locks of running programs."""
     return sorted({path.name for path in root.iterdir()} - {path.name for path in root.glob(".registry-cache-*.lock")})
 
 
@@ -34,7 +34,7 @@ def hosts(path: Path) -> list[str]:
 
 
 def at_once(*actions: Callable[[], object]) -> None:
-    """Do all of it at the same time, and show what any of it raised."""
+    """Run all actions at the same time, and fail with what any of them raised."""
     barrier = threading.Barrier(len(actions))
     raised: list[BaseException] = []
 
@@ -42,7 +42,7 @@ def at_once(*actions: Callable[[], object]) -> None:
         barrier.wait()
         try:
             action()
-        except InUse:
+        except OwnedByOtherRelease:
             return
         except BaseException as error:  # noqa: BLE001 - shown below
             raised.append(error)
@@ -55,7 +55,7 @@ def at_once(*actions: Callable[[], object]) -> None:
     assert raised == []
 
 
-def test_ten_caches_that_come_and_go_at_once_get_each_its_own_file(tmp_path: Path) -> None:
+def test_ten_caches_that_come_and_go_at_once_each_get_their_own_file(tmp_path: Path) -> None:
     directory = RegistryDirectory(tmp_path, "space/name")
     mirrors = {
         f"r{i}.io": Mirror(f"https://r{i}.io", Endpoint("http", f"10.0.0.{i}", 5000), "1s") for i in range(1, 11)
@@ -95,12 +95,12 @@ def test_file_that_is_a_link_is_kept_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["docker.io", "_default"])
-def test_link_that_only_the_node_can_follow_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_link_that_only_the_node_can_follow_is_left_unchanged(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "hosts.toml"
     path.parent.mkdir()
     path.symlink_to("/nowhere/hosts.toml")
     directory = RegistryDirectory(tmp_path, "space/name")
-    with pytest.raises(CannotMerge, match=rf"^{name}/hosts.toml is left as it is: it is a link to a file outside"):
+    with pytest.raises(CannotMerge, match=rf"^{name}/hosts.toml is left unchanged: it is a link to a file outside"):
         directory.activate("docker.io", MIRROR)
     directory.withdraw("docker.io")
     directory.tidy([])
@@ -108,7 +108,7 @@ def test_link_that_only_the_node_can_follow_is_left_alone(tmp_path: Path, name: 
     assert not (tmp_path / "docker.io").exists() or name == "docker.io"
 
 
-def test_folder_that_is_a_link_into_nowhere_is_left_alone(tmp_path: Path) -> None:
+def test_folder_that_is_a_broken_link_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "a.b:5000").symlink_to("/nowhere")
     directory = RegistryDirectory(tmp_path, "space/name")
     with pytest.raises(OSError, match="Not a directory"):
@@ -119,23 +119,23 @@ def test_folder_that_is_a_link_into_nowhere_is_left_alone(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", ["host = 5\n", 'host = "x"\n', "[[host]]\na = 1\n", "[host]\nx = 5\n", "# \xff\n"])
 @pytest.mark.parametrize("name", ["docker.io", "_default"])
-def test_file_that_containerd_ignores_is_left_alone(tmp_path: Path, name: str, text: str) -> None:
+def test_file_that_containerd_ignores_is_left_unchanged(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name / "hosts.toml"
     path.parent.mkdir()
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(CannotMerge, match=f"^{name}/hosts.toml is left as it is: "):
+    with pytest.raises(CannotMerge, match=f"^{name}/hosts.toml is left unchanged: "):
         RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
     assert path.read_bytes() == text.encode("latin-1")
 
 
-def test_certificates_of_the_default_still_count(tmp_path: Path) -> None:
+def test_certificates_of_the_default_still_apply(tmp_path: Path) -> None:
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default" / "ca.crt").write_text("certificate")
     RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
     assert tomllib.loads((tmp_path / "docker.io" / "hosts.toml").read_text())["ca"] == ["../_default/ca.crt"]
 
 
-def test_foreign_file_under_the_other_name_takes_the_cache_over(tmp_path: Path) -> None:
+def test_cache_moves_to_a_foreign_file_under_the_other_name(tmp_path: Path) -> None:
     """Ours would hide it: containerd looks for `a.b_5000_` first."""
     directory = RegistryDirectory(tmp_path, "space/name")
     directory.activate("a.b:5000", MIRROR)
@@ -161,7 +161,7 @@ def test_file_removed_while_ours_was_there_does_not_come_back(tmp_path: Path) ->
     assert list(path.parent.iterdir()) == []
 
 
-def test_folder_of_ours_that_somebody_took_over_stays(tmp_path: Path) -> None:
+def test_folder_of_ours_that_somebody_took_over_is_kept(tmp_path: Path) -> None:
     directory = RegistryDirectory(tmp_path, "space/name")
     directory.activate("docker.io", MIRROR)
     path = tmp_path / "docker.io" / "hosts.toml"
@@ -173,7 +173,7 @@ def test_folder_of_ours_that_somebody_took_over_stays(tmp_path: Path) -> None:
     assert entries(tmp_path) == ["docker.io"]
 
 
-def test_modes_are_right_whatever_the_umask(tmp_path: Path) -> None:
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     umask = os.umask(0o077)
     try:
         RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
@@ -183,15 +183,15 @@ def test_modes_are_right_whatever_the_umask(tmp_path: Path) -> None:
     assert [path.stat().st_mode & 0o7777 for path in (folder, folder / "hosts.toml")] == [0o755, 0o644]
 
 
-def test_folder_that_nobody_can_read_stops_no_tidying(tmp_path: Path) -> None:
+def test_unreadable_folder_does_not_stop_tidying(tmp_path: Path) -> None:
     (tmp_path / "a.io" / "hosts.toml").mkdir(parents=True)
     directory = RegistryDirectory(tmp_path, "space/name")
     directory.activate("b.io", MIRROR)
     assert directory.tidy([]) == ["b.io"]
-    assert directory.stuck == {}
+    assert directory.not_tidied == {}
 
 
-def test_what_cannot_be_tidied_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_cannot_be_tidied_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RegistryDirectory(tmp_path, "space/name")
     for upstream in ("a.io", "b.io"):
         directory.activate(upstream, MIRROR)
@@ -205,12 +205,12 @@ def test_what_cannot_be_tidied_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
         assert directory.tidy([]) == ["b.io"]
-        assert set(directory.stuck) == {"a.io"}
+        assert set(directory.not_tidied) == {"a.io"}
     assert directory.tidy([]) == ["a.io"]
-    assert directory.stuck == {}
+    assert directory.not_tidied == {}
 
 
-def test_original_left_by_a_killed_program_goes_where_the_upstream_is_not_configured(tmp_path: Path) -> None:
+def test_original_left_by_a_killed_program_is_removed_when_the_upstream_is_not_configured(tmp_path: Path) -> None:
     path = tmp_path / "docker.io" / "hosts.toml"
     path.parent.mkdir()
     path.write_text(FOREIGN)
@@ -221,7 +221,7 @@ def test_original_left_by_a_killed_program_goes_where_the_upstream_is_not_config
 
 
 def test_file_of_ours_is_withdrawn_whatever_its_mode(tmp_path: Path) -> None:
-    """Root without capabilities is bound by modes, and containerd is not."""
+    """Root without capabilities obeys modes, and containerd does not."""
     RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
     path = tmp_path / "docker.io" / "hosts.toml"
     path.chmod(0)
@@ -236,7 +236,7 @@ def test_file_of_ours_is_withdrawn_whatever_its_mode(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
-def test_foreign_file_keeps_its_mode_where_it_forbids_reading(tmp_path: Path) -> None:
+def test_foreign_file_keeps_a_mode_that_forbids_reading(tmp_path: Path) -> None:
     path = tmp_path / "docker.io" / "hosts.toml"
     path.parent.mkdir()
     path.write_text(FOREIGN)
@@ -247,24 +247,24 @@ def test_foreign_file_keeps_its_mode_where_it_forbids_reading(tmp_path: Path) ->
     assert (path.read_text(), path.stat().st_mode & 0o777) == (FOREIGN, 0o200)
 
 
-def test_program_that_lives_keeps_its_files_and_one_that_was_killed_does_not(tmp_path: Path) -> None:
+def test_running_program_keeps_its_files_and_a_killed_one_does_not(tmp_path: Path) -> None:
     one, two = RegistryDirectory(tmp_path, "one/name"), RegistryDirectory(tmp_path, "two/name")
     one.activate("docker.io", MIRROR)
     one.activate("gone.io", MIRROR)
     assert two.tidy(["docker.io"]) == []
-    with pytest.raises(InUse, match="one/name looks after it"):
+    with pytest.raises(OwnedByOtherRelease, match="managed by the node program of one/name"):
         two.activate("docker.io", MIRROR)
-    assert one._alive is not None
-    os.close(one._alive)  # as the kernel does when a program is killed
+    assert one._own_lock is not None
+    os.close(one._own_lock)  # as the kernel does when a program is killed
     assert two.tidy(["docker.io"]) == ["gone.io"]
     assert two.activate("docker.io", MIRROR)
-    assert len([*tmp_path.glob(".registry-cache-*.lock")]) == 1, "the killed one's lock is gone too"
+    assert len([*tmp_path.glob(".registry-cache-*.lock")]) == 1, "the lock of the killed program is gone too"
     two.withdraw("docker.io")
     two.close()
     assert [*tmp_path.iterdir()] == []
 
 
-def test_full_disk_has_no_room_for_a_lock_but_lets_files_be_taken_out(
+def test_files_can_be_withdrawn_though_a_full_disk_has_no_room_for_a_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     RegistryDirectory(tmp_path, "space/name").activate("docker.io", MIRROR)
@@ -282,7 +282,7 @@ def test_full_disk_has_no_room_for_a_lock_but_lets_files_be_taken_out(
     assert entries(tmp_path) == []
 
 
-def test_command_in_the_reference_tidies_up_what_a_node_that_was_off_still_has(tmp_path: Path) -> None:
+def test_command_in_the_reference_tidies_a_node_that_was_off(tmp_path: Path) -> None:
     reference = (CHART / "README.md").read_text()
     (command,) = [line for line in reference.splitlines() if line.startswith("cd /etc/containerd/certs.d")]
     foreign, kept, certificate = (tmp_path / name for name in ("foreign.io", "kept.io", "certificate.io"))
@@ -300,7 +300,7 @@ def test_command_in_the_reference_tidies_up_what_a_node_that_was_off_still_has(t
     assert entries(tmp_path) == ["certificate.io", "foreign.io", "kept.io"]
 
 
-def test_removed_file_stays_removed_though_a_change_was_refused_half_way(
+def test_removed_file_stays_removed_after_a_change_failed_half_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "docker.io" / "hosts.toml"

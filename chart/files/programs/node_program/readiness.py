@@ -1,4 +1,4 @@
-"""What the readiness probe sees."""
+"""What the pod's readiness probe reads."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class State:
-    """The file `ready`, or `not-ready` with a line for each thing that is not as it should be."""
+class Readiness:
+    """The file `ready`, or the file `not-ready` with a line for each thing that is not as it should be."""
 
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
-        """Say at first that nothing was looked at yet."""
+        """Report at first that nothing was probed yet."""
         self._folder = folder
-        self._reasons: dict[str, str | None] = dict.fromkeys(names, "it was not asked yet")
+        self._reasons: dict[str, str | None] = dict.fromkeys(names, "not probed yet")
         self._lock = threading.Lock()
         self._written: str | None = None
-        self._trouble = ""
+        self._logged_problem = ""
         self._write()
 
     def set(self, name: str, reason: str | None) -> bool:
-        """Note why something, such as a cache, is not in use, or with None that it is; return whether that is new."""
+        """Report why something, such as a cache, is not in use, or None if it is; return whether that is new."""
         with self._lock:
-            new = self._reasons.get(name) != reason
+            is_new = self._reasons.get(name) != reason
             self._reasons[name] = reason
             self._write()
-        return new
+        return is_new
 
     def _write(self) -> None:
         text = "".join(f"{name}: {reason}\n" for name, reason in self._reasons.items() if reason is not None)
@@ -44,8 +44,9 @@ class State:
             temporary.rename(self._folder / wanted)
             (self._folder / other).unlink(missing_ok=True)
         except OSError as error:
-            if self._trouble != (trouble := describe_oserror(error)):
-                self._trouble = trouble
-                log(f"the state cannot be written: {trouble}")
+            problem = describe_oserror(error)
+            if problem != self._logged_problem:
+                self._logged_problem = problem
+                log(f"the readiness file cannot be written: {problem}")
             return
-        self._written, self._trouble = text, ""
+        self._written, self._logged_problem = text, ""

@@ -1,4 +1,4 @@
-"""The text of hosts.toml: the cache first, what was there after it, nothing of it lost."""
+"""The text of hosts.toml: the cache first, then everything that was there before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIRROR = Mirror(
 CACHE = {"capabilities": ["pull", "resolve"], "dial_timeout": "500ms"}
 
 
-def test_file_of_ours_alone() -> None:
+def test_file_with_the_cache_only() -> None:
     assert hosts_toml.render(MIRROR, "space/name") == (
         "# registry-cache: written by space/name\n"
         'server = "https://registry-1.docker.io"\n'
@@ -32,9 +32,9 @@ def test_owner_is_read_back() -> None:
     assert hosts_toml.owner_of("") is None
 
 
-def test_made_folder_is_read_back() -> None:
-    assert hosts_toml.folder_was_made(hosts_toml.render(MIRROR, "a/b", made_folder=True))
-    assert not hosts_toml.folder_was_made(hosts_toml.render(MIRROR, "a/b"))
+def test_created_folder_is_read_back() -> None:
+    assert hosts_toml.folder_was_created(hosts_toml.render(MIRROR, "a/b", created_folder=True))
+    assert not hosts_toml.folder_was_created(hosts_toml.render(MIRROR, "a/b"))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_made_folder_is_read_back() -> None:
         pytest.param("# only a comment\n", id="comment"),
     ],
 )
-def test_what_was_there_follows_the_cache(before: str) -> None:
+def test_existing_mirrors_follow_the_cache(before: str) -> None:
     found = tomllib.loads(before)
     text = hosts_toml.render(MIRROR, "space/name", before=before)
     merged = tomllib.loads(text)
@@ -71,18 +71,18 @@ def test_what_was_there_follows_the_cache(before: str) -> None:
         pytest.param('[host."http://10.0.0.1:5000"]\n', "names http://10.0.0.1:5000 already", id="same-host"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(before: str, message: str) -> None:
+def test_file_that_cannot_be_combined_is_refused(before: str, message: str) -> None:
     with pytest.raises(CannotMerge, match=message):
         hosts_toml.render(MIRROR, "space/name", before=before)
 
 
 def test_certificate_files_become_keys() -> None:
-    assert hosts_toml.from_certificates(["b.crt", "a.crt", "notes"]) == 'ca = ["a.crt", "b.crt"]\n'
-    assert hosts_toml.from_certificates(["c.cert", "c.key"]) == 'client = [["c.cert", "c.key"]]\n'
-    assert hosts_toml.from_certificates(["c.cert"]) == 'client = ["c.cert"]\n'
-    assert hosts_toml.from_certificates(["notes"]) == ""
+    assert hosts_toml.keys_for_certificates(["b.crt", "a.crt", "notes"]) == 'ca = ["a.crt", "b.crt"]\n'
+    assert hosts_toml.keys_for_certificates(["c.cert", "c.key"]) == 'client = [["c.cert", "c.key"]]\n'
+    assert hosts_toml.keys_for_certificates(["c.cert"]) == 'client = ["c.cert"]\n'
+    assert hosts_toml.keys_for_certificates(["notes"]) == ""
     with pytest.raises(CannotMerge):
-        hosts_toml.from_certificates(["c.cert", "c.key", "d.cert"])
+        hosts_toml.keys_for_certificates(["c.cert", "c.key", "d.cert"])
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,5 @@ def test_certificate_files_become_keys() -> None:
         ("broken =", False),
     ],
 )
-def test_relative_files_are_noticed(text: str, relative: bool) -> None:  # noqa: FBT001 - a table
+def test_relative_paths_are_noticed(text: str, relative: bool) -> None:  # noqa: FBT001 - a table
     assert hosts_toml.names_relative_files(text) is relative
