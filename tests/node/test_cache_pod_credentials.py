@@ -35,7 +35,7 @@ RIGHT = {"username": USERNAME, "password": PASSWORD}
 WRONG = {"username": USERNAME, "password": "another-password"}
 PROXY_LOGIN = {"username": "proxy-user", "password": "proxy-password-%41:"}
 PROXY_PORT = 3128
-NO_KEYS = "is not there or has no keys username and password"
+NO_KEYS = "does not exist or has no keys username and password"
 
 
 def cache_of(site: str, **more: Any) -> dict[str, Any]:
@@ -217,13 +217,13 @@ def test_missing_secret_delays_nothing(bench: Bench) -> None:
         for digest in image.blobs:
             assert send_request(pod, blob_path("no-secret", digest)).status == 200
         print(f"{time.monotonic() - begun:.1f} s")
-        assert pod.log("gate").splitlines().count(f"the Secret nowhere {NO_KEYS}, asking without") == 1
+        assert pod.log("gate").splitlines().count(f"the Secret nowhere {NO_KEYS}, continuing without it") == 1
 
 
 def test_secret_with_other_keys_is_reported_at_the_start_without_its_values(bench: Bench) -> None:
     other = {"user": USERNAME, "token": PASSWORD}
     with bench.pod(cache_of(PRIVATE), secrets={"login": other}) as pod:
-        assert pod.log("gate").splitlines().count(f"the Secret login {NO_KEYS}, asking without") == 1
+        assert pod.log("gate").splitlines().count(f"the Secret login {NO_KEYS}, continuing without it") == 1
         assert send_request(pod, manifest_path("any")).status == 403
         assert_nowhere(pod, PASSWORD)
 
@@ -235,7 +235,7 @@ def test_missing_authority_is_reported_and_cached_images_are_served(bench: Bench
     image = bench.push(repository)
     bundle = {"ca.crt": pki.authority_file().read_text()}
     name = {"caSecretName": "Secret", "caConfigMapName": "ConfigMap"}[kind]
-    missing = f'the {name} bundle (upstreamSettings["{UPSTREAM}"].{kind}) is not there or has no key ca.crt'
+    missing = f'the {name} bundle (upstreamSettings["{UPSTREAM}"].{kind}) does not exist or has no key ca.crt'
     with bench.pod({"upstream": UPSTREAM}, volume=tmp_path) as pod:
         pull(pod, repository, image)
     with bench.pod(

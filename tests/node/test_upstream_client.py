@@ -26,7 +26,8 @@ import trustme
 from cluster import images
 from machine import tools
 from machine.processes import wait_for
-from upstream.client import Client, Denied, Kind, NotFound, Settings, Unavailable
+from upstream.client import Client, Settings
+from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import Reference
 from upstreams import oci
 from upstreams.scripted_server import ScriptedServer, redirect, reset, send, stay_silent
@@ -52,7 +53,7 @@ BLOB = f"blobs/{LAYER_DIGEST}"
 
 
 @dataclass
-class Watched:
+class ObservedClient:
     """A client with its observations and log lines."""
 
     settings: Settings
@@ -189,7 +190,7 @@ def assert_no_secret(*texts: object) -> None:
 
 
 def test_registry_without_authentication_gets_one_request_for_each_object(open_registry: str) -> None:
-    asked = Watched(Settings(open_registry))
+    asked = ObservedClient(Settings(open_registry))
     with asked.open("manifests/1") as manifest:
         assert whole(manifest) == IMAGE.manifest
         assert manifest.headers["Content-Type"] == oci.MANIFEST
@@ -204,7 +205,7 @@ def test_registry_without_authentication_gets_one_request_for_each_object(open_r
 
 
 def test_rest_of_a_blob_is_requested_by_range(open_registry: str) -> None:
-    asked = Watched(Settings(open_registry))
+    asked = ObservedClient(Settings(open_registry))
     with asked.open(BLOB, offset=1_000_000) as answer:
         assert (answer.status, answer.offset, answer.length) == (206, 1_000_000, len(LAYER) - 1_000_000)
         assert whole(answer) == LAYER[1_000_000:]
@@ -213,14 +214,14 @@ def test_rest_of_a_blob_is_requested_by_range(open_registry: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_missing_content_is_not_found(open_registry: str, method: str) -> None:
-    asked = Watched(Settings(open_registry + "/"))
-    with pytest.raises(NotFound, match=r"^http://127\.0\.0\.1:[0-9]+ has no public/a/manifests/2$"):
+    asked = ObservedClient(Settings(open_registry + "/"))
+    with pytest.raises(NotFound, match=r"^http://127\.0\.0\.1:[0-9]+ does not have public/a/manifests/2$"):
         asked.open("manifests/2", method=method)
     assert asked.seen == [(method, "404")]
 
 
 def test_many_threads_send_requests_at_once(open_registry: str) -> None:
-    asked = Watched(Settings(open_registry))
+    asked = ObservedClient(Settings(open_registry))
     with ThreadPoolExecutor(16) as pool:
         bodies = list(pool.map(lambda _: asked.body(BLOB), range(32)))
     assert bodies == [LAYER] * 32
@@ -229,21 +230,21 @@ def test_many_threads_send_requests_at_once(open_registry: str) -> None:
 def test_proxies_of_the_environment_are_ignored(open_registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert Watched(Settings(open_registry)).body("manifests/1") == IMAGE.manifest
+    assert ObservedClient(Settings(open_registry)).body("manifests/1") == IMAGE.manifest
 
 
 def test_unreadable_credentials_are_logged_and_not_sent(open_registry: str, tmp_path: Path) -> None:
     (tmp_path / "username").mkdir()
-    asked = Watched(Settings(open_registry, credentials=tmp_path))
+    asked = ObservedClient(Settings(open_registry, credentials=tmp_path))
     for _ in range(2):
         assert asked.body("manifests/1") == IMAGE.manifest
-    assert asked.logged == ["the credentials cannot be read, asking without: Is a directory"]
+    assert asked.logged == ["the credentials cannot be read, continuing without them: Is a directory"]
 
 
 def test_missing_secret_is_logged_at_the_start(open_registry: str, tmp_path: Path) -> None:
     (tmp_path / "user").write_text(PASSWORD)
-    asked = Watched(Settings(open_registry, credentials=tmp_path, credentials_source="the Secret creds"))
-    expected = ["the Secret creds is not there or has no keys username and password, asking without"]
+    asked = ObservedClient(Settings(open_registry, credentials=tmp_path, credentials_source="the Secret creds"))
+    expected = ["the Secret creds does not exist or has no keys username and password, continuing without it"]
     assert asked.logged == expected
     assert asked.body("manifests/1") == IMAGE.manifest
     assert asked.logged == expected
@@ -254,7 +255,7 @@ def test_first_request_that_fails_does_not_stop_the_others() -> None:
         (stay_silent if len(server.heads) == 1 else send("HTTP/1.1 200 OK\nContent-Length: 0"))(connection, head)
 
     with ScriptedServer(serve) as server, ThreadPoolExecutor(4) as pool:
-        asked = Watched(Settings(server.url))
+        asked = ObservedClient(Settings(server.url))
         hangs = pool.submit(asked.problem, timeout=0.5)
         wait_for("the first request", lambda: server.heads, LIMIT_SECONDS, 0.01)
         assert list(pool.map(lambda _: asked.body("manifests/1"), range(3))) == [b""] * 3
@@ -279,7 +280,7 @@ def let_in(folder: Path, password: str) -> None:
 
 
 def test_basic_credentials_of_any_bytes_are_accepted(closed_registry: str, tmp_path: Path) -> None:
-    asked = Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret")))
+    asked = ObservedClient(Settings(closed_registry, credentials=secret(tmp_path / "secret")))
     assert asked.body("manifests/1") == IMAGE.manifest
     assert asked.body(BLOB) == LAYER
     assert asked.seen == [("GET", "401"), ("GET", "2xx"), ("GET", "2xx")]
@@ -289,14 +290,16 @@ def test_basic_credentials_of_any_bytes_are_accepted(closed_registry: str, tmp_p
 def test_wrong_basic_credentials_are_logged_once_and_tried_again_when_they_change(
     closed_registry: str, tmp_path: Path
 ) -> None:
-    asked = Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret", password=OTHER_PASSWORD)))
+    asked = ObservedClient(Settings(closed_registry, credentials=secret(tmp_path / "secret", password=OTHER_PASSWORD)))
     for _ in range(3):
-        with pytest.raises(Denied, match=r"^with the credentials, .* answers 401; without, .* answers 401$") as raised:
+        with pytest.raises(
+            Denied, match=r"^with the credentials, .* answered 401; without them, .* answered 401$"
+        ) as raised:
             asked.open("manifests/1")
         assert_no_secret(raised.value)
     assert asked.client.credentials_refused == 1
     (line,) = asked.logged
-    assert re.fullmatch(r"with the credentials, http://\S+ answers 401; asking without for public/a", line)
+    assert re.fullmatch(r"the credentials cannot be used: http://\S+ answered 401; trying public/a without them", line)
     assert_no_secret(line, asked.client)
     # Without credentials, with them, and without again; then only without.
     assert asked.seen == [("GET", "401")] * 5
@@ -306,7 +309,7 @@ def test_wrong_basic_credentials_are_logged_once_and_tried_again_when_they_chang
 
 
 def test_credentials_that_appear_later_are_used(closed_registry: str, tmp_path: Path) -> None:
-    asked = Watched(Settings(closed_registry, credentials=tmp_path / "secret"))
+    asked = ObservedClient(Settings(closed_registry, credentials=tmp_path / "secret"))
     with pytest.raises(Denied):
         asked.open("manifests/1")
     secret(tmp_path / "secret")
@@ -339,13 +342,13 @@ SCOPE = "repository:public/a:pull"
 
 
 def test_token_is_fetched_after_the_first_401_and_reused(token_registry: str, token_server: TokenServer) -> None:
-    asked = Watched(Settings(token_registry))
+    asked = ObservedClient(Settings(token_registry))
     for _ in range(2):
         assert asked.body("manifests/1") == IMAGE.manifest
     assert asked.body(BLOB) == LAYER
     assert asked.seen == [("GET", "401"), ("token", "2xx"), *[("GET", "2xx")] * 3]
     assert token_server.requests == [(SCOPE, None)]
-    with pytest.raises(Denied, match=r"^http://\S+ answers 401$"):
+    with pytest.raises(Denied, match=r"^http://\S+ answered 401$"):
         asked.open("manifests/1", "private/a")
     # The challenge is known now, so the token is fetched first.
     assert asked.seen[5:] == [("token", "2xx"), ("GET", "401")]
@@ -354,14 +357,14 @@ def test_token_is_fetched_after_the_first_401_and_reused(token_registry: str, to
 def test_first_requests_of_many_threads_cause_one_401(
     token_registry: str, token_server: TokenServer, tmp_path: Path
 ) -> None:
-    asked = Watched(Settings(token_registry, credentials=secret(tmp_path / "secret")))
+    asked = ObservedClient(Settings(token_registry, credentials=secret(tmp_path / "secret")))
     with ThreadPoolExecutor(12) as pool:
         assert set(pool.map(lambda _: asked.body("manifests/1"), range(12))) == {IMAGE.manifest}
     assert sorted(asked.seen) == [*[("GET", "2xx")] * 12, ("GET", "401"), ("token", "2xx")]
 
 
 def test_many_threads_fetch_one_token(token_registry: str, token_server: TokenServer, tmp_path: Path) -> None:
-    asked = Watched(Settings(token_registry, credentials=secret(tmp_path / "secret")))
+    asked = ObservedClient(Settings(token_registry, credentials=secret(tmp_path / "secret")))
     asked.body("manifests/1")
     with ThreadPoolExecutor(12) as pool:
         assert set(pool.map(lambda _: asked.body("manifests/1", "private/a"), range(24))) == {IMAGE.manifest}
@@ -371,7 +374,7 @@ def test_many_threads_fetch_one_token(token_registry: str, token_server: TokenSe
 
 def test_expired_token_is_replaced_before_it_is_refused(token_registry: str, token_server: TokenServer) -> None:
     token_server.announced_seconds = 1
-    asked = Watched(Settings(token_registry))
+    asked = ObservedClient(Settings(token_registry))
     asked.body("manifests/1")
     time.sleep(1.0)  # the token's lifetime
     asked.body("manifests/1")
@@ -379,12 +382,12 @@ def test_expired_token_is_replaced_before_it_is_refused(token_registry: str, tok
 
 
 def test_refused_token_is_replaced_once(token_registry: str, token_server: TokenServer) -> None:
-    asked = Watched(Settings(token_registry))
+    asked = ObservedClient(Settings(token_registry))
     asked.body("manifests/1")
     # The registry accepts it for a minute longer.
     token_server.accepted_seconds = -3000
-    key = next(iter(asked.client._tokens._tokens))
-    asked.client._tokens._tokens[key] = asked.client._tokens._tokens[key]._replace(
+    key = next(iter(asked.client._authorizer._tokens._tokens))
+    asked.client._authorizer._tokens._tokens[key] = asked.client._authorizer._tokens._tokens[key]._replace(
         value=token_server.token(SCOPE, known=False)
     )
     token_server.accepted_seconds = 300
@@ -392,7 +395,7 @@ def test_refused_token_is_replaced_once(token_registry: str, token_server: Token
     assert asked.seen[3:] == [("GET", "401"), ("token", "2xx"), ("GET", "2xx")]
 
     token_server.accepted_seconds = -3000
-    asked.client._tokens._tokens.clear()
+    asked.client._authorizer._tokens._tokens.clear()
     with pytest.raises(Denied):
         asked.body("manifests/1")
     assert asked.seen[6:] == [("token", "2xx"), ("GET", "401")]
@@ -402,16 +405,18 @@ def test_wrong_credentials_do_not_affect_public_images_and_are_read_again(
     token_registry: str, token_server: TokenServer, tmp_path: Path
 ) -> None:
     folder = secret(tmp_path / "secret", password=OTHER_PASSWORD)
-    asked = Watched(Settings(token_registry, credentials=folder))
+    asked = ObservedClient(Settings(token_registry, credentials=folder))
     for _ in range(3):
         assert asked.body("manifests/1") == IMAGE.manifest
     assert [login is not None for _, login in token_server.requests] == [True, False]
     assert asked.client.credentials_refused == 1
-    with pytest.raises(Denied, match=r"^with the credentials, the token server \S+ answers 401; without, ") as raised:
+    with pytest.raises(
+        Denied, match=r"^with the credentials, the token server \S+ answered 401; without them, "
+    ) as raised:
         asked.open("manifests/1", "private/a")
     (line,) = asked.logged
     assert re.fullmatch(
-        r"with the credentials, the token server http://\S+ answers 401; asking without for public/a", line
+        r"the credentials cannot be used: the token server http://\S+ answered 401; trying public/a without them", line
     )
     assert_no_secret(line, raised.value)
 
@@ -424,7 +429,7 @@ def test_secret_that_changes_during_its_refusal_is_tried_at_once(
     token_registry: str, token_server: TokenServer, tmp_path: Path
 ) -> None:
     folder = secret(tmp_path / "secret", password=OTHER_PASSWORD)
-    asked = Watched(Settings(token_registry, credentials=folder))
+    asked = ObservedClient(Settings(token_registry, credentials=folder))
     token_server.silent = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pull = pool.submit(asked.body, "manifests/1", "private/a")
@@ -439,7 +444,7 @@ def test_replaced_secret_is_used_before_the_token_expires(
     token_registry: str, token_server: TokenServer, tmp_path: Path
 ) -> None:
     folder = secret(tmp_path / "secret")
-    asked = Watched(Settings(token_registry, credentials=folder))
+    asked = ObservedClient(Settings(token_registry, credentials=folder))
     asked.body("manifests/1", "private/a")
     token_server.login = f"{USERNAME}:{OTHER_PASSWORD}"
     secret(folder, password=OTHER_PASSWORD)
@@ -452,17 +457,17 @@ def test_replaced_secret_is_used_before_the_token_expires(
 def test_token_server_with_a_fault_is_asked_again(
     token_registry: str, token_server: TokenServer, status: int, kind: str
 ) -> None:
-    asked = Watched(Settings(token_registry))
+    asked = ObservedClient(Settings(token_registry))
     token_server.status = status
     problem = asked.problem()
     assert (problem.kind, problem.retry_after) == (kind, 7.0)
-    assert problem.message == f"no token: {token_server.url} answers {status}"
+    assert problem.message == f"no token: {token_server.url} answered {status}"
     token_server.status = 0
     assert asked.body("manifests/1") == IMAGE.manifest
 
 
 def test_silent_token_server_does_not_exceed_the_deadline(token_registry: str, token_server: TokenServer) -> None:
-    asked = Watched(Settings(token_registry))
+    asked = ObservedClient(Settings(token_registry))
     token_server.silent = threading.Event()
     begin = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
@@ -475,13 +480,13 @@ def test_silent_token_server_does_not_exceed_the_deadline(token_registry: str, t
 def test_moved_token_server_is_found(
     storage: Path, tmp_path: Path, token_server: TokenServer, token_registry: str
 ) -> None:
-    asked = Watched(Settings(token_registry))
+    asked = ObservedClient(Settings(token_registry))
     asked.body("manifests/1")
     # As if there had been another token server, which does not exist any more.
-    challenge = asked.client._challenge
+    challenge = asked.client._authorizer._challenge
     assert challenge is not None
     gone = {**challenge.parameters, "realm": "http://127.0.0.1:1/token"}
-    asked.client._challenge = challenge._replace(parameters=gone)
+    asked.client._authorizer._challenge = challenge._replace(parameters=gone)
     assert asked.problem().kind == "refused"
     assert asked.body("manifests/1") == IMAGE.manifest
 
@@ -504,22 +509,22 @@ def hint_without_end(connection: socket.socket, _: str) -> None:
 @pytest.mark.parametrize(
     ("serve", "kind", "message"),
     [
-        pytest.param(stay_silent, "timeout", "does not answer in time", id="silent"),
-        pytest.param(drip, "timeout", "does not answer in time", id="drips"),
-        pytest.param(hint_without_end, "timeout", "does not answer in time", id="hints-without-end"),
-        pytest.param(reset, "reset", "ends the connection before it answers", id="reset"),
-        pytest.param(lambda *_: None, "reset", "ends the connection before it answers", id="hangs-up"),
-        pytest.param(send("SSH-2.0-x"), "malformed", "is no HTTP", id="other-protocol"),
-        pytest.param(send("HTTP/1.1 200 OK\n" + "X: y\n" * 200), "malformed", "is no HTTP", id="endless-head"),
-        pytest.param(send("HTTP/1.1 500 x\nContent-Length: 0"), "5xx", "answers 500", id="500"),
-        pytest.param(send("HTTP/1.1 400 x\nContent-Length: 0"), "4xx", "answers 400", id="400"),
-        pytest.param(send("HTTP/1.1 204 x"), "malformed", "answers 204", id="204"),
-        pytest.param(send("HTTP/1.1 304 x"), "malformed", "answers 304", id="304"),
-        pytest.param(redirect(""), "redirects", "redirects to nowhere", id="to-nowhere"),
-        pytest.param(redirect("ftp://x/"), "redirects", "redirects to nowhere", id="to-ftp"),
+        pytest.param(stay_silent, "timeout", "did not answer in time", id="silent"),
+        pytest.param(drip, "timeout", "did not answer in time", id="drips"),
+        pytest.param(hint_without_end, "timeout", "did not answer in time", id="hints-without-end"),
+        pytest.param(reset, "reset", "closed the connection before it answered", id="reset"),
+        pytest.param(lambda *_: None, "reset", "closed the connection before it answered", id="hangs-up"),
+        pytest.param(send("SSH-2.0-x"), "malformed", "is not HTTP", id="other-protocol"),
+        pytest.param(send("HTTP/1.1 200 OK\n" + "X: y\n" * 200), "malformed", "is not HTTP", id="endless-head"),
+        pytest.param(send("HTTP/1.1 500 x\nContent-Length: 0"), "5xx", "answered 500", id="500"),
+        pytest.param(send("HTTP/1.1 400 x\nContent-Length: 0"), "4xx", "answered 400", id="400"),
+        pytest.param(send("HTTP/1.1 204 x"), "malformed", "answered 204", id="204"),
+        pytest.param(send("HTTP/1.1 304 x"), "malformed", "answered 304", id="304"),
+        pytest.param(redirect(""), "redirects", "redirects to an invalid location", id="to-nowhere"),
+        pytest.param(redirect("ftp://x/"), "redirects", "redirects to an invalid location", id="to-ftp"),
         pytest.param(redirect("/v2/"), "redirects", "redirects more than 5 times", id="loop"),
         pytest.param(
-            redirect("http://127.0.0.1:1/?s3cret"), "refused", "127.0.0.1:1 refuses connections", id="to-none"
+            redirect("http://127.0.0.1:1/?s3cret"), "refused", "127.0.0.1:1 refused the connection", id="to-none"
         ),
     ],
 )
@@ -527,7 +532,7 @@ def hint_without_end(connection: socket.socket, _: str) -> None:
 def test_upstream_with_a_fault_is_unavailable_in_time(serve: Script, kind: str, message: str, method: str) -> None:
     begin = time.monotonic()
     with ScriptedServer(serve) as server:
-        asked = Watched(Settings(server.url))
+        asked = ObservedClient(Settings(server.url))
         problem = asked.problem(method=method, timeout=0.7)
     assert problem.kind == kind
     assert message in problem.message
@@ -538,8 +543,8 @@ def test_upstream_with_a_fault_is_unavailable_in_time(serve: Script, kind: str, 
 
 
 def test_missing_upstream_is_unavailable() -> None:
-    assert Watched(Settings("http://127.0.0.1:1")).problem().kind == "refused"
-    assert Watched(Settings("http://name.invalid")).problem().kind == "dns"
+    assert ObservedClient(Settings("http://127.0.0.1:1")).problem().kind == "refused"
+    assert ObservedClient(Settings("http://name.invalid")).problem().kind == "dns"
 
 
 def test_connection_that_is_not_accepted_does_not_exceed_the_deadline() -> None:
@@ -551,7 +556,7 @@ def test_connection_that_is_not_accepted_does_not_exceed_the_deadline() -> None:
             waiting.settimeout(0)
             waiting.connect_ex(listener.getsockname())
         begin = time.monotonic()
-        problem = Watched(Settings(f"http://127.0.0.1:{listener.getsockname()[1]}")).problem(timeout=0.5)
+        problem = ObservedClient(Settings(f"http://127.0.0.1:{listener.getsockname()[1]}")).problem(timeout=0.5)
         assert problem.kind == "timeout"
         assert time.monotonic() - begin < 0.5 + SLACK_SECONDS
 
@@ -569,7 +574,7 @@ def test_connection_that_is_not_accepted_does_not_exceed_the_deadline() -> None:
 @pytest.mark.parametrize(("status", "kind"), [(429, "429"), (503, "5xx")])
 def test_retry_after_is_passed_on(header: str, seconds: float | None, status: int, kind: str) -> None:
     with ScriptedServer(send(f"HTTP/1.1 {status} x\n{header}")) as server:
-        problem = Watched(Settings(server.url)).problem()
+        problem = ObservedClient(Settings(server.url)).problem()
     assert (problem.kind, problem.retry_after) == (kind, seconds)
 
 
@@ -581,11 +586,11 @@ def stops_in_the_middle(connection: socket.socket, _: str) -> None:
 @pytest.mark.parametrize(
     ("serve", "kind", "message"),
     [
-        pytest.param(stops_in_the_middle, "timeout", "sends nothing for 0.3 s in the middle of a body", id="silent"),
+        pytest.param(stops_in_the_middle, "timeout", "sent nothing for 0.3 s in the middle of a body", id="silent"),
         pytest.param(
             send("HTTP/1.1 200 OK\nContent-Length: 10", body=b"12345"),
             "cut",
-            "breaks off after 5 of 10 bytes",
+            "cut a body off after 5 of 10 bytes",
             id="cut",
         ),
         pytest.param(
@@ -607,7 +612,7 @@ def stops_in_the_middle(connection: socket.socket, _: str) -> None:
 )
 def test_body_that_breaks_off_is_an_error(serve: Script, kind: str, message: str) -> None:
     with ScriptedServer(serve) as server:
-        asked = Watched(Settings(server.url), read_timeout=0.3)
+        asked = ObservedClient(Settings(server.url), read_timeout=0.3)
         with asked.open("manifests/1") as answer:
             assert answer.read(100) == b"12345"
             with pytest.raises(Unavailable) as raised:
@@ -625,7 +630,7 @@ def test_reset_body_is_cut() -> None:
         reset(connection, head)
 
     goes_on = threading.Event()
-    with ScriptedServer(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+    with ScriptedServer(serve) as server, ObservedClient(Settings(server.url)).open("manifests/1") as answer:
         assert answer.read(100) == b"12345"
         goes_on.set()
         with pytest.raises(Unavailable) as raised:
@@ -645,7 +650,7 @@ def test_reset_body_is_cut() -> None:
     ],
 )
 def test_body_without_a_length_is_read_to_its_end(serve: Script) -> None:
-    with ScriptedServer(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+    with ScriptedServer(serve) as server, ObservedClient(Settings(server.url)).open("manifests/1") as answer:
         assert answer.length is None
         assert whole(answer) == b"12345678"
         assert answer.read(1) == b""
@@ -656,7 +661,7 @@ def test_interim_responses_are_skipped(method: str) -> None:
     """RFC 9110, section 15.2: any number of 1xx responses may come before the final one."""
     before = "HTTP/1.1 103 Early Hints\nLink: </x>\nContent-Length: 5\n\nHTTP/1.1 100 Continue\n\nHTTP/1.1 102 x\n\n"
     with ScriptedServer(send(f"{before}HTTP/1.1 200 OK\nContent-Length: 3\nX: y", body=b"123")) as server:
-        asked = Watched(Settings(server.url))
+        asked = ObservedClient(Settings(server.url))
         with asked.open("manifests/1", method=method) as answer:
             assert (answer.status, answer.headers["X"], answer.headers["Link"]) == (200, "y", None)
             assert whole(answer) == (b"123" if method == "GET" else b"")
@@ -667,12 +672,12 @@ def test_unrequested_protocol_is_refused() -> None:
     with ScriptedServer(
         send("HTTP/1.1 101 Switching Protocols\nUpgrade: x", body=b"HTTP/1.1 200 OK\r\n\r\n")
     ) as server:
-        problem = Watched(Settings(server.url)).problem()
-    assert (problem.kind, "answers 101" in problem.message) == ("malformed", True)
+        problem = ObservedClient(Settings(server.url)).problem()
+    assert (problem.kind, "answered 101" in problem.message) == ("malformed", True)
 
 
 @pytest.mark.parametrize("rest", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_body_ends_with_its_length_though_the_connection_stays(rest: bytes) -> None:
+def test_body_ends_with_its_length_though_the_connection_stays_open(rest: bytes) -> None:
     def serve(connection: socket.socket, head: str) -> None:
         send("HTTP/1.1 200 OK\nConnection: keep-alive\nContent-Length: 8", body=b"12345678" + rest)(connection, head)
         with contextlib.suppress(ConnectionError):  # as the client has not read all
@@ -680,7 +685,7 @@ def test_body_ends_with_its_length_though_the_connection_stays(rest: bytes) -> N
         left.set()
 
     left = threading.Event()
-    with ScriptedServer(serve) as server, Watched(Settings(server.url)).open("manifests/1") as answer:
+    with ScriptedServer(serve) as server, ObservedClient(Settings(server.url)).open("manifests/1") as answer:
         begin = time.monotonic()
         assert whole(answer) == b"12345678"
         assert left.wait(LIMIT_SECONDS)
@@ -695,12 +700,15 @@ def test_slow_body_has_no_deadline_while_bytes_come() -> None:
             time.sleep(0.05)  # it is slow
 
     with ScriptedServer(serve) as server:
-        assert Watched(Settings(server.url), read_timeout=LIMIT_SECONDS).body("manifests/1", timeout=0.5) == b"x" * 20
+        assert (
+            ObservedClient(Settings(server.url), read_timeout=LIMIT_SECONDS).body("manifests/1", timeout=0.5)
+            == b"x" * 20
+        )
 
 
 def test_upstream_without_ranges_sends_all_of_the_body() -> None:
     with ScriptedServer(send("HTTP/1.1 200 OK\nContent-Length: 3", body=b"123")) as server:
-        with Watched(Settings(server.url)).open("manifests/1", offset=2) as answer:
+        with ObservedClient(Settings(server.url)).open("manifests/1", offset=2) as answer:
             assert (answer.offset, answer.length, whole(answer)) == (0, 3, b"123")
         assert "Range: bytes=2-\r\n" in server.heads[0]
 
@@ -708,13 +716,13 @@ def test_upstream_without_ranges_sends_all_of_the_body() -> None:
 @pytest.mark.parametrize("part", ["Content-Range: bytes 1-2/3", "Content-Range: 2", "X: y"])
 def test_unrequested_range_is_refused(part: str) -> None:
     with ScriptedServer(send(f"HTTP/1.1 206 OK\n{part}\nContent-Length: 1", body=b"1")) as server:
-        assert Watched(Settings(server.url)).problem(offset=2).kind == "malformed"
-        assert Watched(Settings(server.url)).problem().kind == "malformed"
+        assert ObservedClient(Settings(server.url)).problem(offset=2).kind == "malformed"
+        assert ObservedClient(Settings(server.url)).problem().kind == "malformed"
 
 
 def test_request_has_no_unnecessary_headers(tmp_path: Path) -> None:
     with ScriptedServer(send("HTTP/1.1 200 OK\nContent-Length: 0")) as server:
-        asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
+        asked = ObservedClient(Settings(server.url, credentials=secret(tmp_path / "secret")))
         asked.body("manifests/1", "a\r\nX: y/ü?b", accept=("a/b", "c/d"))
     assert "".join(server.heads) == (
         "GET /v2/a%0D%0AX%3A%20y/%C3%BC%3Fb/manifests/1 HTTP/1.1\r\n"
@@ -744,7 +752,7 @@ def test_redirect_to_another_host_carries_no_credentials(tmp_path: Path, status:
         ScriptedServer(send(length, body=body)) as cdn,
         ScriptedServer(challenged(redirect(f"{cdn.url}/x?sig=a%2Fb", status))) as server,
     ):
-        asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
+        asked = ObservedClient(Settings(server.url, credentials=secret(tmp_path / "secret")))
         with asked.open(BLOB, method=method, offset=2) as answer:
             assert whole(answer) == body
             assert answer.headers["Content-Length"] == "3"
@@ -763,7 +771,7 @@ def test_relative_redirect_keeps_the_host_and_its_credentials(tmp_path: Path) ->
         )
 
     with ScriptedServer(challenged(serve)) as server:
-        asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
+        asked = ObservedClient(Settings(server.url, credentials=secret(tmp_path / "secret")))
         assert asked.body("manifests/1") == b"1"
 
 
@@ -771,7 +779,7 @@ def test_relative_redirect_keeps_the_host_and_its_credentials(tmp_path: Path) ->
 def test_refusal_by_the_storage_is_not_one_by_the_upstream(tmp_path: Path, status: int) -> None:
     head = f'HTTP/1.1 {status} x\nWWW-Authenticate: Bearer realm="http://127.0.0.1:1"\nContent-Length: 0'
     with ScriptedServer(send(head)) as cdn, ScriptedServer(redirect(cdn.url)) as server:
-        problem = Watched(Settings(server.url, credentials=secret(tmp_path / "secret"))).problem()
+        problem = ObservedClient(Settings(server.url, credentials=secret(tmp_path / "secret"))).problem()
     assert problem.kind == "redirects"
     assert "to which" in problem.message
     assert len(cdn.heads) == 1
@@ -780,13 +788,13 @@ def test_refusal_by_the_storage_is_not_one_by_the_upstream(tmp_path: Path, statu
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("WWW-Authenticate: Negotiate", "in a way that is not known here"),
-        ("X: y", "answers 401"),
+        ("WWW-Authenticate: Negotiate", "authentication scheme that is not supported"),
+        ("X: y", "answered 401"),
     ],
 )
 def test_unknown_challenge_is_a_denial(tmp_path: Path, header: str, message: str) -> None:
     with ScriptedServer(send(f"HTTP/1.1 401 x\n{header}\nContent-Length: 0")) as server:
-        asked = Watched(Settings(server.url, credentials=secret(tmp_path / "secret")))
+        asked = ObservedClient(Settings(server.url, credentials=secret(tmp_path / "secret")))
         with pytest.raises(Denied, match=message):
             asked.open("manifests/1")
     assert asked.client.credentials_refused == 0
@@ -808,7 +816,7 @@ def test_scope_of_the_challenge_is_requested() -> None:
         answer(connection, head)
 
     with ScriptedServer(serve) as server:
-        asked = Watched(Settings(server.url))
+        asked = ObservedClient(Settings(server.url))
         for _ in range(2):
             asked.body("manifests/1")
     assert asked.seen == [("GET", "401"), ("token", "2xx"), ("GET", "2xx"), ("GET", "2xx")]
@@ -864,7 +872,7 @@ def tls(open_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_certificate_of_the_given_authority_is_accepted(tls: Tls) -> None:
-    asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=tls.ca))
+    asked = ObservedClient(Settings(f"https://localhost:{tls.good}", ca_file=tls.ca))
     assert asked.body(BLOB) == LAYER
     with asked.open("manifests/1", method="HEAD") as head:
         assert head.headers["Docker-Content-Digest"] == IMAGE.digest
@@ -880,17 +888,17 @@ def test_certificate_of_the_given_authority_is_accepted(tls: Tls) -> None:
 )
 def test_wrong_certificate_is_refused(tls: Tls, host: str, port: str, ca: str, message: str) -> None:
     settings = Settings(f"https://{host}:{getattr(tls, port)}", ca_file=tls.folder / ca if ca else None)
-    problem = Watched(settings).problem()
+    problem = ObservedClient(settings).problem()
     assert problem.kind == "tls"
     assert message in problem.message
 
 
 def test_server_without_tls_is_refused(tls: Tls) -> None:
-    asked = Watched(Settings(tls.http.replace("http://", "https://"), ca_file=tls.ca))
+    asked = ObservedClient(Settings(tls.http.replace("http://", "https://"), ca_file=tls.ca))
     assert asked.problem().kind == "tls"
     with ScriptedServer(stay_silent) as server:
         begin = time.monotonic()
-        problem = Watched(Settings(server.url.replace("http://", "https://"))).problem(timeout=0.5)
+        problem = ObservedClient(Settings(server.url.replace("http://", "https://"))).problem(timeout=0.5)
         assert problem.kind == "timeout"
         assert time.monotonic() - begin < 0.5 + SLACK_SECONDS
 
@@ -898,8 +906,8 @@ def test_server_without_tls_is_refused(tls: Tls) -> None:
 def test_file_of_authorities_may_change_and_be_invalid(tls: Tls, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     bundle = 'the ConfigMap bundle (upstreamSettings["localhost"].caConfigMapName)'
-    asked = Watched(Settings(f"https://localhost:{tls.good}", ca_file=file, ca_source=bundle))
-    missing = f"{bundle} is not there or has no key ca.crt"
+    asked = ObservedClient(Settings(f"https://localhost:{tls.good}", ca_file=file, ca_source=bundle))
+    missing = f"{bundle} does not exist or has no key ca.crt"
     assert asked.logged == [missing]
     problem = asked.problem()
     assert (problem.kind, problem.message) == ("tls", missing)
@@ -924,7 +932,7 @@ def test_plain_http_gets_no_credentials_and_no_request_without_a_digest(tls: Tls
     with secure(serve, tls) as (url, _), ScriptedServer(send("HTTP/1.1 200 OK", body=b'{"token": "t"}')) as plain:
         challenge = f'HTTP/1.1 401 x\nWWW-Authenticate: Bearer realm="{plain.url}"\nContent-Length: 0'
         settings = Settings(url, credentials=secret(tmp_path / "secret"), ca_file=tls.ca)
-        asked = Watched(settings)
+        asked = ObservedClient(settings)
         answers["manifests"] = challenge
         with pytest.raises(Denied, match="wants them to be sent by plain http") as raised:
             asked.open("manifests/1")
@@ -932,7 +940,7 @@ def test_plain_http_gets_no_credentials_and_no_request_without_a_digest(tls: Tls
         assert len(plain.heads) == 1
         assert "authorization" not in plain.heads[0].lower()
 
-        asked = Watched(settings)
+        asked = ObservedClient(settings)
         answers["manifests"] = answers["blobs"] = f"HTTP/1.1 302 x\nLocation: {plain.url}\nContent-Length: 0"
         assert asked.problem().kind == "redirects"
         assert asked.body(BLOB) == b'{"token": "t"}'
@@ -968,7 +976,7 @@ def test_slow_tls_does_not_exceed_the_deadline(tls: Tls, tmp_path: Path, outer: 
             ca_file=tls.ca,
         )
         begin = time.monotonic()
-        assert Watched(settings).problem(timeout=0.7).kind == "timeout"
+        assert ObservedClient(settings).problem(timeout=0.7).kind == "timeout"
         assert 0.6 < time.monotonic() - begin < 0.7 + SLACK_SECONDS
 
 
@@ -1029,7 +1037,7 @@ def test_http_uses_the_proxy_with_its_credentials(
 ) -> None:
     proxy, seen = forward_proxy
     url = open_registry.replace("127.0.0.1", NAME)
-    asked = Watched(Settings(url, http_proxy=proxy, proxy_credentials=secret(tmp_path / "proxy")))
+    asked = ObservedClient(Settings(url, http_proxy=proxy, proxy_credentials=secret(tmp_path / "proxy")))
     assert asked.body(BLOB) == LAYER
     assert seen.asked == [f"GET {url}/v2/public/a/{BLOB}"]
     assert f"Host: {url.removeprefix('http://')}\r\n" in seen.seen[0]
@@ -1042,13 +1050,13 @@ def test_https_uses_the_proxy_and_reveals_only_the_host(
     settings = Settings(
         f"https://{NAME}:{tls.good}", https_proxy=proxy, proxy_credentials=secret(tmp_path / "proxy"), ca_file=tls.ca
     )
-    asked = Watched(settings)
+    asked = ObservedClient(settings)
     assert asked.body(BLOB) == LAYER
     assert seen.asked == [f"CONNECT {NAME}:{tls.good}"]
     assert "/v2/" not in seen.seen[0]
-    assert "refuses connections" not in asked.problem(BLOB, offset=len(LAYER) + 1).message
+    assert "refused the connection" not in asked.problem(BLOB, offset=len(LAYER) + 1).message
     # The certificate is that of the server, whose name is checked.
-    other = Watched(settings._replace(remote_url=f"https://other.test:{tls.good}")).problem()
+    other = ObservedClient(settings._replace(remote_url=f"https://other.test:{tls.good}")).problem()
     assert (other.kind, "Hostname mismatch" in other.message) == ("tls", True)
 
 
@@ -1062,22 +1070,24 @@ def test_proxy_with_https_is_used(tls: Tls, open_registry: str, tmp_path: Path) 
             proxy_credentials=secret(tmp_path / "proxy"),
             ca_file=tls.ca,
         )
-        assert Watched(settings).body(BLOB) == LAYER
-        assert hashlib.sha256(Watched(settings).body(BLOB, offset=1)).digest() == hashlib.sha256(LAYER[1:]).digest()
+        assert ObservedClient(settings).body(BLOB) == LAYER
+        assert (
+            hashlib.sha256(ObservedClient(settings).body(BLOB, offset=1)).digest() == hashlib.sha256(LAYER[1:]).digest()
+        )
         url = open_registry.replace("127.0.0.1", NAME)
-        assert Watched(settings._replace(remote_url=url)).body("manifests/1") == IMAGE.manifest
-        expired = Watched(settings._replace(remote_url=f"https://{NAME}:{tls.expired}")).problem()
+        assert ObservedClient(settings._replace(remote_url=url)).body("manifests/1") == IMAGE.manifest
+        expired = ObservedClient(settings._replace(remote_url=f"https://{NAME}:{tls.expired}")).problem()
         assert (expired.kind, "expired" in expired.message) == ("tls", True)
         with ScriptedServer(stay_silent) as server:
             begin = time.monotonic()
-            hangs = Watched(settings._replace(remote_url=f"https://{NAME}:{server.port}")).problem(timeout=0.5)
+            hangs = ObservedClient(settings._replace(remote_url=f"https://{NAME}:{server.port}")).problem(timeout=0.5)
             assert hangs.kind == "timeout"
             assert time.monotonic() - begin < 0.5 + SLACK_SECONDS
 
 
 @pytest.mark.parametrize(
     ("password", "message"),
-    [(None, "asks for credentials, and there are none"), (OTHER_PASSWORD, "does not accept the credentials")],
+    [(None, "requires credentials, and there are none"), (OTHER_PASSWORD, "does not accept the credentials")],
 )
 def test_refusal_by_the_proxy_is_reported_and_its_new_secret_used(
     tls: Tls, forward_proxy: tuple[str, ForwardProxy], tmp_path: Path, password: str | None, message: str
@@ -1089,7 +1099,7 @@ def test_refusal_by_the_proxy_is_reported_and_its_new_secret_used(
         if password:
             secret(folder, password=password)
         settings = Settings(url, http_proxy=proxy, https_proxy=proxy, proxy_credentials=folder, ca_file=tls.ca)
-        asked = Watched(settings)
+        asked = ObservedClient(settings)
         problem = asked.problem()
         assert problem.kind == "proxy"
         assert message in problem.message
@@ -1099,22 +1109,22 @@ def test_refusal_by_the_proxy_is_reported_and_its_new_secret_used(
 
 
 def test_missing_proxy_and_missing_host_are_reported(forward_proxy: tuple[str, ForwardProxy], tmp_path: Path) -> None:
-    gone = Watched(Settings("https://registry.test", https_proxy="http://127.0.0.1:1")).problem()
-    assert (gone.kind, gone.message) == ("proxy", "the proxy: http://127.0.0.1:1 refuses connections")
+    gone = ObservedClient(Settings("https://registry.test", https_proxy="http://127.0.0.1:1")).problem()
+    assert (gone.kind, gone.message) == ("proxy", "the proxy: http://127.0.0.1:1 refused the connection")
     folder = secret(tmp_path / "proxy")
     settings = Settings("https://registry.test:1", https_proxy=forward_proxy[0], proxy_credentials=folder)
-    assert Watched(settings).problem().kind == "proxy"
+    assert ObservedClient(settings).problem().kind == "proxy"
     with ScriptedServer(stay_silent) as server:
-        assert Watched(Settings("https://x.test", https_proxy=server.url)).problem(timeout=0.3).kind == "timeout"
+        assert ObservedClient(Settings("https://x.test", https_proxy=server.url)).problem(timeout=0.3).kind == "timeout"
     with ScriptedServer(send("garbage")) as server:
-        assert Watched(Settings("https://x.test", https_proxy=server.url)).problem().kind == "proxy"
+        assert ObservedClient(Settings("https://x.test", https_proxy=server.url)).problem().kind == "proxy"
 
 
 def test_hosts_in_no_proxy_are_asked_directly(tls: Tls) -> None:
     dead = "http://127.0.0.1:1"
     settings = Settings(f"https://{NAME}:1", http_proxy=dead, https_proxy=dead, no_proxy=(".test",))
-    assert Watched(settings).problem().kind == "dns"
-    assert Watched(settings._replace(no_proxy=())).problem().kind == "proxy"
+    assert ObservedClient(settings).problem().kind == "dns"
+    assert ObservedClient(settings._replace(no_proxy=())).problem().kind == "proxy"
 
 
 # Leaks
@@ -1122,10 +1132,10 @@ def test_hosts_in_no_proxy_are_asked_directly(tls: Tls) -> None:
 
 def test_no_connection_and_no_thread_is_leaked(open_registry: str, closed_registry: str, tmp_path: Path) -> None:
     asked = [
-        Watched(Settings(open_registry)),
-        Watched(Settings(closed_registry, credentials=secret(tmp_path / "secret", password=OTHER_PASSWORD))),
-        Watched(Settings("http://127.0.0.1:1")),
-        Watched(Settings(open_registry.replace("http://", "https://"))),
+        ObservedClient(Settings(open_registry)),
+        ObservedClient(Settings(closed_registry, credentials=secret(tmp_path / "secret", password=OTHER_PASSWORD))),
+        ObservedClient(Settings("http://127.0.0.1:1")),
+        ObservedClient(Settings(open_registry.replace("http://", "https://"))),
     ]
 
     def ask_all() -> None:

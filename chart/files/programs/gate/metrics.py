@@ -17,7 +17,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.store import DAMAGED, EVICTED, EXPIRED
-from upstream.connections import Kind
+from upstream.errors import Kind
 from upstream.reference import BLOB, MANIFEST
 
 if TYPE_CHECKING:

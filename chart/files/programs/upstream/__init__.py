@@ -1,1 +1,1 @@
-"""How a cache pod asks its upstream registry."""
+"""The client of a cache's upstream registry, and the choice between the upstream and another replica."""

@@ -1,4 +1,4 @@
-"""A user name and a password out of a mounted Secret, and how HTTP's Basic scheme says them."""
+"""A user name and a password from a mounted Secret."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ if TYPE_CHECKING:
 
 
 class Credentials(NamedTuple):
-    """Whatever bytes the Secret holds; what is printed of them are neither."""
+    """A user name and a password: whatever bytes the Secret holds, which are never printed."""
 
     username: bytes
     password: bytes
 
     def __repr__(self) -> str:
-        """Nothing of them, since what is shown ends in logs."""
+        """Show nothing of them, since this may end up in a log."""
         return "Credentials(…)"
 
     def basic(self) -> str:
-        """The value of a header Authorization or Proxy-Authorization (RFC 7617)."""
+        """Return the value of a header Authorization or Proxy-Authorization (RFC 7617)."""
         return "Basic " + base64.b64encode(self.username + b":" + self.password).decode()
 
 
-def read(folder: Path | None) -> Credentials | None:
-    """What the folder's files `username` and `password` say now; None where there is no Secret, or an empty one.
+def read_credentials(folder: Path | None) -> Credentials | None:
+    """Return what the files `username` and `password` hold now, or None if there is no Secret or an empty one.
 
     Raises:
-        OSError: they are there and cannot be read.
+        OSError: The files exist and cannot be read.
     """
     if folder is None:
         return None
-    place = _current(folder)
+    version = _current_version(folder)
     while True:
         try:
-            found = Credentials(_value(place / "username"), _value(place / "password"))
+            credentials = Credentials(_read_value(version / "username"), _read_value(version / "password"))
         except (FileNotFoundError, NotADirectoryError):
-            before, place = place, _current(folder)
-            # Replaced while we read.
-            if place != before:
+            previous, version = version, _current_version(folder)
+            # The kubelet may have replaced it in the meantime.
+            if version != previous:
                 continue
             return None
-        return found if any(found) else None
+        return credentials if any(credentials) else None
 
 
-def _current(folder: Path) -> Path:
-    """Where the files of one version of the Secret lie: kubelet swaps the link ..data when it has a new one whole."""
+def _current_version(folder: Path) -> Path:
+    """Return the folder with the files of one version: the kubelet swaps the link ..data once a new one is complete."""
     data = folder / "..data"
     return data.resolve() if data.is_symlink() else folder
 
 
-def _value(path: Path) -> bytes:
+def _read_value(path: Path) -> bytes:
     # Most tools that write files add a newline.
     return path.read_bytes().removesuffix(b"\n")

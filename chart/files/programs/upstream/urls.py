@@ -8,19 +8,19 @@ from typing import NamedTuple
 from common.endpoint import bracket_ipv6
 
 PORTS = {"http": 80, "https": 443}
-# What may stand in a request's target as it is (RFC 3986); % is there, since a Location is escaped already.
-AS_IT_IS = "!$%&'()*+,/:;=?@[]-._~"
+# Characters that are not escaped in the target of a request (RFC 3986), including %, as a Location is escaped already.
+UNESCAPED = "!$%&'()*+,/:;=?@[]-._~"
 
 
 class Origin(NamedTuple):
-    """A server: the scheme, host and port of a URL. Two that differ in one of them share no secret."""
+    """A server: the scheme, host and port of a URL. Two that differ in any of them must not share secrets."""
 
     scheme: str
     host: str
     port: int
 
     def __str__(self) -> str:
-        """As in a URL; and in a message, which has no path and no query, since queries can be secret."""
+        """Return it as in a URL. Messages show only this of a URL, since a query may hold a secret."""
         return f"{self.scheme}://{self.authority}"
 
     @property
@@ -30,24 +30,24 @@ class Origin(NamedTuple):
 
     @property
     def bracketed(self) -> str:
-        """The host; an address of version 6 stands in brackets."""
+        """The host, with an IPv6 address in brackets."""
         return bracket_ipv6(self.host)
 
 
 class Url(NamedTuple):
-    """A server, and the path and query to ask it for."""
+    """A server, and the path and query to request from it."""
 
     origin: Origin
     target: str
 
     @classmethod
     def parse(cls, text: str, base: Url | None = None) -> Url:
-        """Read a URL; one that is relative counts from `base`. A user name in it is passed over.
+        """Parse a URL, which may be relative to `base`. A user name in it is ignored.
 
         Raises:
-            ValueError: it is none of http or https; the message says nothing of it, since it may hold a secret.
+            ValueError: It is not a URL of http or https. The message does not show it, since it may hold a secret.
         """
-        message = "it is no URL of http or https"
+        message = "not a URL of http or https"
         try:
             whole = urllib.parse.urljoin(str(base), text) if base else text
             parts = urllib.parse.urlsplit(whole)
@@ -57,9 +57,9 @@ class Url(NamedTuple):
         if parts.scheme not in PORTS or not host or not host.isascii() or not host.isprintable() or " " in host:
             raise ValueError(message)
         path = parts.path or "/"
-        target = urllib.parse.quote(f"{path}?{parts.query}" if parts.query else path, safe=AS_IT_IS)
+        target = urllib.parse.quote(f"{path}?{parts.query}" if parts.query else path, safe=UNESCAPED)
         return cls(Origin(parts.scheme, host, PORTS[parts.scheme] if port is None else port), target)
 
     def __str__(self) -> str:
-        """The URL."""
+        """Return the URL."""
         return f"{self.origin}{self.target}"

@@ -1,0 +1,73 @@
+"""Why a server gave no useful answer."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Kind(StrEnum):
+    """Why there is no answer, in one word."""
+
+    DNS = "dns"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    TLS = "tls"
+    # The connection ended before the head of the answer was complete.
+    RESET = "reset"
+    PROXY = "proxy"
+    # The connection ended in the middle of a body.
+    CUT = "cut"
+    MALFORMED = "malformed"
+    REDIRECTS = "redirects"
+    # Statuses: 429, others from 400 that mean nothing special here, and those from 500.
+    TOO_MANY = "429"
+    CLIENT_ERROR = "4xx"
+    SERVER_ERROR = "5xx"
+
+
+class Unavailable(Exception):
+    """There is no useful answer; the message says what went wrong, and never contains a secret."""
+
+    def __init__(self, kind: str, message: str, retry_after: float | None = None) -> None:
+        """`kind` is a Kind; `retry_after` is the number of seconds that the server asks us to wait."""
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.retry_after = retry_after
+
+
+class NotFound(Exception):
+    """The upstream says that it does not have the blob or manifest."""
+
+
+class Denied(Exception):
+    """The upstream refuses access, with the credentials that there are and without."""
+
+
+@contextmanager
+def translate_errors(server: str) -> Iterator[None]:
+    """Raise Unavailable, with a message about the server, for errors of a connection to it."""
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        raise Unavailable(Kind.TLS, f"the certificate of {server} is not accepted: {error.verify_message}") from None
+    except ssl.SSLError as error:
+        raise Unavailable(Kind.TLS, f"TLS with {server} failed: {error.reason or error.strerror}") from None
+    except TimeoutError:
+        raise Unavailable(Kind.TIMEOUT, f"{server} did not answer in time") from None
+    except ConnectionRefusedError:
+        raise Unavailable(Kind.REFUSED, f"{server} refused the connection") from None
+    except ConnectionError:
+        raise Unavailable(Kind.RESET, f"{server} closed the connection before it answered") from None
+    except http.client.HTTPException:
+        raise Unavailable(Kind.MALFORMED, f"the answer of {server} is not HTTP") from None
+    except OSError as error:
+        raise Unavailable(Kind.UNREACHABLE, f"{server} cannot be reached: {error.strerror or error}") from None
