@@ -244,7 +244,7 @@ def test_missing_authority_is_reported_and_cached_images_are_served(bench: Bench
         assert pod.log("gate").splitlines().count(missing) == 1
         pull(pod, repository, image)
         assert send_request(pod, manifest_path("not-cached")).refused
-        assert f"is away, what is cached is served: {missing}" in pod.log("gate")
+        assert f"is unavailable, serving what is cached: {missing}" in pod.log("gate")
         (pod.set_secret if kind == "caSecretName" else pod.set_config_map)("bundle", bundle)
         wait_for(
             "the upstream to answer", lambda: send_request(pod, manifest_path("not-cached")).status == 404, HANG_SECONDS

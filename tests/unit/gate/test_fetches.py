@@ -22,7 +22,7 @@ from upstreams.oci import digest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from upstream.sources import Source
+    from upstream.source import Source
 
 TIMEOUT_SECONDS = 30.0
 CONTENT = b"some content of a layer" * 1000

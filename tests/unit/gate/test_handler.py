@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from upstream.sources import Source
+    from upstream.source import Source
 
 TIMEOUT_SECONDS = 30.0
 CONTENT = bytes(range(256)) * 1000

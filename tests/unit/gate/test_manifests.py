@@ -27,7 +27,7 @@ from upstreams.oci import digest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from upstream.sources import Source
+    from upstream.source import Source
 
 TIMEOUT_SECONDS = 30.0
 OLD, NEW = (manifest_of(b"{}", [layer]) for layer in (b"old", b"new"))

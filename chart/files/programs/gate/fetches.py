@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from store.store import IncomingBlob, Store
     from upstream.client import Answer
     from upstream.reference import Reference
-    from upstream.sources import Source
+    from upstream.source import Source
 
 # The most that a fetch holds in memory.
 CHUNK_BYTES = 1 << 18

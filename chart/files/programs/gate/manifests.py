@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from store.store import Store
     from upstream.reference import Reference
-    from upstream.sources import Source
+    from upstream.source import Source
 
 ACCEPT = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*;q=0.1")
 # The limit of distribution (registry/handlers/manifests.go, maxManifestBodySize).

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.log import log
 from store.store import Store
+from upstream.availability_guard import AvailabilityGuard
 from upstream.client import Client, Settings
-from upstream.sources import PEER_CONNECT_TIMEOUT, PeerFirst, Watched
+from upstream.replica_first import CONNECT_TIMEOUT_SECONDS, ReplicaFirst
 
 from gate.fetches import Fetches
 from gate.health import Health
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.endpoint import Endpoint
-    from upstream.sources import Source
+    from upstream.source import Source
 
     from gate.configuration import Configuration, Limits
 
@@ -56,12 +57,12 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
     metrics.set_configuration(limits.version, limits.ttl_seconds)
     store = Store(volume, limits.capacity_bytes, high_water=limits.high_water)
     client = Client(settings, observe=metrics.observe_upstream_request, log=log, received=metrics.count_pulled_bytes)
-    upstream = Watched(client, settings.remote_url, log)
+    upstream = AvailabilityGuard(client, settings.remote_url, log)
     source: Source = upstream
     if configuration.replicas:
         # The pods of a StatefulSet are named by their ordinals.
         ordinal = int(socket.gethostname().rpartition("-")[2])
-        source = PeerFirst(upstream, _other_replica(configuration.replicas[1 - ordinal], metrics), ordinal)
+        source = ReplicaFirst(upstream, _other_replica(configuration.replicas[1 - ordinal], metrics), ordinal)
     return Parts(
         store=store,
         source=source,
@@ -82,11 +83,11 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
     )
 
 
-def _other_replica(endpoint: Endpoint, metrics: Metrics) -> Watched:
+def _other_replica(endpoint: Endpoint, metrics: Metrics) -> AvailabilityGuard:
     # It is in the same cluster, so it is asked without a proxy.
-    settings = Settings(endpoint.url, no_proxy=("*",), connect_timeout=PEER_CONNECT_TIMEOUT)
+    settings = Settings(endpoint.url, no_proxy=("*",), connect_timeout=CONNECT_TIMEOUT_SECONDS)
     client = Client(settings, observe=lambda *_: None, log=log, received=metrics.count_replica_bytes)
-    return Watched(client, "the other replica", log)
+    return AvailabilityGuard(client, "the other replica", log)
 
 
 def _describe(configuration: Configuration) -> dict[str, str]:

@@ -1,0 +1,20 @@
+"""What manifests and blobs can be fetched from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from upstream.client import Answer
+    from upstream.reference import Reference
+
+
+class Source(Protocol):
+    """The upstream, another replica, or a choice between them."""
+
+    def open(
+        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    ) -> Answer:
+        """Request a manifest or a blob, as `Client.open` does."""
