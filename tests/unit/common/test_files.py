@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from common.files import sync_folder, write_and_sync
+from common.files import flush_folder, write_and_flush
 
 
 @pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that were flushed."""
     paths: list[str] = []
     monkeypatch.setattr(
@@ -19,16 +19,16 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_file_is_written_with_its_mode_and_flushed(tmp_path: Path, synced: list[str]) -> None:
+def test_file_is_written_with_its_mode_and_flushed(tmp_path: Path, flushed: list[str]) -> None:
     path = tmp_path / "hosts.toml"
     path.write_bytes(b"a longer text than the new one")
-    write_and_sync(path, b"new", 0o640)
+    write_and_flush(path, b"new", 0o640)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o640)
-    assert synced == [str(path)]
+    assert flushed == [str(path)]
 
 
-def test_folder_is_flushed_and_closed(tmp_path: Path, synced: list[str]) -> None:
+def test_folder_is_flushed_and_closed(tmp_path: Path, flushed: list[str]) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only their number counts
-    sync_folder(tmp_path)
-    assert synced == [str(tmp_path)]
+    flush_folder(tmp_path)
+    assert flushed == [str(tmp_path)]
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write_and_sync(path: Path, content: bytes, mode: int) -> None:
+def write_and_flush(path: Path, content: bytes, mode: int) -> None:
     """Write a file and flush it to the disk.
 
-    To replace a file in one step, write the new one under another name, rename it, and sync the folder.
+    To replace a file in one step, write the new one under another name, rename it, and flush the folder.
     """
     with path.open("wb") as file:
         file.write(content)
@@ -21,7 +21,7 @@ def write_and_sync(path: Path, content: bytes, mode: int) -> None:
         os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush a folder to the disk: the names of the files in it, so that a rename lasts."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

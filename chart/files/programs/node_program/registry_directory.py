@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from common.files import sync_folder, write_and_sync
+from common.files import flush_folder, write_and_flush
 
 from node_program import hosts_toml
 from node_program.hosts_toml import CannotMerge, Mirror
@@ -193,12 +193,12 @@ class RegistryDirectory:
             return True
         if wanted == current and stat.S_IMODE((folder / HOSTS).stat().st_mode) == HOSTS_MODE:
             return False
-        write_and_sync(folder / self._temporary, _encode(wanted), HOSTS_MODE)
+        write_and_flush(folder / self._temporary, _encode(wanted), HOSTS_MODE)
         if is_foreign:
             _keep_original(folder)
         (folder / self._temporary).rename(folder / HOSTS)
         self._recover(folder)
-        sync_folder(folder)
+        flush_folder(folder)
         return True
 
     def _remove_hosts(self, folder: Path) -> bool:
@@ -228,7 +228,7 @@ class RegistryDirectory:
             return
         else:
             (folder / HOSTS).unlink()
-        sync_folder(folder)
+        flush_folder(folder)
 
     def _recover(self, folder: Path) -> None:
         """Finish or undo what a call that was killed or failed began in a folder."""
@@ -269,17 +269,17 @@ class RegistryDirectory:
         temporary = self._root / self._temporary
         temporary.mkdir()
         temporary.chmod(FOLDER_MODE)
-        write_and_sync(temporary / HOSTS, _encode(text), HOSTS_MODE)
-        sync_folder(temporary)
+        write_and_flush(temporary / HOSTS, _encode(text), HOSTS_MODE)
+        flush_folder(temporary)
         temporary.rename(folder)
         self._created.add(folder.name)
-        sync_folder(self._root)
+        flush_folder(self._root)
 
     def _remove_folder(self, folder: Path) -> None:
         """Remove a folder of ours together with its file."""
         temporary = self._root / self._temporary
         folder.rename(temporary)
-        sync_folder(self._root)
+        flush_folder(self._root)
         self._discard(temporary)
 
     def _discard(self, temporary: Path) -> None:
@@ -362,4 +362,4 @@ def _keep_original(folder: Path) -> None:
         # (fs.protected_hardlinks). Then there is no hosts.toml for a moment. The name MOVED tells _recover that nobody
         # removed it on purpose.
         (folder / HOSTS).rename(folder / MOVED)
-    sync_folder(folder)
+    flush_folder(folder)

@@ -109,15 +109,6 @@ def write_file(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def flush_folder(folder: Path) -> None:
-    """Flush the entries of a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def disk_bytes(status: os.stat_result) -> int:
     """Return how many bytes a file takes on the disk (stat(2))."""
     return status.st_blocks * 512

@@ -8,7 +8,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from store.files import create_file, disk_bytes, flush_folder, write_file
+from common.files import flush_folder
+
+from store.files import create_file, disk_bytes, write_file
 from store.incoming_blob import IncomingBlob
 from store.index import Blob
 from store.layout import check_digest
