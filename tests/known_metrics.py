@@ -39,7 +39,7 @@ def known_metrics() -> set[str]:
     """Return all names, those of the parts of a histogram included."""
     nodes = NodeMetrics(["docker.io"])
     nodes.set_containerd_reads_directory(reads=True)
-    text = CacheMetrics("docker.io").render(EMPTY_CACHE) + nodes.text()
+    text = CacheMetrics("docker.io").render(EMPTY_CACHE) + nodes.render()
     return set(re.findall(r"^(\w+)(?=[{ ])", text, re.MULTILINE)) | OTHERS
 
 

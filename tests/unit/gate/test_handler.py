@@ -18,9 +18,8 @@ from gate.handler import Server
 from gate.health import Health
 from gate.manifests import Manifests
 from gate.metrics import Metrics
-from gate.parts import Parts
+from gate.parts import Parts, render_metrics
 from gate.repeats import Repeats
-from gate.status import render_metrics
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store

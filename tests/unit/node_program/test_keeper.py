@@ -359,7 +359,7 @@ def test_withdrawals_are_counted_by_reason_and_only_if_the_cache_was_in_use(benc
     for answer in ("bad", "bad", "", "bad", "bad", "bad", ""):
         bench.probe_once(answer)
     bench.keeper.close()
-    text = bench.metrics.text()
+    text = bench.metrics.render()
     assert 'registry_cache_node_withdrawals_total{upstream_host="docker.io",reason="timeout"} 1\n' in text
     assert 'registry_cache_node_withdrawals_total{upstream_host="docker.io",reason="program_ends"} 1\n' in text
     assert 'registry_cache_node_probes_total{upstream_host="docker.io",result="timeout"} 5\n' in text

@@ -25,7 +25,7 @@ class Metric(NamedTuple):
 
     name: str
     kind: str
-    help_text: str
+    description: str
     samples: Iterable[Sample]
 
 
@@ -63,16 +63,16 @@ def process_metrics(start_time: float) -> Iterator[Metric]:
     """Yield the metrics that every process should have (Prometheus, "Writing client libraries"), as far as of use."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - at each scrape
         resident_bytes = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    for name, kind, help_text, value in (
+    for name, kind, description, value in (
         ("start_time_seconds", "gauge", "When the program started.", round(start_time, 2)),
         ("cpu_seconds_total", "counter", "CPU time that the program used.", round(time.process_time(), 2)),
         ("resident_memory_bytes", "gauge", "Memory that the program uses.", resident_bytes),
     ):
-        yield Metric(f"process_{name}", kind, help_text, [Sample({}, value)])
+        yield Metric(f"process_{name}", kind, description, [Sample({}, value)])
 
 
 def _lines(metric: Metric, common_labels: Mapping[str, str]) -> Iterator[str]:
-    yield f"# HELP {metric.name} {metric.help_text}"
+    yield f"# HELP {metric.name} {metric.description}"
     yield f"# TYPE {metric.name} {metric.kind}"
     for sample in metric.samples:
         pairs = {**common_labels, **sample.labels}.items()

@@ -9,16 +9,17 @@ import threading
 import time
 from pathlib import Path
 
+from common.http_status import StatusServer
 from common.log import log
 
 from gate.configuration import read_configuration, read_limits
 from gate.handler import Server
 from gate.housekeeping import keep_house
-from gate.parts import build_parts
+from gate.parts import build_parts, render_metrics
 from gate.sent_bytes import SentBytes
-from gate.status import PORT, StatusServer
 
 GATE_SOCKET = "gate.sock"
+STATUS_PORT = 5001
 # Less than the grace period of the pod, so that responses can end before the kubelet kills the gate.
 DRAIN_SECONDS = 25.0
 
@@ -52,9 +53,9 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
     configuration = read_configuration(configuration_folder)
     parts = build_parts(configuration, read_limits(configuration_folder), volume, sockets)
     server = Server(sockets / GATE_SOCKET, parts)
-    status_server = StatusServer(PORT, parts)
+    StatusServer(STATUS_PORT, lambda: render_metrics(parts)).listen()
     sent_bytes = SentBytes(parts.metrics.count_pushed_bytes, parts.metrics.count_uncounted_responses)
-    for work in (server.serve_forever, status_server.serve_forever, sent_bytes.receive_forever):
+    for work in (server.serve_forever, sent_bytes.receive_forever):
         threading.Thread(target=work, daemon=True).start()
     log(f"cache of {configuration.upstream}, fetching from {configuration.settings.remote_url}")
     parts.store.load()

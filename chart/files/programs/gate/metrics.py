@@ -10,12 +10,12 @@ series, whatever is stored and whoever asks.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.prometheus_text import Histogram, Metric, Sample, format_metrics, process_metrics
 from store.store import DAMAGED, EVICTED, EXPIRED
 from upstream.errors import Kind
 from upstream.reference import BLOB, MANIFEST
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from store.store import Statistics
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TYPES = (BLOB, MANIFEST)
 # The results of a lookup of a tag: the upstream said what it means, it did so within the check interval, it could not
 # be asked, or it said that the tag does not exist.
@@ -36,10 +35,6 @@ PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT = "push", "not-found", "denied
 METHODS = ("GET", "HEAD", "token")
 OUTCOMES = ("2xx", "3xx", "401", "403", "404", *Kind)
 DURATION_BUCKETS_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-Labels = tuple[tuple[str, str], ...]
-Sample = tuple[str, Labels, float]
-Metric = tuple[str, str, str, "Iterable[Sample]"]
 
 
 class Snapshot(NamedTuple):
@@ -79,8 +74,7 @@ class Metrics:
         self._upstream_requests: Counter[tuple[str, str]] = Counter(
             {(method, outcome): 0 for method in METHODS for outcome in OUTCOMES}
         )
-        self._duration_buckets: Counter[tuple[str, float]] = Counter()
-        self._duration_sums = dict.fromkeys(METHODS, 0.0)
+        self._durations = {method: Histogram(DURATION_BUCKETS_SECONDS) for method in METHODS}
 
     def set_configuration(self, version: str, ttl_seconds: float) -> None:
         """Set the settings that may change while the gate runs."""
@@ -127,24 +121,13 @@ class Metrics:
         """Count a request to the upstream, and the time until the head of its response or its failure."""
         with self._lock:
             self._upstream_requests[method, outcome] += 1
-            self._duration_sums[method] += seconds
-            for bucket in DURATION_BUCKETS_SECONDS:
-                self._duration_buckets[method, bucket] += seconds <= bucket
+            self._durations[method].observe(seconds)
 
     def render(self, snapshot: Snapshot) -> str:
         """Return all metrics in the text format."""
         with self._lock:
-            return "".join(f"{line}\n" for line in self._lines(snapshot))
-
-    def _lines(self, snapshot: Snapshot) -> Iterator[str]:
-        metrics = (*self._counters(snapshot), *self._gauges(snapshot), *_process_metrics(self._started))
-        for name, kind, description, samples in metrics:
-            yield f"# HELP {name} {description}"
-            yield f"# TYPE {name} {kind}"
-            for suffix, labels, value in samples:
-                pairs = (("upstream_host", self._upstream_host), *labels)
-                text = ",".join(f'{key}="{_escape(label)}"' for key, label in pairs)
-                yield f"{name}{suffix}{{{text}}} {value}"
+            metrics = (*self._counters(snapshot), *self._gauges(snapshot), *process_metrics(self._started))
+            return format_metrics(metrics, {"upstream_host": self._upstream_host})
 
     def _counters(self, snapshot: Snapshot) -> Iterator[Metric]:
         for name, description, label, counts in (
@@ -163,8 +146,8 @@ class Metrics:
             ("registry_cache_removed_blobs", "Blobs and manifests that were removed from the volume.", "reason",
              Counter({**_zeros((DAMAGED, EVICTED, EXPIRED)), **snapshot.store.removed})),
         ):  # fmt: skip
-            samples = [("", ((label, value),), count) for value, count in sorted(counts.items())]
-            yield f"{name}_total", "counter", description, samples
+            samples = [Sample({label: value}, count) for value, count in sorted(counts.items())]
+            yield Metric(f"{name}_total", "counter", description, samples)
         for name, description, count in (
             ("coalesced_requests", "Requests for a blob that another request was already fetching.",
              self._coalesced_requests),
@@ -178,32 +161,26 @@ class Metrics:
             ("uncounted_responses", "Responses whose bytes are missing from registry_proxy_pushed_bytes_total.",
              self._uncounted_responses),
         ):  # fmt: skip
-            yield f"registry_cache_{name}_total", "counter", description, _single(count)
-        yield (
+            yield Metric(f"registry_cache_{name}_total", "counter", description, [Sample({}, count)])
+        yield Metric(
             "registry_cache_upstream_requests_total",
             "counter",
             "Requests to the upstream and its token server, by their outcome.",
             [
-                ("", (("method", method), ("outcome", outcome)), count)
+                Sample({"method": method, "outcome": outcome}, count)
                 for (method, outcome), count in sorted(self._upstream_requests.items())
             ],
         )
-        yield (
+        yield Metric(
             "registry_cache_upstream_request_duration_seconds",
             "histogram",
             "Time until the head of the response of the upstream, or until the request failed.",
-            self._durations(),
+            [
+                sample
+                for method, histogram in self._durations.items()
+                for sample in histogram.samples({"method": method})
+            ],
         )
-
-    def _durations(self) -> Iterator[Sample]:
-        for method in METHODS:
-            label = ("method", method)
-            total = sum(count for (each, _), count in self._upstream_requests.items() if each == method)
-            for bucket in DURATION_BUCKETS_SECONDS:
-                yield "_bucket", (label, ("le", str(bucket))), self._duration_buckets[method, bucket]
-            yield "_bucket", (label, ("le", "+Inf")), total
-            yield "_sum", (label,), round(self._duration_sums[method], 6)
-            yield "_count", (label,), total
 
     def _gauges(self, snapshot: Snapshot) -> Iterator[Metric]:
         store = snapshot.store
@@ -225,37 +202,20 @@ class Metrics:
             ("ttl_seconds", "How long content is kept after its last use, or 0 to keep it forever.",
              self._ttl_seconds),
         ):  # fmt: skip
-            yield f"registry_cache_{name}", "gauge", description, _single(value)
+            yield Metric(f"registry_cache_{name}", "gauge", description, [Sample({}, value)])
         if store.least_recent_use is not None:
-            yield (
+            yield Metric(
                 "registry_cache_least_recent_use_timestamp_seconds",
                 "gauge",
                 "When the least recently used content was used last.",
-                _single(round(store.least_recent_use)),
+                [Sample({}, round(store.least_recent_use))],
             )
         for name, description, labels in (
             ("build_info", "The version of the chart. The value is always 1.", {"version": self._version}),
             ("config_info", "The configuration of the cache. The value is always 1.", self._configuration),
         ):
-            yield f"registry_cache_{name}", "gauge", description, [("", tuple(labels.items()), 1)]
-
-
-def _process_metrics(started: float) -> Iterator[Metric]:
-    """Return the metrics that every program has (Prometheus, "Writing client libraries"), as far as they help here."""
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a Path is slower, and this is at each scrape
-        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    yield "process_start_time_seconds", "gauge", "When the gate started.", _single(round(started, 2))
-    yield "process_cpu_seconds_total", "counter", "CPU time of the gate.", _single(round(time.process_time(), 2))
-    yield "process_resident_memory_bytes", "gauge", "Resident memory of the gate.", _single(resident)
+            yield Metric(f"registry_cache_{name}", "gauge", description, [Sample(labels, 1)])
 
 
 def _zeros(values: Iterable[str]) -> Counter[str]:
     return Counter(dict.fromkeys(values, 0))
-
-
-def _single(value: float) -> list[Sample]:
-    return [("", (), float(value) if isinstance(value, float) else int(value))]
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -15,7 +15,7 @@ from upstream.replica_first import CONNECT_TIMEOUT_SECONDS, ReplicaFirst
 from gate.fetches import Fetches
 from gate.health import Health
 from gate.manifests import Manifests
-from gate.metrics import Metrics
+from gate.metrics import Metrics, Snapshot
 from gate.repeats import Repeats
 
 if TYPE_CHECKING:
@@ -80,6 +80,19 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         health=Health(volume, sockets / DISTRIBUTION_SOCKET),
         is_upstream_away=lambda: upstream.is_away,
         count_refused_credentials=lambda: client.credentials_refused,
+    )
+
+
+def render_metrics(parts: Parts) -> str:
+    """Return all metrics in the text format of Prometheus."""
+    return parts.metrics.render(
+        Snapshot(
+            store=parts.store.statistics(),
+            is_ready=parts.health.problem is None,
+            is_upstream_away=parts.is_upstream_away(),
+            active_fetches=parts.fetches.count(),
+            credentials_refused=parts.count_refused_credentials(),
+        )
     )
 
 

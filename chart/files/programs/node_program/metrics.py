@@ -59,7 +59,7 @@ class Metrics:
         with self._lock:
             self._containerd_reads_directory = reads
 
-    def text(self) -> str:
+    def render(self) -> str:
         """Return all metrics in Prometheus' text format."""
         with self._lock:
             return format_metrics(self._metrics())
@@ -108,7 +108,7 @@ class MetricsServer:
     def __init__(self, metrics: Metrics, port: int) -> None:
         """Serve nothing before `ensure_listening`, and nothing at all on port 0."""
         self._port = port
-        self._server = StatusServer(port, metrics.text)
+        self._server = StatusServer(port, metrics.render)
         self._logged_problem = ""
 
     def ensure_listening(self) -> None:
