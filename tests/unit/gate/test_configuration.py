@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from common.config_reader import InvalidConfiguration
 from gate import configuration
 from gate.configuration import Limits
+from machine.paths import PROGRAMS
 
 CACHE: dict[str, Any] = {
     "upstream": "docker.io",
@@ -81,3 +84,11 @@ def test_every_problem_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfiguration) as refused:
         configuration.read_configuration(tmp_path)
     assert {line.split(": ")[1] for line in str(refused.value).splitlines()} == set(CACHE)
+
+
+def test_gate_ends_with_the_problems_as_its_message(tmp_path: Path) -> None:
+    (tmp_path / "cache.json").write_text(json.dumps({**CACHE, "upstream": 3}))
+    command = [sys.executable, "-B", "-m", "gate", "--config", str(tmp_path)]
+    ended = subprocess.run(command, env={"PYTHONPATH": str(PROGRAMS)}, capture_output=True, text=True, check=False)
+    problem = "upstream: must be a string that is not empty, but is 3"
+    assert (ended.returncode, ended.stderr) == (2, f"{tmp_path}/cache.json: {problem}\n")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import resource
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
+from common.config_reader import InvalidConfiguration
 from common.http_status import StatusServer
 from common.log import log
 
@@ -32,7 +34,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("/run/registry-cache"), help="the folder of the sockets")
     options = parser.parse_args()
     raise_file_limit()
-    serve(options.config, options.root, options.run)
+    try:
+        serve(options.config, options.root, options.run)
+    except InvalidConfiguration as problem:
+        print(problem, file=sys.stderr)
+        raise SystemExit(2) from problem
 
 
 def raise_file_limit() -> None:
@@ -45,7 +51,8 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
     """Serve until SIGTERM, then drain.
 
     Raises:
-        OSError, ValueError, KeyError: The configuration cannot be read, or a socket cannot be bound.
+        InvalidConfiguration: The configuration cannot be read or used.
+        OSError: A socket cannot be bound.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -30,7 +30,7 @@ def keep_house(store: Store, metrics: Metrics, configuration_folder: Path, stop:
         problem = ""
         try:
             _clean_up(store, metrics, read_limits(configuration_folder))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             problem = f"nothing is removed from the volume: {error}"
         if problem not in ("", logged_problem):
             log(problem)
