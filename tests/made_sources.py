@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from upstream.client import Kind, Unavailable
+from upstream.errors import Kind, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 
 @dataclass
 class MadeAnswer:
-    """What upstream_client.Answer has. The body comes in one piece for each entry of `body`.
+    """What upstream.client.Answer has. The body comes in one piece for each entry of `body`.
 
     An exception among them is raised, an event among them is waited for.
     """

@@ -15,7 +15,7 @@ from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of
 from store.store import NoRoom, Store, WrongContent
-from upstream.client import NotFound, Unavailable
+from upstream.errors import NotFound, Unavailable
 from upstream.reference import BLOB, Reference
 from upstreams.oci import digest
 

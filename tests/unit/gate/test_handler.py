@@ -23,7 +23,7 @@ from gate.repeats import Repeats
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
-from upstream.client import NotFound
+from upstream.errors import NotFound
 from upstreams import oci
 from upstreams.oci import digest
 

@@ -19,7 +19,7 @@ from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, remount, small_disk
 from store.store import NoRoom, Store
-from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import MANIFEST, Reference
 from upstreams import oci
 from upstreams.oci import digest

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.store import NoRoom, WrongContent
-from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.errors import Denied, Kind, NotFound, Unavailable
 
 from gate.threads import start_thread
 

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
 from store.store import NoRoom, WrongContent
-from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import BLOB
 
 from gate.metrics import CONTENT, DENIED, NO_ROOM, NOT_FOUND, PUSH, VOLUME

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from store.layout import DIGEST
 from store.store import NoRoom
-from upstream.client import Denied, Kind, NotFound, Unavailable
+from upstream.errors import Denied, Kind, NotFound, Unavailable
 
 from gate.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, MediaTypes
 from gate.metrics import FRESH, GONE, REVALIDATED, STALE

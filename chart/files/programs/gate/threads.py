@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from upstream.client import Kind, Unavailable
+from upstream.errors import Kind, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from upstream.authorization import Authorizer
 from upstream.connections import Connections, TrustedAuthorities
-from upstream.errors import Denied, Kind, NotFound, Unavailable, translate_errors
+from upstream.errors import Kind, NotFound, Unavailable, translate_errors
 from upstream.exchange import Reply, Request, outcome_of
 from upstream.proxies import Proxies
 from upstream.urls import UNESCAPED, Url
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from upstream.reference import Reference
-
-__all__ = ["Answer", "Client", "Denied", "Kind", "NotFound", "Settings", "Unavailable"]
 
 # An answer is cut off if nothing of its body comes for so long.
 READ_TIMEOUT_SECONDS = 10.0
