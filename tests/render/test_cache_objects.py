@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from gate import status
+from gate.__main__ import STATUS_PORT
 from machine.paths import CHART
 from rendering import (
     PRIVATE,
@@ -247,4 +247,4 @@ def test_ports_of_the_programs_are_those_of_the_chart() -> None:
     ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
     (shared,) = [one["data"] for one in by_kind(objects, "ConfigMap") if "nginx.conf" in one["data"]]
     assert f"listen {ports['registry-cache']} " in shared["nginx.conf"]
-    assert ports["debug"] == status.PORT
+    assert ports["debug"] == STATUS_PORT
