@@ -10,6 +10,7 @@ import pytest
 from cluster import interface
 from cluster_support import installed
 from registry_cache.plan import Change, Plan, plan
+from registry_cache.values_file import load_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +147,7 @@ def test_upgrades_do_what_was_planned(cluster: Cluster, tmp_path: Path) -> None:
     with installed(cluster, RELEASE, "--values", str(path), "--set", "nodeProgram.probe.interval=8s") as release:
         old, before = FIRST, state(release)
         for title, new in UPGRADES.items():
-            made = plan(old, new, RELEASE)
+            made = plan(load_values(old), load_values(new), RELEASE)
             path.write_text(json.dumps(new))
             if made.refused:
                 with pytest.raises(RuntimeError, match=r"nothing was changed:\n  caches\[\d\][.]volume"):

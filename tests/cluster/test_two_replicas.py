@@ -72,7 +72,7 @@ def test_two_replicas_are_on_two_nodes_and_one_is_always_ready(cluster: Cluster,
 
         # An upgrade restarts one after the other.
         before = {pod["metadata"]["uid"] for pod in replicas(release).values()}
-        release.upgrade(*written(path, cache={"podAnnotations": {"example.com/a": "b"}}), "--wait=hookOnly")
+        release.upgrade(*written(path, cachePods={"podAnnotations": {"example.com/a": "b"}}), "--wait=hookOnly")
         away = 0
         deadline = time.monotonic() + 180
         while before & {pod["metadata"]["uid"] for pod in replicas(release).values()} or len(ready(release)) < 2:
