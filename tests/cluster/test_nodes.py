@@ -72,7 +72,7 @@ def test_containerd_that_does_not_read_the_registry_directory_is_reported(
 
     instruction = (
         f"{CONFIGURATION}: config_path is /etc/containerd/certs.d:/etc/docker/certs.d, a list, which containerd 2.1 to "
-        "2.4 takes for the name of one folder (its issue 12808): write "
+        "2.4 takes for one directory (its issue 12808): write "
         'config_path = "/etc/containerd/certs.d" under [plugins."io.containerd.cri.v1.images".registry] in '
         f"{CONFIGURATION}, and restart containerd"
     )
