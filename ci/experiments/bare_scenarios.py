@@ -142,7 +142,7 @@ def _program_and_cache_killed(node: BareNode) -> Outcome:
         withdrawn = mirrored.wait_until_used(used=False)
         mirrored.server.start()
         back = mirrored.wait_until_used(used=True)
-        outcome.remark = f"started again: withdrawn after {withdrawn:.1f} s, used again after {back:.1f} s"
+        outcome.remark = f"restarted: withdrawn after {withdrawn:.1f} s, used again after {back:.1f} s"
         return outcome
 
 
@@ -167,7 +167,7 @@ def _disk_full(node: BareNode, theirs: str = "") -> Outcome:
             mirrored.server.fault = Fault(status=503)
             wait_for("the cache to be withdrawn", lambda: not _is_ours(mirrored.hosts), NOTICE_SECONDS)
         outcome.check("hosts.toml is as it was after the withdrawal", passed=content() == foreign)
-        outcome.remark = f"reports it; with room again, used after {back:.1f} s; withdraws without room"
+        outcome.remark = f"reports it; uses the cache {back:.1f} s after there is room again; withdraws it without room"
         return outcome
 
 
@@ -200,7 +200,7 @@ def _unreadable(node: BareNode, name: str, spoil: Callable[[Path], object], mess
         else:
             mirrored.hosts.unlink()
         seconds = mirrored.wait_until_written()
-        outcome.remark = f"leaves it, says `{message}`; removed: written again after {seconds:.1f} s"
+        outcome.remark = f"leaves it, reports `{message}`; writes hosts.toml {seconds:.1f} s after it was removed"
         return outcome
 
 
@@ -270,8 +270,8 @@ def _clock_jumps(node: BareNode) -> Outcome:
         mirrored.server.mend()
         back = mirrored.wait_until_used(used=True)
         outcome.remark = (
-            f"forward, and the cache is silent: withdrawn after {withdrawn:.1f} s; "
-            f"back, and it answers: used after {back:.1f} s"
+            f"after the jump forward, a silent cache is withdrawn after {withdrawn:.1f} s; "
+            f"after the jump back, it is used again after {back:.1f} s"
         )
         return outcome
 
@@ -360,10 +360,10 @@ def _seconds_until(title: str, condition: Callable[[], bool]) -> float:
 FOREIGN_FILE = 'server = "{url}"\n# theirs\n'
 LINK = "it is a link to a file outside the registry directory"
 SCENARIOS = (
-    Scenario("program killed, its file is there, the cache is good", _program_killed),
-    Scenario("program killed, its file is there, nothing listens", _program_and_cache_killed),
-    Scenario("disk full, no file is there", _disk_full),
-    Scenario("disk full, a foreign file is there", partial(_disk_full, theirs=FOREIGN_FILE)),
+    Scenario("node program killed, its file exists, the cache works", _program_killed),
+    Scenario("node program killed, its file exists, nothing listens", _program_and_cache_killed),
+    Scenario("disk full, no hosts.toml exists", _disk_full),
+    Scenario("disk full, a foreign hosts.toml exists", partial(_disk_full, theirs=FOREIGN_FILE)),
     Scenario(
         "hosts.toml is a directory",
         partial(
@@ -375,7 +375,7 @@ SCENARIOS = (
         error="is a directory",
     ),
     Scenario(
-        "hosts.toml is garbage",
+        "hosts.toml is not TOML",
         partial(_unreadable, name="garbage", spoil=_replace_by_garbage, message="it is not TOML"),
     ),
     Scenario(
@@ -383,19 +383,19 @@ SCENARIOS = (
         partial(_unreadable, name="link", spoil=_replace_by_dangling_link, message=LINK),
     ),
     Scenario("hosts.toml has the mode 000", _other_mode),
-    Scenario("the program's clock goes an hour forward, then two back", _clock_jumps),
+    Scenario("the clock of the node program jumps an hour forward, then two back", _clock_jumps),
     Scenario("cache killed while a layer of 6 MB is sent", _cache_killed_while_a_layer_is_sent),
     Scenario(
-        "the cache's certificate is of another authority",
+        "the cache's certificate is from an unknown authority",
         partial(_tls, name="another-authority", write=_write_other_authority),
     ),
     Scenario(
-        "the file of `ca` does not exist",
+        "the file in `ca` does not exist",
         partial(_tls, name="missing", write=lambda _: None),
         error="no such file or directory",
     ),
     Scenario(
-        "the file of `ca` is no certificate",
+        "the file in `ca` is not a certificate",
         partial(_tls, name="no-certificate", write=lambda path: path.write_text("?")),
         error="unable to load CA cert",
     ),

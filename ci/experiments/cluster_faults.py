@@ -291,7 +291,7 @@ def node_program_killed_with_cache(scene: Scene) -> Iterator[None]:
 
 BY_TITLE: dict[str, Callable[[Scene], AbstractContextManager[object]]] = {
     "nothing listens": nothing_listens,
-    "scaled to nothing": scaled_to_nothing,
+    "scaled to zero": scaled_to_nothing,
     "Service deleted": service_deleted,
     "packets dropped": packets_dropped,
     "node of the cache lost": node_lost,

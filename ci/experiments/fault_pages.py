@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 QUOTED = re.compile(r' ".*"')
 CLUSTER_HEAD = (
-    *("fault", "what the node gets", "pull", "longer than direct", "withdrawn after"),
-    *("then longer than direct", "used again after"),
+    *("fault", "response at the node", "pull", "delay", "withdrawn after"),
+    *("delay after the withdrawal", "used again after"),
 )
 
 
@@ -55,13 +55,13 @@ def bare_figures(versions: Mapping[str, str], measured: Measured, outcomes: Mapp
         others.append([title, *pulls, outcome.remark])
     return "\n".join(
         [
-            f"Without a cache such a pull takes {direct}.",
-            "\n### Faults that the program notices\n",
-            _with_rule(["fault", *names, "withdrawn after", "pulls then", "used again after"], noticed),
-            "\n### Faults that it cannot notice: /v2/ stays good\n",
+            f"Without a cache, such a pull takes {direct}.",
+            "\n### Faults that the node program notices\n",
+            _with_rule(["fault", *names, "withdrawn after", "delay after the withdrawal", "used again after"], noticed),
+            "\n### Faults that the node program cannot notice, because /v2/ still works\n",
             _with_rule(["fault", *names], unnoticed),
-            "\n### The node, the program and TLS\n",
-            _with_rule(["event", *names, "the program"], others),
+            "\n### The node, the node program and TLS\n",
+            _with_rule(["event", *names, "node program"], others),
         ]
     )
 
@@ -92,10 +92,10 @@ def _cluster_cells(rows: Sequence[Row]) -> tuple[str, ...]:
 def _describe(timed: Timed) -> str:
     """Return who served a pull, and how often it was tried."""
     tries = len(timed.failed_tries)
-    failed = f" after {tries} failed {'try' if tries == 1 else 'tries'}" if tries else ""
+    failed = f", after {tries} failed {'try' if tries == 1 else 'tries'}" if tries else ""
     if timed.freed is not None:
-        return f"only {timed.freed:.0f} s after the end of the fault{failed}"
-    return f"from {'the ' if timed.served_by == 'upstream' else ''}{timed.served_by}{failed}"
+        return f"only {timed.freed:.0f} s after the fault had ended{failed}"
+    return f"from the {timed.served_by}{failed}"
 
 
 def _median(seconds: Sequence[float], digits: int) -> str:
@@ -104,7 +104,7 @@ def _median(seconds: Sequence[float], digits: int) -> str:
 
 def _before(costs: Costs, release: str, measured: Measured) -> str:
     if release in costs.held:
-        return f"held; ends {costs.freed[release]:.2f} s after its connection"
+        return f"hangs; ends {costs.freed[release]:.2f} s after its connection"
     return _pull(release, costs.before[release], measured)
 
 

@@ -56,7 +56,14 @@ class CacheFault:
 
 def _of_contents(title: str, answers: Fault, contents: str, *, falls_back: bool = False) -> CacheFault:
     """Return a fault of manifests and blobs in the cluster; /v2/ stays good, so that the node program misses it."""
-    return CacheFault(title, answers, BackEnd.CLUSTER, contents=contents, noticed=False, falls_back=falls_back)
+    return CacheFault(
+        f"manifests and blobs: {title}",
+        answers,
+        BackEnd.CLUSTER,
+        contents=contents,
+        noticed=False,
+        falls_back=falls_back,
+    )
 
 
 def _of_kind(
@@ -71,7 +78,7 @@ CONTENTS = ("manifests", "blobs")
 STATUSES = (404, 429, 500, 503)
 FAULTS = (
     CacheFault("nothing listens", symptom="connection refused"),
-    CacheFault("scaled to nothing", back_ends=BackEnd.CLUSTER, symptom="connection refused"),
+    CacheFault("scaled to zero", back_ends=BackEnd.CLUSTER, symptom="connection refused"),
     CacheFault("Service deleted", back_ends=BackEnd.CLUSTER, symptom="no connection|.*unreachable|connection refused"),
     CacheFault("packets dropped", symptom="no connection"),
     CacheFault("node of the cache lost", back_ends=BackEnd.CLUSTER, symptom="no connection|no route to host"),
@@ -83,7 +90,7 @@ FAULTS = (
         held=UNLIMITED_RELEASES,
     ),
     CacheFault(
-        "one byte a second",
+        "one byte per second",
         Fault(drips="response"),
         symptom="[12] bytes of a head",
         silent=True,
@@ -91,21 +98,19 @@ FAULTS = (
     ),
     *(CacheFault(f"status {status}", Fault(status=status), symptom=f"status {status}.*") for status in STATUSES),
     CacheFault("every body breaks off", Fault(share=0.5), symptom="status 200, 1 of 2 bytes", falls_back=False),
-    CacheFault("announced bodies do not come", Fault(share=0.0), BackEnd.BARE, falls_back=False),
+    CacheFault("announced bodies do not arrive", Fault(share=0.0), BackEnd.BARE, falls_back=False),
     CacheFault("every body is empty", Fault(empty=True), symptom="status 200, 0 of 0 bytes", falls_back=False),
     CacheFault(
         "node program killed, nothing listens", back_ends=BackEnd.CLUSTER, symptom="connection refused", before=False
     ),
     CacheFault("node program killed", back_ends=BackEnd.CLUSTER, noticed=False),
     *(
-        _of_contents(
-            f"contents: status {status}", Fault(CONTENTS, status=status), f"status {status}.*", falls_back=True
-        )
+        _of_contents(f"status {status}", Fault(CONTENTS, status=status), f"status {status}.*", falls_back=True)
         for status in STATUSES
     ),
-    _of_contents("contents: bodies break off", Fault(CONTENTS, share=0.5), r"status 200, \d+ of \d+ bytes"),
-    _of_contents("contents: bodies are empty", Fault(CONTENTS, empty=True), "status 200, 0 of 0 bytes"),
-    _of_contents("contents: one byte a second", Fault(CONTENTS, drips="body"), r"status 200, [12] of \d+ bytes"),
+    _of_contents("bodies break off", Fault(CONTENTS, share=0.5), r"status 200, \d+ of \d+ bytes"),
+    _of_contents("bodies are empty", Fault(CONTENTS, empty=True), "status 200, 0 of 0 bytes"),
+    _of_contents("one byte per second", Fault(CONTENTS, drips="body"), r"status 200, [12] of \d+ bytes"),
     CacheFault(
         "cache pod killed while a layer is sent",
         back_ends=BackEnd.CLUSTER,
@@ -127,7 +132,7 @@ FAULTS = (
             _of_kind(kind, "status 404", falls_back=True, status=404),
             _of_kind(kind, "status 500", falls_back=True, status=500),
             _of_kind(kind, "bodies break off", share=0.5),
-            _of_kind(kind, "announced bodies do not come", share=0.0),
+            _of_kind(kind, "announced bodies do not arrive", share=0.0),
             _of_kind(kind, "bodies are empty", empty=True),
         )
     ),

@@ -99,7 +99,7 @@ def print_table(soak: Soak, seconds: float, sent: int, summaries: dict[str, str]
     rows += [
         ("slowest while its upstream was available", _slowest([one for one in succeeded if not one.away])),
         (
-            "slowest cached one while its upstream was unavailable",
+            "slowest while its upstream was unavailable, cached",
             _slowest([one for one in succeeded if one.away and one.cached]),
         ),
     ]

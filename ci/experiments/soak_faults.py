@@ -42,9 +42,9 @@ OUTAGES: dict[str, Callable[[Upstream, str], None]] = {
 # With these, every pull must succeed.
 HINDRANCES: dict[str, Callable[[Upstream, str], None]] = {
     "slow": lambda upstream, name: upstream.slow(name, 2_000_000),
-    "narrow": lambda upstream, name: upstream.bandwidth(name, NARROW_BYTES_PER_SECOND),
-    "no lengths": lambda upstream, name: upstream.no_length(name),
-    "bodies break off, the rest can be had": lambda upstream, name: upstream.break_off(name, 2_000_000),
+    "low bandwidth": lambda upstream, name: upstream.bandwidth(name, NARROW_BYTES_PER_SECOND),
+    "bodies without a length": lambda upstream, name: upstream.no_length(name),
+    "bodies break off, ranges work": lambda upstream, name: upstream.break_off(name, 2_000_000),
 }
 KILL = "cache pod killed"
 

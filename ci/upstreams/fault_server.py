@@ -55,7 +55,7 @@ class Fault:
     share: float | None = None
     # What comes then: the end of the connection, silence, or a reset.
     ending: Literal["close", "silence", "reset"] = "close"
-    # What comes one byte a second.
+    # What comes one byte per second.
     drips: Literal["", "response", "body"] = ""
     bytes_per_second: int | None = None
     # Whether ranges are supported, and lengths of bodies announced.
