@@ -62,6 +62,10 @@ lint: setup ## Check style and types
 generate: setup ## Write the schema, the values file, the reference, the dashboard and the rules from the model
 	$(RUN) -m registry_cache.regenerate
 
+.PHONY: docs
+docs: setup ## Build the documentation site into build/site, with every link checked
+	@export NO_MKDOCS_2_WARNING=1; $(RUN) -m mkdocs build --strict
+
 .PHONY: setup
 setup: $(VENV)/ready
 
