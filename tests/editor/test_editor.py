@@ -133,7 +133,7 @@ def test_good_document_has_nothing_underlined(editor: Editor, path: str) -> None
         pytest.param("nodeProgram:\n  enabled: 1\n", 4, 'Expected "boolean"', id="wrong-type-beside-the-caches"),
     ],
 )
-def test_bad_line_and_no_other_is_underlined(editor: Editor, text: str, line: int, said: str) -> None:
+def test_only_the_wrong_line_is_underlined(editor: Editor, text: str, line: int, said: str) -> None:
     problems = editor.problems(f"{MODELINE}caches:\n  - upstream: docker.io\n{text}")
     assert [number for number, _ in problems] == [line], problems
     assert said in problems[0][1]

@@ -267,7 +267,7 @@ def test_body_of_a_request_is_never_taken_for_the_next_request(
     assert not [request for request in bench.upstream.requests(mark) if f"/{other}/" in request.path]
 
 
-def test_idle_connections_keep_nobody_from_pulling(bench: Bench, image: oci.Image) -> None:
+def test_idle_connections_block_no_pulls(bench: Bench, image: oci.Image) -> None:
     """The container runtime allows 1024 descriptors and lets programs raise that, as many do."""
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, usual[1]))

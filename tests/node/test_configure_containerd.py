@@ -164,7 +164,7 @@ def test_line_that_an_import_overrides_takes_no_effect(machine: Machine) -> None
         assert (machine.main.read_text(), machine.process) == (before, process)
 
 
-def test_killed_before_the_restart_the_next_start_restarts_containerd(machine: Machine) -> None:
+def test_next_start_restarts_containerd_after_a_kill_before_the_restart(machine: Machine) -> None:
     machine.write("")
     with machine.running():
         process = machine.process

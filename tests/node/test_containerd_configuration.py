@@ -190,7 +190,7 @@ def line(plugin: str, path: str) -> str:
         ),
     ],
 )
-def test_what_is_said_of_files_is_what_containerd_makes_of_them(containerd: Containerd, files: dict[str, str]) -> None:
+def test_result_for_files_matches_containerd(containerd: Containerd, files: dict[str, str]) -> None:
     _compare(containerd, files)
 
 
@@ -218,9 +218,7 @@ def test_what_is_said_of_files_is_what_containerd_makes_of_them(containerd: Cont
     ],
 )
 @pytest.mark.parametrize("containerd", ["2.x"], indirect=True)
-def test_what_is_said_of_files_is_what_a_containerd_2_makes_of_them(
-    containerd: Containerd, files: dict[str, str]
-) -> None:
+def test_result_for_files_matches_containerd_2(containerd: Containerd, files: dict[str, str]) -> None:
     _compare(containerd, files)
 
 
@@ -269,7 +267,7 @@ def test_common_files_are_known_without_a_version(containerd: Containerd, files:
         ),
     ],
 )
-def test_pull_by_cri_reads_the_directory_just_when_we_say_so(
+def test_cri_pull_reads_the_directory_exactly_if_that_was_the_result(
     containerd: Containerd, text: str, directory: str, *, known: bool
 ) -> None:
     folder = containerd.folder
@@ -297,7 +295,7 @@ def test_pull_by_cri_reads_the_directory_just_when_we_say_so(
 @pytest.mark.parametrize(
     ("key", "found"), [("auth]\nusername = 'x'", ""), ("tls]\nca_file = '/x'", "registry.configs.*.tls")]
 )
-def test_what_stops_the_cri_plugin_is_found_in_the_dump(containerd: Containerd, key: str, found: str) -> None:
+def test_settings_that_stop_the_cri_plugin_are_found_in_the_dump(containerd: Containerd, key: str, found: str) -> None:
     table = f"[plugins.'io.containerd.grpc.v1.cri'.registry.configs.'x'.{key}\n"
     containerd.configure({"config.toml": f"version = 2\n{table}"})
     assert find_obstacles(parse_file("dump", containerd.dump() or "")) == found

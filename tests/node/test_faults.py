@@ -33,7 +33,7 @@ def measured(node: BareNode) -> Measured:
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("fault", BARE, ids=lambda fault: fault.title)
-def test_pull_that_begins_with_the_fault(measured: Measured, fault: CacheFault, release: str) -> None:
+def test_pull_that_begins_with_the_fault_ends_in_time(measured: Measured, fault: CacheFault, release: str) -> None:
     costs = measured.faults[fault.title]
     if fault.falls_back:
         assert costs.before[release].error == ""
@@ -48,7 +48,7 @@ def test_pull_that_begins_with_the_fault(measured: Measured, fault: CacheFault, 
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("fault", NOTICED, ids=lambda fault: fault.title)
-def test_pull_after_the_cache_was_withdrawn(measured: Measured, fault: CacheFault, release: str) -> None:
+def test_pull_after_the_withdrawal_succeeds_in_time(measured: Measured, fault: CacheFault, release: str) -> None:
     pull = measured.faults[fault.title].after[release]
     assert pull.error == ""
     assert pull.seconds < measured.direct[release] + SOON_SECONDS
@@ -65,12 +65,12 @@ def test_cache_is_withdrawn_and_used_again_in_the_promised_time(measured: Measur
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("fault", UNNOTICED, ids=lambda fault: fault.title)
-def test_pull_that_met_a_fault_leaves_nothing_bad_behind(measured: Measured, fault: CacheFault, release: str) -> None:
+def test_pull_after_an_unnoticed_fault_succeeds(measured: Measured, fault: CacheFault, release: str) -> None:
     assert measured.faults[fault.title].again[release].error == ""
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.title)
-def test_node_program_and_containerd_get_over_it(node: BareNode, scenario: Scenario) -> None:
+def test_node_program_and_containerd_recover(node: BareNode, scenario: Scenario) -> None:
     outcome = scenario.run(node)
     assert outcome.failed_checks == []
     assert set(outcome.pulls) == set(RELEASES)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @scenarios
-def test_each_replica_has_the_claim_that_its_statefulset_would_make(values: Path) -> None:
+def test_each_replica_has_the_claim_that_its_statefulset_would_create(values: Path) -> None:
     """Of the same name, so that it is taken as it is; the labels of the template are among its own."""
     objects = render(values)
     expected = {}
@@ -45,7 +45,7 @@ def test_each_replica_has_the_claim_that_its_statefulset_would_make(values: Path
         assert template["spec"]["accessModes"] == claim["spec"]["accessModes"]
 
 
-def test_volume_has_the_size_and_class_that_are_asked_for() -> None:
+def test_volume_has_the_size_and_class_of_the_values() -> None:
     claims = {
         found["metadata"]["labels"]["upstream-host"]: found["spec"]
         for found in by_kind(render(THREE), "PersistentVolumeClaim")
@@ -68,7 +68,7 @@ def test_statefulset_never_changes_with_the_volume(tmp_path: Path) -> None:
     assert "storageClassName" not in template["spec"]
 
 
-def test_volume_is_kept_where_that_is_asked_for_alone(tmp_path: Path) -> None:
+def test_volume_is_kept_only_with_the_retention_policy_retain(tmp_path: Path) -> None:
     kept = {
         "helm.sh/resource-policy": "keep",
         "argocd.argoproj.io/sync-options": "Delete=false,Prune=false",
@@ -82,7 +82,7 @@ def test_volume_is_kept_where_that_is_asked_for_alone(tmp_path: Path) -> None:
         assert claim["metadata"].get("annotations") == expected
 
 
-def test_claim_says_which_class_the_values_named() -> None:
+def test_claim_records_the_storage_class_of_the_values() -> None:
     """As it will have one too where that is the cluster's default."""
     said = {
         found["metadata"]["labels"]["upstream-host"]: found["metadata"].get("annotations")
@@ -91,7 +91,7 @@ def test_claim_says_which_class_the_values_named() -> None:
     assert said == {"docker.io": None, "registry.k8s.io": None, "quay.io": {"registry-cache/storage-class": "fast"}}
 
 
-def test_two_replicas_find_each_other_and_are_spread_where_there_are_nodes(tmp_path: Path) -> None:
+def test_two_replicas_find_each_other_and_are_spread_over_the_nodes(tmp_path: Path) -> None:
     caches = [{"upstream": "docker.io", "highAvailability": {"enabled": True}}, {"upstream": "quay.io"}]
     objects = render(written(tmp_path, {"caches": caches}))
     two, one = sorted(by_kind(objects, "StatefulSet"), key=lambda found: str(found["metadata"]["name"]))
@@ -107,7 +107,7 @@ def test_two_replicas_find_each_other_and_are_spread_where_there_are_nodes(tmp_p
     assert peers["spec"]["selector"] == two["spec"]["selector"]["matchLabels"]
 
 
-def test_drain_takes_one_of_two_replicas_and_is_not_held_up_by_a_single_one(tmp_path: Path) -> None:
+def test_drain_can_evict_one_of_two_replicas_and_always_a_single_one(tmp_path: Path) -> None:
     caches = [{"upstream": "docker.io", "highAvailability": {"enabled": True}}, {"upstream": "quay.io"}]
     objects = render(written(tmp_path, {"caches": caches}))
     (budget,) = by_kind(objects, "PodDisruptionBudget")
@@ -119,7 +119,7 @@ def test_drain_takes_one_of_two_replicas_and_is_not_held_up_by_a_single_one(tmp_
     }
 
 
-def test_second_replica_changes_nothing_that_cannot_change(tmp_path: Path) -> None:
+def test_second_replica_changes_no_immutable_field(tmp_path: Path) -> None:
     made = []
     for enabled in (False, True):
         document = {"caches": [{"upstream": "docker.io", "highAvailability": {"enabled": enabled}}]}
@@ -172,7 +172,7 @@ def test_configuration_of_the_caches() -> None:
     assert ".svc" in private["noProxy"]
 
 
-def test_distribution_only_serves_what_is_there() -> None:
+def test_distribution_only_serves_stored_content() -> None:
     (program,) = [one["data"] for one in by_kind(render(THREE), "ConfigMap") if "distribution.yml" in one["data"]]
     config = yaml.safe_load(program["distribution.yml"])
     assert config["storage"]["maintenance"]["readonly"] == {"enabled": True}
@@ -180,7 +180,7 @@ def test_distribution_only_serves_what_is_there() -> None:
     assert "proxy" not in config
 
 
-def test_credentials_are_mounted_and_nowhere_else() -> None:
+def test_credentials_are_mounted_and_appear_nowhere_else() -> None:
     objects = render(PRIVATE)
     (stateful_set,) = by_kind(objects, "StatefulSet")
     volume = next(v for v in stateful_set["spec"]["template"]["spec"]["volumes"] if v["name"] == "credentials")
@@ -193,7 +193,7 @@ def test_credentials_are_mounted_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize("kind", ["configMap", "secret"])
-def test_authority_and_credentials_of_a_proxy_are_mounted_for_their_cache_alone(kind: str, tmp_path: Path) -> None:
+def test_authority_and_credentials_of_a_proxy_are_mounted_only_for_their_cache(kind: str, tmp_path: Path) -> None:
     settings = {"configMap": {"caConfigMapName": "authority"}, "secret": {"caSecretName": "authority"}}[kind]
     document = {
         "caches": [{"upstream": "docker.io"}, {"upstream": "a.b:5000", "proxy": {"httpsProxy": "http://proxy:1"}}],
@@ -210,7 +210,7 @@ def test_authority_and_credentials_of_a_proxy_are_mounted_for_their_cache_alone(
     assert told == {"docker.io": ("", ""), "a.b-5000": (f"{mounts['ca']}/ca.crt", mounts["proxy-credentials"])}
 
 
-def test_one_more_cache_leaves_the_others_objects_as_they_are(tmp_path: Path) -> None:
+def test_another_cache_does_not_change_the_objects_of_the_others(tmp_path: Path) -> None:
     one = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}]}))
     two = render(written(tmp_path, {"caches": [{"upstream": "quay.io"}, {"upstream": "docker.io"}]}))
     wanted = [found for found in one if found["metadata"]["labels"]["app.kubernetes.io/component"] == "cache"]
@@ -228,7 +228,7 @@ def test_one_more_cache_leaves_the_others_objects_as_they_are(tmp_path: Path) ->
         ({"volume": {"size": "20Gi"}}, []),
     ],
 )
-def test_change_restarts_that_cache_alone_or_none(change: dict[str, Any], restarted: list[str], tmp_path: Path) -> None:
+def test_change_restarts_only_that_cache_or_none(change: dict[str, Any], restarted: list[str], tmp_path: Path) -> None:
     def templates(change: dict[str, Any]) -> dict[str, Any]:
         caches = [{"upstream": "docker.io", **change}, {"upstream": "quay.io"}]
         return {

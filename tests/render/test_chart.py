@@ -36,7 +36,7 @@ def test_lint_finds_nothing(values: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_bare_chart_passes_lint_and_is_refused_in_words_when_it_is_rendered(tmp_path: Path) -> None:
+def test_chart_without_caches_passes_lint_and_is_refused_with_a_message(tmp_path: Path) -> None:
     command = [str(tools.helm()), "lint", "--strict", str(CHART)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -44,7 +44,7 @@ def test_bare_chart_passes_lint_and_is_refused_in_words_when_it_is_rendered(tmp_
         render_text(written(tmp_path, {}))
 
 
-def test_chart_says_what_artifact_hub_and_helm_show_of_it() -> None:
+def test_chart_has_the_metadata_that_artifact_hub_and_helm_show() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     images = [{"name": name, "image": f"{image.registry}/{image.repository}:{image.tag}"} for name, image in Images()]
     annotations = {key: yaml.safe_load(text) for key, text in chart["annotations"].items()}
@@ -99,7 +99,7 @@ def test_invalid_values_render_nothing(tmp_path: Path, document: object) -> None
         render_text(written(tmp_path, document))
 
 
-def test_scenario_with_everything_has_every_value_at_another_than_its_default() -> None:
+def test_everything_scenario_changes_the_default_of_every_value() -> None:
     """But for those that can have no other, or switch off what is to be seen."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(_unset(schema, yaml.safe_load(EVERYTHING.read_text()))) == {
@@ -117,7 +117,7 @@ def test_every_value_reaches_the_manifests() -> None:
     for value in _leaves(yaml.safe_load(EVERYTHING.read_text())):
         if value in ("registry.extensions.gardener.cloud/v1alpha3", "RegistryConfig", "caches", "k3s", "Retain"):
             # The format's name, a name that fullnameOverride replaces, a preset of which nothing is left, and what
-            # test_volume_is_kept_where_that_is_asked_for_alone looks for.
+            # test_volume_is_kept_only_with_the_retention_policy_retain looks for.
             continue
         if "{{" in value:
             continue  # test_extra_objects_are_templates looks for what becomes of it

@@ -252,7 +252,7 @@ def test_combination_is_refused_with_the_same_reason(caches: list[Any], said: li
         "upstreamSettings",
     ],
 )
-def test_default_that_null_takes_away_is_refused(path: str, write: Write) -> None:
+def test_default_that_null_removes_is_refused(path: str, write: Write) -> None:
     document: Any = None
     for part in reversed(path.split(".")):
         document = {part: document}
@@ -262,7 +262,7 @@ def test_default_that_null_takes_away_is_refused(path: str, write: Write) -> Non
     assert f"at '{holder}': missing property '{name}'" in (refusal(write(document)) or "")
 
 
-def test_old_names_of_values_are_answered_alike_with_the_new_ones(write: Write) -> None:
+def test_chart_and_command_answer_old_names_of_values_with_the_new_ones(write: Write) -> None:
     document: dict[str, Any] = {"caches": [{"upstream": "docker.io"}]}
     for path in sorted(RENAMED_VALUES, key=len):
         *holders, name = path.split(".")
@@ -275,7 +275,7 @@ def test_old_names_of_values_are_answered_alike_with_the_new_ones(write: Write) 
 
 
 @pytest.mark.slow
-def test_generated_documents_are_accepted_or_refused_alike(write: Write) -> None:
+def test_chart_and_command_accept_and_refuse_the_same_documents(write: Write) -> None:
     taken: Counter[bool] = Counter()
 
     # a rendering takes a fifth of a second: a failure is shown as it is found, not made smaller for minutes

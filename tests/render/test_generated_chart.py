@@ -115,7 +115,7 @@ def test_generated_chart_passes_lint_and_renders_under_its_own_name(tmp_path: Pa
     )
 
 
-def test_generated_chart_says_what_it_is(tmp_path: Path) -> None:
+def test_generated_chart_describes_itself(tmp_path: Path) -> None:
     chart = yaml.safe_load((generated(EXAMPLE, tmp_path, "my-caches") / "Chart.yaml").read_text())
     base = yaml.safe_load((REPOSITORY / "chart" / "Chart.yaml").read_text())
     for key in ("apiVersion", "type", "appVersion", "kubeVersion", "sources"):
@@ -125,14 +125,14 @@ def test_generated_chart_says_what_it_is(tmp_path: Path) -> None:
     assert chart["annotations"]["registry-cache/upstreams"] == "docker.io, registry.k8s.io, registry.example.com"
 
 
-def test_readme_tells_which_secrets_to_make_and_how_to_install(tmp_path: Path) -> None:
+def test_readme_explains_which_secrets_to_create_and_how_to_install(tmp_path: Path) -> None:
     readme = (generated(EXAMPLE, tmp_path, "my-caches") / "README.md").read_text()
     assert "helm install my-caches . --namespace registry-cache" in readme
     assert "helm test my-caches --namespace registry-cache" in readme
     assert "create secret generic registry-example-com --from-file=username=FILE" in readme
 
 
-def test_helm_packages_it_and_the_command_does_so_too(tmp_path: Path, nothing: Path) -> None:
+def test_helm_and_the_command_create_the_same_package(tmp_path: Path, nothing: Path) -> None:
     chart = generated(EXAMPLE, tmp_path, "my-caches")
     helm("package", chart, "--destination", tmp_path / "packages")
     (packaged,) = (tmp_path / "packages").iterdir()
@@ -147,7 +147,7 @@ def sizes(objects: list[Object]) -> list[str]:
     return [found["spec"]["resources"]["requests"]["storage"] for found in by_kind(objects, "PersistentVolumeClaim")]
 
 
-def test_one_caches_field_is_set_by_its_place(tmp_path: Path, nothing: Path) -> None:
+def test_field_of_one_cache_is_set_by_its_index(tmp_path: Path, nothing: Path) -> None:
     chart = generated(EXAMPLE, tmp_path, "my-caches")
     assert sizes(render(nothing, chart=chart)) == ["20Gi", "5Gi", "10Gi"]
     assert sizes(render(nothing, "--set", "caches[0].volume.size=50Gi", chart=chart)) == ["50Gi", "5Gi", "10Gi"]
@@ -161,7 +161,7 @@ def test_one_caches_field_is_set_by_its_place(tmp_path: Path, nothing: Path) -> 
     assert json.loads(room)["ttl"] == "1h"
 
 
-def test_one_caches_field_can_be_set_to_false(tmp_path: Path, nothing: Path) -> None:
+def test_field_of_one_cache_can_be_set_to_false(tmp_path: Path, nothing: Path) -> None:
     document = tmp_path / "document.yaml"
     document.write_text("caches: [{upstream: docker.io, highAvailability: {enabled: true}}]")
     chart = generated(document, tmp_path, "my-caches")
@@ -191,14 +191,14 @@ def test_wrong_setting_is_refused(setting: str, said: str, tmp_path: Path, nothi
         render_text(nothing, "--set", setting, chart=chart)
 
 
-def test_charts_own_schema_still_wants_an_upstream(tmp_path: Path) -> None:
+def test_schema_of_the_chart_still_requires_an_upstream(tmp_path: Path) -> None:
     document = tmp_path / "document.yaml"
     document.write_text("caches: [{volume: {size: 1Gi}}]")
     with pytest.raises(RenderingFailed, match="missing property 'upstream'"):
         render_text(document)
 
 
-def test_chart_is_a_dependency_of_another(tmp_path: Path) -> None:
+def test_generated_chart_works_as_a_dependency(tmp_path: Path) -> None:
     """With values below its name, `global` beside them, and a condition."""
     generated(EXAMPLE, tmp_path, "my-caches")
     parent = tmp_path / "parent"

@@ -39,12 +39,12 @@ def pods(objects: list[Object]) -> dict[str, Object]:
 
 
 @pytest.mark.parametrize("values", SCENARIOS, ids=lambda path: path.name)
-def test_nothing_that_needs_an_operator_is_there_unless_it_is_asked_for(values: Path) -> None:
+def test_objects_that_need_an_operator_are_off_by_default(values: Path) -> None:
     assert ({found["kind"] for found in render(values)} & CUSTOM == CUSTOM) is (values == EVERYTHING)
     assert (not {found["kind"] for found in render(values)} & CUSTOM) is (values != EVERYTHING)
 
 
-def test_definitions_refuse_what_they_do_not_know() -> None:
+def test_definitions_refuse_unknown_fields() -> None:
     """Else nothing would be checked."""
     for found in render(EVERYTHING):
         if found["kind"] in CUSTOM:
@@ -53,7 +53,7 @@ def test_definitions_refuse_what_they_do_not_know() -> None:
             assert not validator.is_valid({**found, "spec": {**found["spec"], "unknown": 1}})
 
 
-def test_podmonitors_find_each_pod_once_where_its_metrics_are(tmp_path: Path) -> None:
+def test_podmonitors_find_the_metrics_of_each_pod_once(tmp_path: Path) -> None:
     objects = monitored(tmp_path)
     found = []
     for monitor in by_kind(objects, "PodMonitor"):
@@ -85,7 +85,7 @@ def address(pod: str, endpoint: Object) -> str:
     return made
 
 
-def test_nodes_are_scraped_at_their_port_in_either_family(tmp_path: Path) -> None:
+def test_nodes_are_scraped_at_their_port_with_ipv4_and_ipv6(tmp_path: Path) -> None:
     objects = monitored(tmp_path, nodeProgram={"metrics": {"port": 1234}})
     (monitor,) = [one for one in by_kind(objects, "PodMonitor") if one["metadata"]["name"].endswith("-node")]
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
@@ -99,7 +99,7 @@ def test_nodes_without_metrics_are_not_scraped(tmp_path: Path, node: dict[str, A
     assert names == ["x-registry-cache-cache"]
 
 
-def test_rules_are_those_of_the_file_and_lead_to_the_runbook_that_is_named(tmp_path: Path) -> None:
+def test_rules_equal_those_of_the_file_and_link_to_the_runbook_of_the_values(tmp_path: Path) -> None:
     (of_default,) = by_kind(monitored(tmp_path), "PrometheusRule")
     file = (CHART / "files" / "monitoring" / "registry-caches.rules.yaml").read_text()
     assert rules() == yaml.safe_load(file)
@@ -114,7 +114,7 @@ def test_rules_are_those_of_the_file_and_lead_to_the_runbook_that_is_named(tmp_p
     ]
 
 
-def test_disabled_alerts_are_left_out_and_nothing_else(tmp_path: Path) -> None:
+def test_only_disabled_alerts_are_left_out(tmp_path: Path) -> None:
     (all_rules,) = by_kind(monitored(tmp_path), "PrometheusRule")
     first, last = [one["alert"] for one in named(all_rules["spec"])][:: len(named(all_rules["spec"])) - 1]
     path = tmp_path / "disabled.yaml"
@@ -149,7 +149,7 @@ def test_servicemonitors_find_each_pod_through_a_service(tmp_path: Path) -> None
     assert sorted(found) == sorted(pods(objects)), "each once"
 
 
-def test_node_program_has_a_service_for_a_servicemonitor_alone(tmp_path: Path) -> None:
+def test_node_program_has_a_service_only_for_a_servicemonitor(tmp_path: Path) -> None:
     names = [one["metadata"]["name"] for one in by_kind(monitored(tmp_path), "Service")]
     assert "x-registry-cache-node" not in names
     path = tmp_path / "services.yaml"
@@ -197,7 +197,7 @@ def test_monitors_have_the_settings_of_the_values(tmp_path: Path, kind: str, key
         assert endpoint["metricRelabelings"] == settings["metricRelabelings"]
 
 
-def test_dashboard_is_there_where_it_is_asked_for_alone(tmp_path: Path) -> None:
+def test_dashboard_exists_only_if_it_is_enabled(tmp_path: Path) -> None:
     for dashboard, namespace in (({}, None), ({"enabled": True}, "space"), ({"enabled": True, "namespace": "g"}, "g")):
         path = tmp_path / f"{namespace}.yaml"
         path.write_text(json.dumps({"caches": [{"upstream": "docker.io"}], "monitoring": {"dashboard": dashboard}}))
@@ -205,7 +205,7 @@ def test_dashboard_is_there_where_it_is_asked_for_alone(tmp_path: Path) -> None:
         assert [one["metadata"]["namespace"] for one in found] == ([namespace] if namespace else [])
 
 
-def test_alerts_have_no_link_where_there_is_no_runbook(tmp_path: Path) -> None:
+def test_alerts_have_no_link_without_a_runbook(tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     rule = {"enabled": True, "runbookUrl": ""}
     path.write_text(json.dumps({"caches": [{"upstream": "docker.io"}], "monitoring": {"prometheusRule": rule}}))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_node_program_is_told_every_cache() -> None:
+def test_configuration_of_the_node_program_has_every_cache() -> None:
     node = node_configuration(render(THREE))
     assert node["owner"] == "space/x-registry-cache"
     assert [(cache["upstream"], cache["server"]) for cache in node["caches"]] == [
@@ -32,7 +32,7 @@ def test_node_program_is_told_every_cache() -> None:
 
 
 @pytest.mark.parametrize("preset", sorted(yaml.safe_load((CHART / "files" / "presets.yaml").read_text())))
-def test_preset_says_where_containerds_files_are(preset: str, tmp_path: Path) -> None:
+def test_preset_decides_where_containerds_files_are(preset: str, tmp_path: Path) -> None:
     places = yaml.safe_load((CHART / "files" / "presets.yaml").read_text())[preset]
     objects = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}], "nodeProgram": {"preset": preset}}))
     node = node_configuration(objects)["containerd"]
@@ -61,7 +61,7 @@ def test_presets_are_those_of_the_contract_and_are_explained() -> None:
         assert f"`{places['registryDirectory']}`" in explained
 
 
-def test_metrics_of_the_nodes_are_announced_where_they_are(tmp_path: Path) -> None:
+def test_annotations_announce_the_port_of_the_node_metrics(tmp_path: Path) -> None:
     for metrics, port in (({}, 9253), ({"port": 1234}, 1234), ({"enabled": False}, 0)):
         objects = render(
             written(tmp_path, {"caches": [{"upstream": "docker.io"}], "nodeProgram": {"metrics": metrics}})
@@ -72,7 +72,7 @@ def test_metrics_of_the_nodes_are_announced_where_they_are(tmp_path: Path) -> No
         assert annotations.get("prometheus.io/port") == (str(port) if port else None)
 
 
-def test_container_that_changes_containerd_is_there_where_it_is_asked_for_alone(tmp_path: Path) -> None:
+def test_container_that_changes_containerd_exists_only_if_it_is_enabled(tmp_path: Path) -> None:
     for enabled in (False, True):
         document = {"caches": [{"upstream": "docker.io"}], "nodeProgram": {"configureContainerd": {"enabled": enabled}}}
         objects = render(written(tmp_path, document))

@@ -88,7 +88,7 @@ def test_no_upstream_takes_the_name_of_another_or_of_the_charts_own_objects(tmp_
         pytest.param("registry-cache", id="the-charts-name"),
     ],
 )
-def test_any_release_and_namespace_will_do(release: str) -> None:
+def test_any_release_and_namespace_is_accepted(release: str) -> None:
     """A namespace may be all digits, and then is text all the same."""
     objects = render(AWKWARD, "--namespace", "123", release=release)
     for found in objects:

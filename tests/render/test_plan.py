@@ -337,7 +337,7 @@ def rendered(tmp_path: Path) -> Callable[[object], list[Object]]:
 
 
 @pytest.mark.slow
-def test_plan_is_what_differs_between_the_renderings(rendered: Callable[[object], list[Object]]) -> None:
+def test_plan_matches_the_differences_between_the_renderings(rendered: Callable[[object], list[Object]]) -> None:
     seen: Counter[str] = Counter()
 
     # a rendering takes a fifth of a second: a failure is shown as it is found, not made smaller for minutes

@@ -37,7 +37,7 @@ def test_two_renderings_are_the_same_bytes(values: Path) -> None:
 
 
 @scenarios
-def test_labels_are_on_everything(values: Path) -> None:
+def test_every_object_has_the_labels(values: Path) -> None:
     for found in render(values):
         labels = found["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "registry-cache"
@@ -56,7 +56,7 @@ def test_labels_are_on_everything(values: Path) -> None:
 
 
 @scenarios
-def test_version_is_on_no_pod_and_no_claim(values: Path) -> None:
+def test_pods_and_claims_have_no_version_label(values: Path) -> None:
     """Or a new version of the chart would restart every pod, and could not change a claim at all."""
     for found in by_kind(render(values), "StatefulSet") + by_kind(render(values), "DaemonSet"):
         templates = [found["spec"]["template"], *found["spec"].get("volumeClaimTemplates", [])]
@@ -65,7 +65,7 @@ def test_version_is_on_no_pod_and_no_claim(values: Path) -> None:
 
 
 @scenarios
-def test_selectors_find_their_own_pods_alone(values: Path) -> None:
+def test_selectors_match_only_their_own_pods(values: Path) -> None:
     objects = render(values)
     pods = {
         found["metadata"]["name"]: found["spec"]["template"]["metadata"]["labels"]
@@ -94,7 +94,7 @@ def test_every_object_is_small_enough_for_a_client_side_apply(values: Path) -> N
 
 
 @scenarios
-def test_pods_meet_what_pod_security_asks(values: Path) -> None:
+def test_pods_meet_the_pod_security_standards(values: Path) -> None:
     """Caches and tests meet "restricted"; the node program has no capability, no API token and one folder."""
     for name, pod in pod_specs(render(values)):
         assert pod["automountServiceAccountToken"] is False
@@ -123,7 +123,7 @@ def test_pods_meet_what_pod_security_asks(values: Path) -> None:
 
 
 @scenarios
-def test_no_list_holds_a_name_twice(values: Path) -> None:
+def test_names_in_a_list_are_unique(values: Path) -> None:
     """Server-side apply refuses it."""
     for _, pod in pod_specs(render(values)):
         for container in pod["containers"]:
@@ -132,7 +132,7 @@ def test_no_list_holds_a_name_twice(values: Path) -> None:
                 assert len(found) == len(set(found))
 
 
-def test_labels_and_annotations_of_the_user_come_once(tmp_path: Path) -> None:
+def test_labels_and_annotations_of_the_user_are_unique(tmp_path: Path) -> None:
     """The chart's own labels stay, since selectors live on them; what is said to Prometheus is the user's to change."""
     document = {
         "caches": [{"upstream": "docker.io"}],
@@ -156,7 +156,7 @@ def test_labels_and_annotations_of_the_user_come_once(tmp_path: Path) -> None:
         assert len(found["spec"]["template"]["metadata"]["annotations"]["checksum/config"]) == 64
 
 
-def test_request_or_limit_goes_where_it_is_null(tmp_path: Path) -> None:
+def test_null_removes_a_request_or_limit(tmp_path: Path) -> None:
     document = {
         "caches": [{"upstream": "docker.io"}],
         "cachePods": {"resources": {"gate": {"limits": {"memory": None}}, "front": {"limits": None}}},
@@ -169,7 +169,7 @@ def test_request_or_limit_goes_where_it_is_null(tmp_path: Path) -> None:
     assert container_of(node, "node")["resources"]["requests"] == {"memory": "25Mi"}
 
 
-def test_dashboard_carries_its_labels() -> None:
+def test_dashboard_has_its_labels() -> None:
     (found,) = [
         one for one in by_kind(render(EVERYTHING), "ConfigMap") if one["metadata"]["name"].endswith("-dashboard")
     ]

@@ -81,7 +81,7 @@ def test_global_registry_may_have_a_path(chart: Chart) -> None:
     assert "a.b/mirror/hub/library/python:3.13-alpine" in rendered
 
 
-def test_pull_secrets_of_all_charts_and_of_this_one_are_each_there_once(chart: Chart) -> None:
+def test_global_and_own_pull_secrets_are_merged_without_duplicates(chart: Chart) -> None:
     objects = chart(
         imagePullSecrets=["own", {"name": "both"}], **{"global": {"imagePullSecrets": [{"name": "all"}, "both"]}}
     )
@@ -146,7 +146,7 @@ def test_pods_are_scheduled_as_the_values_say(chart: Chart, part: str) -> None:
     assert "affinity" not in spec(cache(chart()))
 
 
-def test_settings_of_one_upstream_stand_in_for_the_shared_ones(chart: Chart) -> None:
+def test_settings_of_one_upstream_replace_the_shared_ones(chart: Chart) -> None:
     shared = {
         "priorityClassName": "low",
         "nodeSelector": {"pool": "x"},
@@ -225,7 +225,7 @@ def test_service_account_of_pods(  # noqa: PLR0913 - a table
         assert one["metadata"].get("annotations") == account.get("annotations")
 
 
-def test_account_of_the_node_program_is_not_there_without_it(chart: Chart) -> None:
+def test_service_account_of_a_disabled_node_program_is_not_created(chart: Chart) -> None:
     assert by_kind(chart(nodeProgram={"enabled": False, "serviceAccount": {"create": True}}), "ServiceAccount") == []
 
 
@@ -239,7 +239,7 @@ def test_replicas_are_spread_as_the_values_say(chart: Chart) -> None:
     assert "topologySpreadConstraints" not in spec(cache(none))
 
 
-def test_disruption_budget_is_the_users_to_change(chart: Chart) -> None:
+def test_disruption_budget_has_the_settings_of_the_values(chart: Chart) -> None:
     budget = {"maxUnavailable": "50%", "unhealthyPodEvictionPolicy": "IfHealthyBudget"}
     (found,) = by_kind(chart(caches=[TWO_REPLICAS], cachePods={"podDisruptionBudget": budget}), "PodDisruptionBudget")
     assert budget.items() <= found["spec"].items()
@@ -247,7 +247,7 @@ def test_disruption_budget_is_the_users_to_change(chart: Chart) -> None:
     assert by_kind(chart(caches=[TWO_REPLICAS], cachePods=off), "PodDisruptionBudget") == []
 
 
-def test_names_are_looked_up_as_the_values_say(chart: Chart) -> None:
+def test_pods_have_the_dns_settings_of_the_values(chart: Chart) -> None:
     settings = {
         "dnsConfig": {"nameservers": ["10.0.0.53"]},
         "hostAliases": [{"ip": "10.0.0.7", "hostnames": ["registry.example.com"]}],
@@ -308,7 +308,7 @@ def test_claims_have_the_settings_of_the_values(chart: Chart) -> None:
     assert "backup" not in template["metadata"]["labels"], "a StatefulSet's template can never change"
 
 
-def test_helm_test_pulls_the_images_that_the_chart_knows_unless_the_values_say_another(chart: Chart) -> None:
+def test_helm_test_pulls_the_images_that_the_chart_knows_unless_the_values_name_others(chart: Chart) -> None:
     def pulled(**images: str) -> dict[str, str]:
         values = {"helmTest": {"images": {name.replace("_", "."): image for name, image in images.items()}}}
         (config,) = [one for one in by_kind(chart(**values), "ConfigMap") if "caches.json" in one["data"]]
@@ -320,7 +320,7 @@ def test_helm_test_pulls_the_images_that_the_chart_knows_unless_the_values_say_a
     assert pulled(docker_io="") == {**known, "docker.io": ""}, "which only asks the cache for an answer"
 
 
-def test_fixed_address_must_be_one(tmp_path: Path) -> None:
+def test_fixed_address_must_be_an_ip_address(tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     settings = {"docker.io": {"clusterIP": "None"}}
     path.write_text(json.dumps({"caches": [{"upstream": "docker.io"}], "upstreamSettings": settings}))

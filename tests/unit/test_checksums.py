@@ -37,7 +37,7 @@ class One:
 """
 
 
-def test_code_is_what_is_neither_comment_nor_docstring() -> None:
+def test_comments_and_docstrings_are_not_code() -> None:
     assert code_of(SOURCE) == CODE
 
 
@@ -50,7 +50,7 @@ def test_code_is_what_is_neither_comment_nor_docstring() -> None:
         pytest.param("distribution/distribution.yml", "# ", "# More. ", id="comment of distribution"),
     ],
 )
-def test_comment_changes_no_checksum(tmp_path: Path, file: str, old: str, new: str) -> None:
+def test_change_of_a_comment_changes_no_checksum(tmp_path: Path, file: str, old: str, new: str) -> None:
     before, after = _checksums_with(tmp_path, file, old, new)
     assert after == before
 
@@ -63,7 +63,9 @@ def test_comment_changes_no_checksum(tmp_path: Path, file: str, old: str, new: s
         pytest.param("distribution/distribution.yml", "level: error", "level: info", "distribution", id="distribution"),
     ],
 )
-def test_code_changes_the_checksum_of_its_folder(tmp_path: Path, file: str, old: str, new: str, folder: str) -> None:
+def test_change_of_code_changes_the_checksum_of_its_folder(
+    tmp_path: Path, file: str, old: str, new: str, folder: str
+) -> None:
     before, after = _checksums_with(tmp_path, file, old, new)
     assert {name for name in before if before[name] != after[name]} == {folder}
 

@@ -20,12 +20,12 @@ GOOD = "caches:\n  - upstream: docker.io\n"
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES, *SCENARIOS], ids=lambda path: path.name)
-def test_good_file_prints_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_valid_file_prints_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["validate", str(path)]) == 0
     assert capsys.readouterr() == ("", "")
 
 
-def test_document_of_the_readme_is_good(tmp_path: Path) -> None:
+def test_document_in_the_readme_is_valid(tmp_path: Path) -> None:
     (document,) = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     path = tmp_path / "registry-config.yaml"
     path.write_text(document)
@@ -70,7 +70,7 @@ def test_document_of_the_readme_is_good(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_awful_file_gets_a_clear_answer_soon(
+def test_unreadable_file_soon_gets_a_clear_error(
     tmp_path: Path, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "file.yaml"
@@ -87,13 +87,13 @@ def test_awful_file_gets_a_clear_answer_soon(
 
 
 @pytest.mark.parametrize("content", ["\ufeff" + GOOD, GOOD.replace("\n", "\r\n")], ids=["bom", "crlf"])
-def test_what_windows_writes_is_read(tmp_path: Path, content: str) -> None:
+def test_files_from_windows_are_read(tmp_path: Path, content: str) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes(content.encode())
     assert cli.main(["validate", str(path)]) == 0
 
 
-def test_file_without_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_endless_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["validate", "/dev/zero"]) == 1
     assert "is larger than" in capsys.readouterr().err
 
@@ -119,7 +119,7 @@ def test_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("arguments", [[], ["frob"], ["generate"], ["validate"], ["plan", "one"]])
-def test_wrong_usage_has_a_code_of_its_own(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_has_its_own_exit_code(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert ended.value.code == 64
@@ -136,7 +136,7 @@ def test_module_runs_as_a_program() -> None:
     "content",
     ["kind: List\nitems: [{}, {}]\n", "apiVersion: v1\nkind: List\nitems: []\n", "kind: List\n"],
 )
-def test_list_is_told_to_be_one(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_documents_is_reported(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "file.yaml"
     path.write_text(content)
     assert cli.main(["validate", str(path)]) == 1
@@ -144,7 +144,7 @@ def test_list_is_told_to_be_one(tmp_path: Path, content: str, capsys: pytest.Cap
     assert re.search(r"line \d: kind: this is a List of \d documents; write each of them into a file of its own", line)
 
 
-def test_problems_of_all_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_of_all_files_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two, good = (tmp_path / name for name in ("one.yaml", "two.yaml", "good.yaml"))
     one.write_text("caches: []\n")
     two.write_text("caches: [\n")
@@ -204,7 +204,7 @@ def test_conversion_of_a_shoot_can_be_piped_into_validation() -> None:
     assert run("validate", "-", text=converted.stdout).returncode == 0
 
 
-def test_reader_that_goes_away_gets_no_traceback() -> None:
+def test_closed_output_causes_no_traceback() -> None:
     """As with `registry-cache completion bash | head -1`, with more than a pipe holds."""
     command = f"set -o pipefail; {sys.executable} -m registry_cache validate --output json - | head -1"
     text = "caches: [" + "1," * 15_000 + "]"

@@ -66,7 +66,7 @@ def converted(document: object) -> dict[str, Any]:
         ),
     ],
 )
-def test_field_becomes_what_it_means(old: dict[str, Any], new: dict[str, Any]) -> None:
+def test_field_of_an_old_version_is_converted(old: dict[str, Any], new: dict[str, Any]) -> None:
     assert converted(old) == config("v1alpha3", **new)
 
 
@@ -197,7 +197,7 @@ def test_lines_are_those_of_the_shoot() -> None:
     assert text.splitlines()[(problem.line or 0) - 1].strip() == "ttl: 7d"
 
 
-def test_shoot_without_a_worker_with_a_runtime_is_good() -> None:
+def test_shoot_without_a_worker_with_a_runtime_is_valid() -> None:
     """Gardener's own default is containerd."""
     assert problems(edited(lambda shoot: shoot["spec"]["provider"]["workers"][0].pop("cri"))) == []
 
@@ -216,7 +216,7 @@ def notes_of(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[
     return comments, yaml.safe_load(text)
 
 
-def test_secret_of_a_shoot_is_named_as_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+def test_resource_of_a_shoot_becomes_the_name_of_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
     notes, document = notes_of(EXAMPLES / "shoot.yaml", capsys)
     assert document["caches"][2]["secretReferenceName"] == "registry-example-com-2026-11"
     assert (
@@ -248,7 +248,7 @@ def test_unsupported_fields_are_noted(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Gardener uses TLS" not in notes
 
 
-def test_storage_class_of_v1alpha1_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_storage_class_of_v1alpha1_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     notes, document = notes_of(EXAMPLES / "registry-config-v1alpha1.yaml", capsys)
     assert "v1alpha1 had no storage class" in notes
     assert "storageClassName" not in str(document)
@@ -270,12 +270,12 @@ def test_settings_beside_the_caches_stay() -> None:
 
 @pytest.mark.parametrize("kind", ["List", "Shoot"])
 @pytest.mark.parametrize("content", [None, 1, "x", [], {"spec": []}, {"spec": {"extensions": {}}}])
-def test_anything_that_calls_itself_so_gets_an_answer(kind: str, content: object) -> None:
+def test_malformed_document_of_any_kind_has_problems(kind: str, content: object) -> None:
     document = {"kind": kind, **(content if isinstance(content, dict) else {"spec": content, "items": content})}
     assert problems(document) != []
 
 
-def test_bad_document_is_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_document_is_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "old.yaml"
     path.write_text(json.dumps(config("v1alpha1", size="0")))
     assert cli.main(["convert", str(path)]) == 1

@@ -184,7 +184,7 @@ def test_reference_is_read_as_containerd_reads_it(image: str, registry: str, tex
         "<none>@<none>",
     ],
 )
-def test_what_names_no_image_of_a_registry_is_no_reference(image: str) -> None:
+def test_text_that_names_no_image_of_a_registry_is_not_a_reference(image: str) -> None:
     assert parse_reference(image) is None
 
 
@@ -193,7 +193,7 @@ def test_what_names_no_image_of_a_registry_is_no_reference(image: str) -> None:
 @example("a." * 50_000 + "!")
 @example("a_" * 50_000)
 @example("host.io/a\u2028b")
-def test_whatever_stands_for_an_image_the_document_is_good(image: str) -> None:
+def test_document_is_valid_whatever_the_pods_name_as_images(image: str) -> None:
     found = Discovery()
     add_pod(found, {"metadata": {"namespace": "n"}, "spec": {"containers": [{"image": image}]}})
     add_node(found, {"status": {"images": [{"names": [image], "sizeBytes": 1}]}})
@@ -220,7 +220,7 @@ def test_images_of_every_kind_of_container_are_found(server: FakeServer, tmp_pat
     assert discovered(server, tmp_path).upstreams == ["docker.io", "ghcr.io", "quay.io", "registry.k8s.io"]
 
 
-def test_document_says_how_each_size_came_about(server: FakeServer, tmp_path: Path) -> None:
+def test_document_explains_each_size(server: FakeServer, tmp_path: Path) -> None:
     server.pods = [pod("ghcr.io/a/large:1"), pod("ghcr.io/a/small:1", "ghcr.io/a/small:2"), pod("quay.io/a/b")]
     server.nodes = [node((12_000_000_000, ("ghcr.io/a/large:1",))), node((500_000, ("registry.k8s.io/pause:3.10",)))]
     assert text_of(server, tmp_path) == (
@@ -320,7 +320,7 @@ def test_registry_that_cannot_have_a_cache_is_left_out_with_the_reason(
     "registry",
     ["public.ecr.aws", "europe-docker.pkg.dev", "example.azurecr.io", "10.0.0.5:5000", "host:5000", f"not{ECR}"],
 )
-def test_registry_that_can_have_a_cache_has_no_reason_against_it(registry: str) -> None:
+def test_registry_that_can_have_a_cache_is_accepted(registry: str) -> None:
     assert unsupported_reason(registry) is None
 
 
@@ -343,7 +343,7 @@ def test_text_of_a_pod_cannot_end_the_comment(server: FakeServer, tmp_path: Path
     assert "and 1 more" in comments(text)
 
 
-def test_pull_secrets_are_named_and_nothing_is_put_in_place_of_the_reader(server: FakeServer, tmp_path: Path) -> None:
+def test_pull_secrets_are_named_and_the_choice_is_left_to_the_reader(server: FakeServer, tmp_path: Path) -> None:
     server.pods = [
         pod("registry.example.com:5000/a", namespace=f"n{number}", secrets=("login",)) for number in "7654321"
     ]
@@ -356,7 +356,7 @@ def test_pull_secrets_are_named_and_nothing_is_put_in_place_of_the_reader(server
     assert yaml.safe_load(completed)["caches"][1]["secretReferenceName"] == "registry-example-com-5000"
 
 
-def test_only_pods_and_nodes_are_asked_for(server: FakeServer, tmp_path: Path) -> None:
+def test_only_pods_and_nodes_are_listed(server: FakeServer, tmp_path: Path) -> None:
     server.pods = [pod("registry.example.com/a", secrets=("login",))]
     discovered(server, tmp_path)
     assert [urlsplit(path).path for path in server.asked] == ["/api/v1/pods", "/api/v1/nodes"]
@@ -371,7 +371,7 @@ def test_same_cluster_gives_the_same_bytes(server: FakeServer, tmp_path: Path) -
     assert text_of(server, tmp_path) == before
 
 
-def test_what_the_values_have_is_not_written_again(server: FakeServer, tmp_path: Path) -> None:
+def test_caches_in_the_values_are_not_written_again(server: FakeServer, tmp_path: Path) -> None:
     server.pods = [pod("docker.io/library/a", "ghcr.io/a/b", f"{ECR}/a")]
     text = text_of(server, tmp_path, "docker.io", ECR)
     assert text.startswith("# The caches that the given values do not have yet, for the registries")
@@ -379,7 +379,7 @@ def test_what_the_values_have_is_not_written_again(server: FakeServer, tmp_path:
     assert ECR not in text
 
 
-def test_where_nothing_lacks_there_are_only_comments(server: FakeServer, tmp_path: Path) -> None:
+def test_document_has_only_comments_if_no_cache_is_missing(server: FakeServer, tmp_path: Path) -> None:
     server.pods = [pod("docker.io/library/a", "ghcr.io/a/b", f"{ECR}/a")]
     text = text_of(server, tmp_path, "docker.io", "ghcr.io", "quay.io")
     assert yaml.safe_load(text) is None
@@ -389,7 +389,7 @@ def test_where_nothing_lacks_there_are_only_comments(server: FakeServer, tmp_pat
     assert ECR in text
 
 
-def test_where_nothing_can_have_a_cache_there_are_only_comments(server: FakeServer, tmp_path: Path) -> None:
+def test_document_has_only_comments_if_no_registry_can_have_a_cache(server: FakeServer, tmp_path: Path) -> None:
     server.pods = [pod("localhost/a")]
     text = text_of(server, tmp_path)
     assert yaml.safe_load(text) is None
@@ -434,7 +434,7 @@ def test_refusal_of_the_server_is_explained(
 
 
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"[]", b"{}", b"\xff"])
-def test_server_that_is_no_api_server_is_noticed(server: FakeServer, tmp_path: Path, body: bytes) -> None:
+def test_server_that_is_not_an_api_server_is_reported(server: FakeServer, tmp_path: Path, body: bytes) -> None:
     server.body = body
     assert "is it a Kubernetes API server?" in failure(kubeconfig(tmp_path, server.address))
 
@@ -450,7 +450,7 @@ def test_unknown_host_is_explained(tmp_path: Path) -> None:
     assert "the server nowhere.invalid: cannot be reached: " in failure(kubeconfig(tmp_path, "http://nowhere.invalid"))
 
 
-def test_server_that_does_not_answer_is_given_up(
+def test_server_that_does_not_answer_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cluster_api, "TIMEOUT_SECONDS", 0.3)
@@ -493,7 +493,7 @@ def test_certificate_of_another_authority_is_explained(tls_server: tuple[str, tr
     )
 
 
-def test_right_certificate_is_taken(tls_server: tuple[str, trustme.CA], tmp_path: Path) -> None:
+def test_valid_certificate_is_accepted(tls_server: tuple[str, trustme.CA], tmp_path: Path) -> None:
     address, authority = tls_server
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     assert "status 501" in failure(kubeconfig(tmp_path, address, **{"certificate-authority": "ca.pem"}))
@@ -503,7 +503,7 @@ def test_https_at_a_port_that_speaks_http_is_explained(server: FakeServer, tmp_p
     assert "TLS failed: " in failure(kubeconfig(tmp_path, server.address.replace("http", "https")))
 
 
-def test_certificate_file_that_is_none_is_explained(tls_server: tuple[str, trustme.CA], tmp_path: Path) -> None:
+def test_file_that_is_not_a_certificate_is_explained(tls_server: tuple[str, trustme.CA], tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     message = failure(kubeconfig(tmp_path, tls_server[0], **{"certificate-authority": "ca.pem"}))
     assert "TLS failed: " in message
@@ -521,7 +521,7 @@ def test_token_that_cannot_be_sent_is_not_shown(server: FakeServer, tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", ["false", "no-such-program"])
-def test_login_command_that_gives_nothing_is_explained(
+def test_login_command_without_credentials_is_explained(
     server: FakeServer, tmp_path: Path, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     login = {
@@ -554,12 +554,12 @@ def test_kubeconfig_is_looked_for_where_kubectl_looks(
     assert discover(connect(None, None)).pods == 0
 
 
-def test_unknown_context_is_named_with_those_that_there_are(tmp_path: Path) -> None:
+def test_error_about_an_unknown_context_lists_the_known_ones(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, "http://127.0.0.1")
     assert failure(path, "there") == f"the kubeconfig {path} has no context there; its contexts are here"
 
 
-def test_no_context_is_noticed(tmp_path: Path) -> None:
+def test_missing_context_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text('{"contexts": []}')
     assert "has no current context; name one with --context" in failure(path)
@@ -586,14 +586,14 @@ def test_no_context_is_noticed(tmp_path: Path) -> None:
         pytest.param(b"\xff\xfe", id="no-utf-8"),
     ],
 )
-def test_file_that_is_no_kubeconfig_is_named(tmp_path: Path, content: str | bytes) -> None:
+def test_file_that_is_not_a_kubeconfig_is_named(tmp_path: Path, content: str | bytes) -> None:
     path = tmp_path / "kubeconfig"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert failure(path).startswith(f"the kubeconfig {path} cannot be used: ")
 
 
 @pytest.mark.parametrize("content", ["users: [{name: me, user: {password: x}}]", f"users: [{{name: me, {TOKEN}: x}}]"])
-def test_user_that_is_malformed_is_not_shown(tmp_path: Path, content: str) -> None:
+def test_malformed_user_is_not_shown(tmp_path: Path, content: str) -> None:
     path = kubeconfig(tmp_path, "http://127.0.0.1:1")
     whole = yaml.safe_load(path.read_text()) | yaml.safe_load(content)
     path.write_text(json.dumps(whole))
@@ -605,11 +605,13 @@ def test_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("server", ["no url", "ftp://host", "host", "http://", ""])
-def test_server_that_is_no_url_is_noticed(tmp_path: Path, server: str) -> None:
+def test_server_that_is_not_a_url_is_reported(tmp_path: Path, server: str) -> None:
     assert "is not an http or https URL" in failure(kubeconfig(tmp_path, server))
 
 
-def test_command_prints_what_lacks(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_the_missing_caches(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.pods = [pod("nginx", "quay.io/x/y:1")]
     values = tmp_path / "values.yaml"
     values.write_text("caches: [{upstream: docker.io}]")
@@ -626,7 +628,7 @@ def test_command_prints_what_lacks(server: FakeServer, tmp_path: Path, capsys: p
     assert capsys.readouterr().err.startswith(f"{values}: line 1: caches: ")
 
 
-def test_command_ends_with_1_where_it_finds_nothing(
+def test_exit_code_is_1_if_nothing_is_found(
     server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = kubeconfig(tmp_path, server.address)

@@ -21,7 +21,7 @@ BARE_WORDS = {
 
 
 @pytest.mark.parametrize(("kind", "word"), [(kind, word) for kind, words in BARE_WORDS.items() for word in words])
-def test_bare_word_is_what_helm_takes_it_for(kind: type, word: str) -> None:
+def test_unquoted_words_are_read_as_helm_reads_them(kind: type, word: str) -> None:
     assert type(parse(f"x: {word}\n".encode()).content["x"]) is kind
 
 
@@ -45,7 +45,7 @@ d: *a
 
 
 @pytest.mark.parametrize("text", [b"<<: 1", b"<<: [1]", b"{a: 1, 'a': 2}", b"{<<: {a: 1, a: 2}}"])
-def test_what_helm_might_take_otherwise_is_refused(text: bytes) -> None:
+def test_values_that_helm_might_read_differently_are_refused(text: bytes) -> None:
     with pytest.raises(Unreadable):
         parse(text)
 
@@ -63,5 +63,5 @@ CONTENT = st.recursive(
 
 
 @given(content=CONTENT, flow=st.booleans())
-def test_what_is_written_is_read_as_it_was(content: Any, *, flow: bool) -> None:
+def test_written_document_is_read_back_unchanged(content: Any, *, flow: bool) -> None:
     assert parse(dump({"x": content}, flow=flow).encode()).content == {"x": content}

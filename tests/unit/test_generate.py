@@ -36,7 +36,7 @@ def loaded(path: Path) -> dict[str, object]:
     return found
 
 
-def test_installed_package_brings_its_chart(tmp_path: Path) -> None:
+def test_installed_package_contains_the_chart(tmp_path: Path) -> None:
     """As `pip install .` does, into a folder of its own, away from the repository."""
     target = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(REPOSITORY)]
@@ -99,7 +99,7 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_another_configuration_is_another_version(tmp_path: Path) -> None:
+def test_another_configuration_gets_another_version(tmp_path: Path) -> None:
     generate(EXAMPLE, tmp_path / "one")
     generate(written(tmp_path, "caches: [{upstream: docker.io}]"), tmp_path / "two")
     versions = {str(loaded(tmp_path / name / "Chart.yaml")["version"]) for name in ("one", "two")}
@@ -116,7 +116,7 @@ def test_package_of_the_same_input_has_the_same_bytes(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["caches.tgz"]
 
 
-def test_package_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+def test_package_replaces_an_earlier_one(tmp_path: Path) -> None:
     generate(EXAMPLE, tmp_path / "caches", "--package")
     before = (tmp_path / "caches.tgz").read_bytes()
     assert generate(written(tmp_path, "caches: [{upstream: docker.io}]"), tmp_path / "caches", "--package") == 0
@@ -141,7 +141,7 @@ def test_foreign_archive_is_not_replaced_by_a_package(tmp_path: Path) -> None:
     assert generate(EXAMPLE, tmp_path / "caches", "--package") == 1
 
 
-def test_generating_again_updates_and_leaves_nothing_stale(tmp_path: Path) -> None:
+def test_generating_again_leaves_no_old_files(tmp_path: Path) -> None:
     output = tmp_path / "caches"
     generate(EXAMPLE, output)
     before = content(output)
@@ -151,7 +151,7 @@ def test_generating_again_updates_and_leaves_nothing_stale(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["caches"]
 
 
-def test_foreign_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_directory_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "caches"
     output.mkdir()
     (output / "mine").write_text("mine")
@@ -169,7 +169,7 @@ def test_repository_in_the_folder_is_not_lost(tmp_path: Path, capsys: pytest.Cap
     assert (output / ".git").is_dir()
 
 
-def test_bad_document_changes_nothing(tmp_path: Path) -> None:
+def test_invalid_document_changes_nothing(tmp_path: Path) -> None:
     output = tmp_path / "caches"
     generate(EXAMPLE, output)
     before = content(output)
@@ -177,7 +177,7 @@ def test_bad_document_changes_nothing(tmp_path: Path) -> None:
     assert content(output) == before
 
 
-def test_old_chart_is_there_when_the_new_one_cannot_be_put_in_its_place(
+def test_old_chart_stays_if_the_new_one_cannot_replace_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "caches"
@@ -206,19 +206,19 @@ def test_old_chart_is_there_when_the_new_one_cannot_be_put_in_its_place(
         ("x" * 60, "x" * 53),
     ],
 )
-def test_name_is_made_of_the_folders(tmp_path: Path, folder: str, name: str) -> None:
+def test_name_is_derived_from_the_directory(tmp_path: Path, folder: str, name: str) -> None:
     assert generate(EXAMPLE, tmp_path / folder) == 0
     assert loaded(tmp_path / folder / "Chart.yaml")["name"] == name
 
 
 @pytest.mark.parametrize("name", ["My_Caches", "a\n", "", "x" * 54, "2x"])
-def test_name_that_is_no_charts_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_name_of_a_chart_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate(EXAMPLE, tmp_path / "caches", "--name", name) == 1
     assert "is not a valid name for a chart" in capsys.readouterr().err
     assert not (tmp_path / "caches").exists()
 
 
-def test_unwritable_place_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert generate(EXAMPLE, tmp_path / "file" / "caches") == 1
     assert "cannot be written: " in capsys.readouterr().err
@@ -231,5 +231,5 @@ def test_hundred_caches_are_written_and_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(generated()))
-def test_generated_files_are_committed_as_they_are_made(name: str) -> None:
+def test_generated_files_are_up_to_date(name: str) -> None:
     assert (REPOSITORY / name).read_text() == generated()[name], "run make generate"

@@ -13,7 +13,7 @@ INVENTORY: dict[str, list[str]] = yaml.safe_load((REPOSITORY / "tests" / "render
 
 
 @pytest.mark.parametrize("scenario", INVENTORY)
-def test_names_are_those_that_the_chart_gives(scenario: str) -> None:
+def test_names_equal_those_of_the_chart(scenario: str) -> None:
     values = load_values(yaml.safe_load((REPOSITORY / "chart" / "ci" / f"{scenario}-values.yaml").read_text()))
     prefix = fullname("x", name_override=values.nameOverride, fullname_override=values.fullnameOverride)
     names = {f"StatefulSet {object_name(prefix, cache.upstream)}" for cache in values.caches}
@@ -59,5 +59,5 @@ def test_service_begins_with_a_letter() -> None:
         ),
     ],
 )
-def test_gardeners_names_are_those_of_its_own_tests(upstream: str, name: str) -> None:
+def test_gardeners_names_equal_those_in_its_tests(upstream: str, name: str) -> None:
     assert gardener_service_name(Cache(upstream=upstream)) == name

@@ -280,7 +280,7 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
         ),
     ],
 )
-def test_plan_says(old: dict[str, Any], new: dict[str, Any], text: str) -> None:
+def test_plan_describes_each_change(old: dict[str, Any], new: dict[str, Any], text: str) -> None:
     assert planned(old, new).text() == text
 
 
@@ -318,7 +318,7 @@ def files(tmp_path: Path) -> tuple[str, str, str]:
     return paths[0], paths[1], paths[2]
 
 
-def test_exit_code_tells_whether_it_would_be_refused(
+def test_exit_code_shows_whether_the_upgrade_would_be_refused(
     files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     old, new, refused = files
@@ -362,6 +362,6 @@ def test_one_of_the_two_may_be_standard_input(
     assert "both standard input" in capsys.readouterr().err
 
 
-def test_bad_document_is_no_plan(files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_document_has_no_plan(files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", files[0], "/dev/null"]) == 1
     assert capsys.readouterr().err == "/dev/null: is empty\n"

@@ -32,7 +32,7 @@ def leaves(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[s
             yield from leaves(each, f"{path}{name}.<>.")
 
 
-def test_schema_is_closed_and_says_its_draft() -> None:
+def test_schema_is_closed_and_names_its_draft() -> None:
     schema = values_schema()
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     jsonschema.Draft7Validator.check_schema(schema)
@@ -45,7 +45,7 @@ def test_schema_is_closed_and_says_its_draft() -> None:
             assert each["additionalProperties"] is False, f"{path} is open"
 
 
-def test_what_has_no_default_is_left_out_or_must_be_written() -> None:
+def test_values_without_a_default_are_optional_or_required() -> None:
     without = {path for path, part in leaves(model_schema()) if "properties" not in part and "default" not in part}
     assert without == {
         "caches",
@@ -99,7 +99,7 @@ def test_schema_and_model_agree() -> None:
     assert min(taken[True], taken[False]) > 300, "documents of both kinds"
 
 
-def test_new_names_are_those_of_values() -> None:
+def test_new_names_are_values_and_old_names_are_not() -> None:
     paths = {path for path, _ in leaves(model_schema())}
     assert set(RENAMED_VALUES.values()) <= paths
     assert not paths & set(RENAMED_VALUES)

@@ -17,6 +17,6 @@ from registry_cache.regenerate import REPOSITORY
         pytest.param(["mypy", "generator", "ci", "chart/files"], id="types"),
     ],
 )
-def test_nothing_is_found(command: list[str]) -> None:
+def test_lint_finds_nothing(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout + done.stderr

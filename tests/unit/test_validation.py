@@ -255,7 +255,7 @@ def test_rule(good: object, bad: object, message: str) -> None:
         ),
     ],
 )
-def test_suffix_that_gardener_refuses_is_refused_in_a_shoot_alone(good: list[Any], bad: list[Any], reason: str) -> None:
+def test_suffix_that_gardener_refuses_is_refused_only_in_a_shoot(good: list[Any], bad: list[Any], reason: str) -> None:
     def shoot(entries: list[Any]) -> dict[str, Any]:
         extension = {"type": "registry-cache", "providerConfig": caches(*entries)}
         return {"kind": "Shoot", "spec": {"extensions": [extension]}}

@@ -17,7 +17,7 @@ def test_addresses_are_found() -> None:
     assert lookup.addresses() == [(socket.AF_INET, ("127.0.0.1", 5000))]
 
 
-def test_look_up_that_hangs_holds_up_nobody_and_ends_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookup_that_hangs_blocks_no_caller_and_ends_later(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
     def hang(*_: object, **__: object) -> object:
@@ -36,7 +36,7 @@ def test_look_up_that_hangs_holds_up_nobody_and_ends_later(monkeypatch: pytest.M
     assert describe_lookup_error("cache", raised.value) == "cache has no address: try again"
 
 
-def test_name_that_is_none_is_an_error() -> None:
+def test_invalid_name_is_an_error() -> None:
     lookup = NameLookup("x" * 64, 5000)
     assert lookup.wait(TIMEOUT_SECONDS)
     with pytest.raises(UnicodeError) as raised:

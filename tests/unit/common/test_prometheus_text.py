@@ -7,7 +7,7 @@ import time
 from common.prometheus_text import Histogram, Metric, Sample, format_metrics, process_metrics
 
 
-def test_metric_has_its_meaning_kind_and_samples() -> None:
+def test_metric_has_its_help_its_type_and_its_samples() -> None:
     samples = [Sample({"result": "ok"}, 3), Sample({}, 0.5)]
     assert format_metrics([Metric("probes_total", "counter", "Probes by result.", samples)]) == (
         "# HELP probes_total Probes by result.\n"
@@ -44,7 +44,7 @@ def test_histogram_counts_up_to_each_bound() -> None:
     ]
 
 
-def test_process_tells_its_start_its_cpu_time_and_its_memory() -> None:
+def test_metrics_of_the_process_have_its_start_cpu_time_and_memory() -> None:
     start = time.time()
     values = {metric.name: next(iter(metric.samples)).value for metric in process_metrics(start)}
     assert values["process_start_time_seconds"] == round(start, 2)

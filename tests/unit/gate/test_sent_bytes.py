@@ -54,7 +54,7 @@ def test_bytes_are_counted_by_kind_and_malformed_reports_are_ignored(front: sock
     assert counted == Counter({"blob": 142, "manifest": 5})
 
 
-def test_reports_without_room_hold_up_nobody_and_are_counted(front: socket.socket) -> None:
+def test_reports_without_room_delay_nobody_and_are_counted(front: socket.socket) -> None:
     """Nobody receives at first: each report is either counted later or known to be lost."""
     counted: Counter[str] = Counter()
     receiver = SentBytes(lambda kind, _: counted.update([kind]), lambda count: counted.update({"uncounted": count}))

@@ -53,7 +53,7 @@ def test_second_run_waits_and_uses_what_the_first_has_made(tmp_path: Path) -> No
     assert [path.name for path in target.iterdir()] == ["made"]
 
 
-def test_run_that_is_killed_leaves_nothing_that_others_wait_for(tmp_path: Path) -> None:
+def test_killed_run_leaves_no_lock_behind(tmp_path: Path) -> None:
     target = tmp_path / "bin" / "distribution-v3"
     killed = start(target, 60)
     while not (target.parent / "makers").exists():

@@ -140,9 +140,7 @@ def node(tmp_path: Path) -> Node:
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["works", "broken"])
-def test_killed_at_any_system_call_the_next_start_brings_containerd_to_what_the_file_says(
-    tmp_path: Path, *, broken: bool
-) -> None:
+def test_next_start_applies_the_file_after_a_kill_at_any_system_call(tmp_path: Path, *, broken: bool) -> None:
     call, killed = 0, True
     while killed:
         (tmp_path / str(call)).mkdir()
@@ -159,7 +157,7 @@ def test_killed_at_any_system_call_the_next_start_brings_containerd_to_what_the_
 
 @given(calls=st.lists(st.integers(0, 60), min_size=2, max_size=5), broken=st.booleans())
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_killed_again_and_again_it_ends_as_if_it_never_was(
+def test_repeated_kills_do_not_change_the_result(
     tmp_path_factory: pytest.TempPathFactory, calls: list[int], *, broken: bool
 ) -> None:
     node = Node(tmp_path_factory.mktemp("node"))
@@ -172,7 +170,7 @@ def test_killed_again_and_again_it_ends_as_if_it_never_was(
     node.check_end()
 
 
-def test_killed_between_the_file_and_the_restart_containerd_is_restarted_by_the_next_start(node: Node) -> None:
+def test_next_start_restarts_containerd_after_a_kill_before_the_restart(node: Node) -> None:
     def restart_killed(command: list[str], **keywords: Any) -> subprocess.CompletedProcess[Any]:
         if command[0].endswith("restart"):
             raise Killed

@@ -155,7 +155,7 @@ def test_directory_is_read(tmp_path: Path, text: str, version: str) -> None:
         pytest.param(f"version = 2\n{TLS}", OLDEST, "take registry.configs.*.tls out of", id="tls-of-a-registry"),
     ],
 )
-def test_directory_is_not_read_and_what_to_write_helps(tmp_path: Path, text: str, version: str, said: str) -> None:
+def test_directory_is_not_read_and_the_advice_helps(tmp_path: Path, text: str, version: str, said: str) -> None:
     node = Node(tmp_path, {MAIN: text})
     finding = node.check(version)
     assert finding.reads is False
@@ -165,7 +165,7 @@ def test_directory_is_not_read_and_what_to_write_helps(tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize("name", [SHORT, SERVICE, IMAGES])
-def test_cri_plugin_that_is_disabled_is_named(tmp_path: Path, name: str) -> None:
+def test_disabled_cri_plugin_is_named(tmp_path: Path, name: str) -> None:
     finding = Node(tmp_path, {MAIN: f'disabled_plugins = ["{name}"]\n{V2}'}).check(UNKNOWN)
     assert finding == Finding(
         reads=False, problem=f"{MAIN} has the CRI plugin in disabled_plugins: take it out, and restart containerd"
@@ -223,7 +223,7 @@ def test_cri_plugin_that_is_disabled_is_named(tmp_path: Path, name: str) -> None
         pytest.param(V2 + "configs = 1\n", OLDEST, "configs has the wrong type", id="configs-as-number"),
     ],
 )
-def test_what_releases_treat_differently_is_unknown(tmp_path: Path, text: str, version: str, said: str) -> None:
+def test_files_that_releases_treat_differently_are_unknown(tmp_path: Path, text: str, version: str, said: str) -> None:
     node = Node(tmp_path, {MAIN: ""})
     node.path(MAIN).write_bytes(text.encode(errors="surrogateescape"))
     finding = node.check(version)
@@ -309,7 +309,7 @@ def test_imports_are_followed(tmp_path: Path, files: dict[str, str], version: st
     assert bool(finding.problem) is not reads
 
 
-def test_what_to_write_is_said_for_the_file_that_wins(tmp_path: Path) -> None:
+def test_advice_names_the_file_that_wins(tmp_path: Path) -> None:
     node = Node(tmp_path, {MAIN: f"imports = ['a.toml']\n{V2}", "a.toml": OTHER_KEY})
     finding = node.check(UNKNOWN)
     node.follow(finding.problem)
@@ -325,7 +325,7 @@ def test_version_is_not_added_to_a_file_whose_plugins_have_names_of_version_1(tm
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST, UNKNOWN])
-def test_without_a_file_it_is_not_read_and_one_that_is_written_helps(tmp_path: Path, version: str) -> None:
+def test_directory_is_not_read_without_a_file_and_the_advice_helps(tmp_path: Path, version: str) -> None:
     node = Node(tmp_path, {})
     finding = node.check(version)
     assert finding.reads is False
@@ -342,7 +342,7 @@ def test_without_a_file_it_is_not_read_and_one_that_is_written_helps(tmp_path: P
         pytest.param(f"imports = ['/etc/containerd-more/a.toml']\n{V2}", id="directory-that-begins-alike"),
     ],
 )
-def test_what_the_pod_cannot_see_is_unknown(tmp_path: Path, text: str) -> None:
+def test_files_that_the_pod_cannot_see_are_unknown(tmp_path: Path, text: str) -> None:
     finding = Node(tmp_path, {MAIN: text}).check(UNKNOWN)
     assert finding.reads is None
     assert re.search("is unknown: /(run|etc)/.* is not mounted into this pod", finding.problem)

@@ -71,7 +71,7 @@ def test_connecting_may_have_less_time_than_the_answer() -> None:
     assert time.monotonic() - begin < TIMEOUT_SECONDS / 2
 
 
-def test_number_of_look_ups_that_hang_is_limited(resolver: Resolver) -> None:
+def test_number_of_lookups_that_hang_is_limited(resolver: Resolver) -> None:
     lookups = connections.Lookups()
     for number in range(connections.MAX_LOOKUPS + 5):
         with pytest.raises(Unavailable, match=r"^DNS (did|does) not answer"):

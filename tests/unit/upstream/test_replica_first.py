@@ -54,7 +54,7 @@ def test_everything_is_fetched_from_the_upstream_by_one_replica_only() -> None:
 
 
 @pytest.mark.parametrize("problem", [REFUSED, Denied("no")], ids=repr)
-def test_upstream_is_asked_if_the_replica_is_of_no_use(problem: Exception) -> None:
+def test_upstream_is_asked_if_the_replica_cannot_help(problem: Exception) -> None:
     upstream, replica = Failing(), Failing(problem)
     source = replica_first(0, upstream, replica)
     for blob in BLOBS:
