@@ -29,7 +29,7 @@ demo-down: setup ## Remove the demo's cluster
 	@ci/test-cluster down --name demo
 
 .PHONY: test-fast
-test-fast: setup ## Run the tests that need no cluster and no containerd, but for the longest ones: about 1 min
+test-fast: setup ## Run the tests that need no cluster and no containerd, except the longest ones: about 1 min
 	@$(RUN) -m pytest --numprocesses=2 -m 'not slow' tests/unit tests/render tests/editor
 
 # For complete runs only: tests/conftest.py distributes the tests, and a part of them covers a part of the code.

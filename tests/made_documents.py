@@ -1,4 +1,4 @@
-"""Values files made up for property tests: most of a document is right, so that what is wrong is seen alone."""
+"""Values files for property tests. Most of a document is valid, so that each mistake appears by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from registry_cache.document import parse
 from registry_cache.validation import find_problems
 
 Strategy = st.SearchStrategy[Any]
-LAST = 39  # of a die: about one value in forty is anything
+LAST = 39  # about one value in forty is arbitrary
 
 TEXTS = st.sampled_from(
     ["docker.io", "a.b:5000", "A", "", "a-", "https://a.b", "http://a:1/", "/etc/x", "Always", "0s", "7d", "fast", "0"]
@@ -22,7 +22,7 @@ HOST = st.lists(LABEL, min_size=1, max_size=3).map(".".join)
 KNOWN = st.sampled_from(["docker.io", "ghcr.io", "registry.example.com:5000"])
 UPSTREAM = KNOWN | HOST
 URL = st.builds("{}://{}".format, st.sampled_from(["http", "https", "HTTPS"]), UPSTREAM)
-# Some of them too small for a volume, or not needed by their cache: what only the combinations tell.
+# Some are too small for a volume, or not needed by their cache, which depends on the other values.
 SIZE = st.integers(2**19, 10**12) | st.from_regex(
     "[1-9][0-9]{0,2}([.][0-9])?([MGT]i?|e[6-9])|[1-9]{2,4}(ki?|m|e3)?", fullmatch=True
 )
@@ -31,12 +31,12 @@ TIME_TO_LIVE = DURATION | st.sampled_from(["0s", "0", "-0s", "168h"])
 
 
 def mostly(right: Strategy) -> Strategy:
-    """What is right, and once in a while anything."""
+    """Return valid values, and now and then an arbitrary one."""
     return st.integers(0, LAST).flatmap(lambda dice: ANYTHING if dice == LAST else right)
 
 
 def mapping(*, required: dict[str, Strategy] | None = None, **optional: Strategy) -> Strategy:
-    """Some of the keys, with values that are mostly right; once in a while a key that there is not."""
+    """Return some of the keys with mostly valid values, and now and then an unknown key."""
     known = {key: mostly(value) for key, value in optional.items()}
     made = st.fixed_dictionaries({key: mostly(value) for key, value in (required or {}).items()}, optional=known)
     unknown = st.integers(0, LAST).map(lambda dice: {"other": 1} if dice == LAST else {})
@@ -176,7 +176,7 @@ VALUES = st.fixed_dictionaries(
 
 
 def problems(document: object) -> list[str]:
-    """The problems of a document, without the lines."""
+    """Return the problems of a document, without their lines."""
     return [f"{problem.path}: {problem.text}" for problem in find_problems(parse(json.dumps(document).encode()))]
 
 
@@ -189,7 +189,7 @@ def one(**fields: object) -> dict[str, Any]:
 
 
 def nested(path: str, value: object) -> dict[str, Any]:
-    """A document in which a value stands at a path."""
+    """Return a document with a value at a path."""
     for part in reversed(path.split(".")):
         value = {part: value}
     assert isinstance(value, dict)

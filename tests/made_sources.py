@@ -1,4 +1,4 @@
-"""A source of manifests and blobs that does what a test says, at the moment that it says."""
+"""A source of manifests and blobs that a test controls."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class MadeAnswer:
 
 
 class MadeSource:
-    """Answers by what `answer` returns or raises, and remembers what it was asked for."""
+    """Returns or raises what `answer` does, and remembers the requests."""
 
     def __init__(self, answer: Callable[[Asked], MadeAnswer]) -> None:
-        """Nothing is asked yet."""
+        """Start without requests."""
         self.answer = answer
         self.asked: list[Asked] = []
         self._lock = threading.Lock()

@@ -264,7 +264,7 @@ class CachePod:
         """Change how the volume in memory is mounted, for all containers: `ro`, `rw`, `size=…`, `nr_inodes=…`.
 
         Raises:
-            RuntimeError: It is to be read-only while a file is open for writing, or smaller than its content.
+            RuntimeError: It would be read-only while a file is open for writing, or smaller than its content.
         """
         assert isinstance(self.volume, Tmpfs), "a folder of this machine is not mounted by us"
         self._run("mount", "-o", f"remount,{options}", self._volumes.source(self._volumes.claim))

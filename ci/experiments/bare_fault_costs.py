@@ -26,7 +26,7 @@ ALONE_SECONDS = 2.0
 
 @dataclass
 class Costs:
-    """The figures of a fault, in seconds since its begin, or since its end for `freed` and `returned`."""
+    """The figures of a fault, in seconds since its beginning, or since its end for `freed` and `returned`."""
 
     before: dict[str, Pull] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
@@ -76,7 +76,7 @@ def measure_all(node: BareNode) -> Measured:
 
 
 class _Measurement:
-    """The course of all faults, from the begin of the first one to the end of the last one."""
+    """The course of all faults, from the beginning of the first one to the end of the last one."""
 
     def __init__(self, node: BareNode, caches: dict[CacheFault, tuple[Upstream, Cache]], watch: Watch) -> None:
         """Begin with caches that are in use."""

@@ -27,7 +27,7 @@ DIRECT = "quay.io"
 SLOW_BYTES = 600_000
 SLOW_LAYER = 12_000_000
 UNDER_WAY = "find /var/lib/containerd/io.containerd.content.v1.content/ingest -name data -size +400k -mmin -0.1"
-# Ten times the 15 s in which a cache is to be withdrawn and used again.
+# Ten times the 15 s in which a cache must be withdrawn and used again.
 NOTICE_SECONDS = 150.0
 PULL_SECONDS = 240.0
 # How long a pull that containerd does not end by itself is given before the fault is ended.

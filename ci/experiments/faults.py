@@ -1,4 +1,4 @@
-"""The faults of a cache, and what is known of each: what a node sees, and what containerd and the node program do.
+"""The faults of a cache, and what each of them is known to do: to the node, to containerd and to the node program.
 
 There are two back ends, which put a fault in place: `cluster_faults` for a cache pod in the test cluster, `bare_faults`
 for a distribution before bare containerds, without Kubernetes.
@@ -50,12 +50,12 @@ class CacheFault:
     held: frozenset[str] = frozenset()
     # It begins while a layer is being sent.
     under_way: bool = False
-    # A pull can be made between its begin and the withdrawal of the cache.
+    # A pull can be made between its beginning and the withdrawal of the cache.
     before: bool = True
 
 
 def _of_contents(title: str, answers: Fault, contents: str, *, falls_back: bool = False) -> CacheFault:
-    """Return a fault of manifests and blobs in the cluster; /v2/ stays good, so that the node program misses it."""
+    """Return a fault of manifests and blobs in the cluster; the node program does not notice it, because /v2/ works."""
     return CacheFault(
         f"manifests and blobs: {title}",
         answers,
@@ -69,7 +69,7 @@ def _of_contents(title: str, answers: Fault, contents: str, *, falls_back: bool 
 def _of_kind(
     kind: str, title: str, *, falls_back: bool = False, held: frozenset[str] = frozenset(), **answers: object
 ) -> CacheFault:
-    """Return a fault of manifests or of blobs alone, without Kubernetes; /v2/ stays good."""
+    """Return a fault of manifests or of blobs alone, without Kubernetes; /v2/ works."""
     fault = Fault(kinds=(kind,), **answers)  # type: ignore[arg-type] # as given below
     return CacheFault(f"{kind}: {title}", fault, BackEnd.BARE, noticed=False, falls_back=falls_back, held=held)
 

@@ -36,8 +36,8 @@ LD_LIBRARY_PATH={libraries} exec "$root/{program}" "$@"
 class PackageSet:
     """Debian packages that are unpacked into one folder.
 
-    With `whole` they are exactly the content of the folder, and otherwise all that they depend on is added, but for
-    the C library. `programs` are paths of programs that get a script in the folder `programs`.
+    With `whole` they are exactly the content of the folder, and otherwise everything that they depend on is added,
+    except the C library. `programs` are paths of programs that get a script in the folder `programs`.
     """
 
     name: str

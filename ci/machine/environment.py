@@ -1,7 +1,7 @@
 """The environment of every program that is started here: the same whatever the user of this machine has set.
 
-Variables are passed on by name, never all of them. Programs of the test bed get almost none. What downloads and builds
-gets those that say where packages come from and through which proxy, since only the user knows that.
+Variables are passed on by name, never all of them. Programs of the test bed get almost none. Programs that download and
+build get those that say where packages come from and through which proxy, since only the user knows that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DOWNLOADS = PROXIES | {
     *("NPM_CONFIG_CACHE", "NPM_CONFIG_CAFILE", "NPM_CONFIG_REGISTRY", "NPM_CONFIG_USERCONFIG"),
 }
 ENGINE_PREFIXES = ("CONTAINERD_", "DOCKER_", "KIND_")
-# What this process itself and the tools that run the tests read.
+# Variables that this process itself and the tools that run the tests read.
 OWN_PREFIXES = ("COV_", "COVERAGE_", "HYPOTHESIS_", "PYTEST_", "PYTHON", "RUFF_", "MYPY_")
 OWN = frozenset({"CI", "COLUMNS", "FORCE_COLOR", "HOME", "NO_COLOR", "PATH", "VIRTUAL_ENV"})
 

@@ -55,7 +55,7 @@ class Request:
 
 
 def read_requests(lines: Iterable[bytes]) -> list[Request]:
-    """Return the requests in these lines, but for those that the test bed itself made."""
+    """Return the requests in these lines, except those of the test bed itself."""
     return [
         Request(
             upstream=NAMES.get(entry["host"], entry["host"]),

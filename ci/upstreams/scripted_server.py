@@ -15,7 +15,7 @@ class ScriptedServer(Listener):
     """Runs `script` for the request of each connection, and keeps the heads of all requests.
 
     With `accept`, that is called with each connection before anything is read from it, and returns the one to use, for
-    example with TLS, or None where nothing more is to be done.
+    example with TLS, or None to send nothing more.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def find_site(upstream: str) -> Site:
     for site in SITES:
         if site.upstream == upstream:
             return site
-    message = f"{upstream} is none of the test bed's upstreams: {', '.join(site.upstream for site in SITES)}"
+    message = f"{upstream} is not an upstream of the test bed: {', '.join(site.upstream for site in SITES)}"
     raise ValueError(message)
 
 

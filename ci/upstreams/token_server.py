@@ -46,7 +46,7 @@ def _new_key() -> ec.EllipticCurvePrivateKey:
 
 @dataclass
 class TokenServer:
-    """Signs tokens for `service`, and grants everything to who has the `login`, which is `user:password`.
+    """Signs tokens for `service`, and grants everything to clients with the `login`, which is `user:password`.
 
     `announced_seconds` and `accepted_seconds` are how long a token is good, by the response and for distribution.
     With `status` all requests are refused, and with `silent` they wait until it is set. `requests` are the scopes and

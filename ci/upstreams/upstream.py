@@ -178,7 +178,7 @@ class Upstream:
     def _add(self, name: str, **changes: Any) -> None:
         """Add a fault to a name; responses that have another fault of the fault server are cut."""
         if name not in HOSTS:
-            message = f"{name} is none of the test bed's upstreams: {', '.join(HOSTS)}"
+            message = f"{name} is not an upstream of the test bed: {', '.join(HOSTS)}"
             raise ValueError(message)
         self.faults[name] = replace(self.faults.get(name, UpstreamFault()), **changes)
         self.place.stop("fault_server")

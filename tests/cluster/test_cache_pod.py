@@ -233,11 +233,11 @@ def _answers(release: Release, name: str, node: Node) -> bool:
 
 
 def _wait_until_left(release: Release, pod: Any, *nodes: NativeNode) -> None:
-    """Wait until a pod is no endpoint of the Service any more, and these nodes know it."""
+    """Wait until a pod is not an endpoint of the Service any more, and these nodes know it."""
     wait_for("the Service to leave it", lambda: pod["status"]["podIP"] not in _endpoints(release), LOST_SECONDS)
 
     def known() -> bool:
-        # kube-proxy chooses one of two at random, so that eight responses are no coincidence.
+        # kube-proxy chooses one of two at random, so eight responses are enough.
         return all(_answers(release, UPSTREAM, node) for node in nodes for _ in range(8))
 
     wait_for("the nodes to know", known, LOST_SECONDS)

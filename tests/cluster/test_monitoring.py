@@ -311,7 +311,7 @@ def test_bytes_match_the_upstreams_access_log_and_the_nodes(watched: Watched) ->
     sent = sum(each.body_bytes for each in asked_for if each.is_blob)
     assert number(f"sum(registry_proxy_pulled_bytes_total{{{of}}})") == sent == size
     wait_for(
-        "what was sent last to be told", lambda: number(f"sum(registry_proxy_pushed_bytes_total{{{of}}})") > size, 30
+        "the last bytes to be counted", lambda: number(f"sum(registry_proxy_pushed_bytes_total{{{of}}})") > size, 30
     )
     assert number(f"sum(registry_proxy_pushed_bytes_total{{{of}}})") == watched.pulls * size
     assert number(f"sum(registry_proxy_misses_total{{{of}}})") == len(watched.image.blobs)

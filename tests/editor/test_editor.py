@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 # The line by which a document names its schema, for every editor with this server.
 MODELINE = f"# yaml-language-server: $schema={(REPOSITORY / 'values.schema.json').as_uri()}\n"
-# Else the server fetches lists of schemas from the internet, and one of them could know a file's name.
+# Otherwise the server downloads lists of schemas, and one of them could match the name of a file.
 SETTINGS = {"schemaStore": {"enable": False}, "kubernetesCRDStore": {"enable": False}}
 # Seconds for one answer; it takes less than one.
 PATIENCE = 20.0
@@ -60,20 +60,20 @@ class Editor:
         self._wait(self._client.stop())
 
     def problems(self, text: str) -> list[tuple[int, str]]:
-        """What is underlined in a document: numbers of lines, from 0, and what is said there."""
+        """Return what is underlined in a document: the numbers of lines, from 0, and the messages."""
         uri = self._open(text)
         found = self._wait(self._published[uri].get())
         return [(diagnostic.range.start.line, diagnostic.message) for diagnostic in found]
 
     def offers(self, text: str) -> list[str]:
-        """What can be completed at the cursor."""
+        """Return the completions at the cursor."""
         uri, place = self._open_at_cursor(text)
         answer = self._wait(self._client.text_document_completion_async(lsp.CompletionParams(uri, place)))
         assert isinstance(answer, lsp.CompletionList)
         return [item.label for item in answer.items]
 
     def hover(self, text: str) -> str:
-        """What is shown about what is under the cursor."""
+        """Return the description of the field under the cursor."""
         uri, place = self._open_at_cursor(text)
         answer = self._wait(self._client.text_document_hover_async(lsp.HoverParams(uri, place)))
         assert answer is not None
@@ -113,7 +113,7 @@ def editor() -> Iterator[Editor]:
 )
 def test_good_document_has_nothing_underlined(editor: Editor, path: str) -> None:
     text = (REPOSITORY / path).read_text()
-    if path == "chart/values.yaml":  # the chart's defaults name no upstream, which is for the user to do
+    if path == "chart/values.yaml":  # the chart's defaults name no upstream, because only the user knows it
         text = text.replace("caches: []", "caches: [{upstream: docker.io}]")
     assert editor.problems(MODELINE + text) == []
 

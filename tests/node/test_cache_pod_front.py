@@ -1,4 +1,4 @@
-"""The front of a cache pod: without its gate, before it is ready, for requests that are no pulls, and at its end."""
+"""The front of a cache pod: without its gate, before it is ready, for requests that are not pulls, and at its end."""
 
 from __future__ import annotations
 

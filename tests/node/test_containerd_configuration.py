@@ -1,4 +1,4 @@
-"""What is said of containerd's configuration is never wrong, compared with real containerds of two versions."""
+"""The node program's results about containerd's configuration match real containerds of two versions."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Containerd:
         return table["registry"]["config_path"] if table else None
 
     def reads(self, directory: str, version: str) -> bool | None:
-        """Return what the program says of the files."""
+        """Return the program's result for the files."""
         node = NodeFiles({str(self.folder): self.folder})
         return check_registry_directory(str(self.main), directory, node, version).reads
 
@@ -103,7 +103,7 @@ class Containerd:
 
 @dataclass
 class Mirror:
-    """A server that notes what it is asked, and has nothing."""
+    """A server that records its requests, and has no content."""
 
     asked: list[str] = field(default_factory=list)
 
@@ -286,7 +286,7 @@ def test_cri_pull_reads_the_directory_exactly_if_that_was_the_result(
     reads = containerd.reads(directory, containerd.version)
     assert reads is (bool(mirror.asked) if known else None)
     assert containerd.reads(directory, "") in {None, bool(mirror.asked)}
-    # The container that changes containerd goes by the dump.
+    # The container that changes containerd uses the dump.
     dump = assess_files([parse_file("dump", containerd.dump() or "")], directory, parse_release(containerd.version))
     assert dump.reads is reads
 
@@ -302,7 +302,7 @@ def test_settings_that_stop_the_cri_plugin_are_found_in_the_dump(containerd: Con
 
 
 def _compare(containerd: Containerd, files: dict[str, str]) -> None:
-    """Compare what is said of files, for this release and for any, with what containerd makes of them."""
+    """Compare the program's result for files, for this release and for any, with what containerd reads."""
     containerd.configure(files)
     truth = containerd.config_path() == "/a"
     for version in (containerd.version, ""):

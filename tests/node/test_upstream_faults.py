@@ -1,4 +1,4 @@
-"""The faults of the test bed's upstreams have the effects that their descriptions promise, and end when told to."""
+"""The faults of the test bed's upstreams have the effects that their descriptions promise, and can be ended."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def test_log_has_the_bytes_that_were_sent_before_the_client_left(registry: Upstr
 
 
 def test_unknown_name_is_refused(registry: Upstream) -> None:
-    with pytest.raises(ValueError, match=r"nothing\.example\.com is none of"):
+    with pytest.raises(ValueError, match=r"nothing\.example\.com is not an upstream of"):
         registry.fail("nothing.example.com", 500)
 
 

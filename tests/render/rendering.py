@@ -30,7 +30,7 @@ Object = dict[str, Any]
 
 
 class Strict(yaml.SafeLoader):
-    """Refuses a key that a mapping holds twice: of those, some programs take the last and some refuse the file."""
+    """Refuses a key that a mapping has twice: some programs take the last one, and some refuse the file."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         made = super().construct_mapping(node, deep=deep)
@@ -74,7 +74,7 @@ def render(values: Path, *arguments: str, release: str = "x", chart: Path = CHAR
 
 @cache
 def custom_schemas() -> dict[tuple[str, str], Object]:
-    """The schemas of custom resources by apiVersion and kind, strict as well."""
+    """Return the schemas of custom resources by apiVersion and kind; they are strict as well."""
     found = {}
     for path in tools.custom_resources():
         spec = yaml.safe_load(path.read_text())["spec"]
@@ -85,7 +85,7 @@ def custom_schemas() -> dict[tuple[str, str], Object]:
 
 
 def _strict(schema: Any) -> Any:
-    """The schema without room for unknown fields, of which the API server would say nothing and keep nothing."""
+    """Return the schema without unknown fields, which the API server would drop silently."""
     if isinstance(schema, list):
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -97,7 +97,7 @@ def _strict(schema: Any) -> Any:
 
 
 def names(objects: list[Object]) -> list[str]:
-    """Kind and name of each object, sorted."""
+    """Return the kind and the name of each object, sorted."""
     return sorted(f"{found['kind']} {found['metadata']['name']}" for found in objects)
 
 
@@ -106,7 +106,7 @@ def by_kind(objects: list[Object], kind: str) -> list[Object]:
 
 
 def pod_specs(objects: list[Object]) -> list[tuple[str, Object]]:
-    """Each pod's name and spec, those of templates included."""
+    """Return the name and the spec of each pod, including those in templates."""
     found = [(one["metadata"]["name"], one["spec"]) for one in by_kind(objects, "Pod")]
     for kind in ("StatefulSet", "DaemonSet"):
         found += [(one["metadata"]["name"], one["spec"]["template"]["spec"]) for one in by_kind(objects, kind)]
@@ -121,7 +121,7 @@ def written(folder: Path, document: object) -> Path:
 
 
 def configurations(values: Path) -> dict[str, Any]:
-    """What each cache is told, by its upstream."""
+    """Return the configuration of each cache by its upstream."""
     return configurations_of(render(values))
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @scenarios
 def test_each_replica_has_the_claim_that_its_statefulset_would_create(values: Path) -> None:
-    """Of the same name, so that it is taken as it is; the labels of the template are among its own."""
+    """The StatefulSet adopts it by its name; its labels include those of the template."""
     objects = render(values)
     expected = {}
     for found in by_kind(objects, "StatefulSet"):
@@ -83,7 +83,7 @@ def test_volume_is_kept_only_with_the_retention_policy_retain(tmp_path: Path) ->
 
 
 def test_claim_records_the_storage_class_of_the_values() -> None:
-    """As it will have one too where that is the cluster's default."""
+    """The cluster fills in a default class, which must count as the same."""
     said = {
         found["metadata"]["labels"]["upstream-host"]: found["metadata"].get("annotations")
         for found in by_kind(render(THREE), "PersistentVolumeClaim")
@@ -151,7 +151,7 @@ def test_second_replica_changes_no_immutable_field(tmp_path: Path) -> None:
     ],
 )
 def test_chart_reads_quantities_as_kubernetes_does(quantity: object, number: int, tmp_path: Path) -> None:
-    """The check of the claims that are there compares them; tests/cluster has the check itself."""
+    """The check of existing claims compares them; tests/cluster tests that check."""
     chart = tmp_path / "chart"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text(json.dumps({"apiVersion": "v2", "name": "bytes", "version": "1.0.0"}))
@@ -241,7 +241,7 @@ def test_change_restarts_only_that_cache_or_none(change: dict[str, Any], restart
 
 
 def test_ports_of_the_programs_are_those_of_the_chart() -> None:
-    """The chart has them in the record of a cache; nginx and the gate have them in their own code."""
+    """The chart has them in the record of a cache, and nginx and the gate in their own files."""
     objects = render(THREE)
     (service, *_) = by_kind(objects, "Service")
     ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}

@@ -100,7 +100,7 @@ def test_invalid_values_render_nothing(tmp_path: Path, document: object) -> None
 
 
 def test_everything_scenario_changes_the_default_of_every_value() -> None:
-    """But for those that can have no other, or switch off what is to be seen."""
+    """Except for those that have no other valid value, or that would disable something that the scenario shows."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(_unset(schema, yaml.safe_load(EVERYTHING.read_text()))) == {
         *("enabled", "apiVersion", "kind"),
@@ -112,15 +112,15 @@ def test_everything_scenario_changes_the_default_of_every_value() -> None:
 
 
 def test_every_value_reaches_the_manifests() -> None:
-    """What is written in the scenario with everything is found again in what it renders."""
+    """Every value of the everything scenario appears in its manifests."""
     text = render_text(EVERYTHING)
     for value in _leaves(yaml.safe_load(EVERYTHING.read_text())):
         if value in ("registry.extensions.gardener.cloud/v1alpha3", "RegistryConfig", "caches", "k3s", "Retain"):
-            # The format's name, a name that fullnameOverride replaces, a preset of which nothing is left, and what
+            # The format's name, a name that fullnameOverride replaces, a preset that other values replace, and what
             # test_volume_is_kept_only_with_the_retention_policy_retain looks for.
             continue
         if "{{" in value:
-            continue  # test_extra_objects_are_templates looks for what becomes of it
+            continue  # test_extra_objects_are_templates checks this value
         if value in ("registry.example.com", "RegistryCacheNotScraped"):
             assert f'"{value}/' not in text, "global.imageRegistry wins"
             assert f"alert: {value}" not in text, "the alert is disabled"
@@ -189,7 +189,7 @@ def test_chart_works_as_a_dependency(tmp_path: Path) -> None:
 
 
 def _without_definition(actions: str, name: str) -> tuple[str, str]:
-    """A template's actions, one a line, without those of one definition, and those."""
+    """Return the actions of a template, one for each line: those outside of one definition, and those in it."""
     before, start, rest = actions.partition(f'- define "{name}" -\n')
     assert start
     inside, _, after = rest.partition("- define ")
@@ -197,7 +197,7 @@ def _without_definition(actions: str, name: str) -> tuple[str, str]:
 
 
 def _unset(schema: Any, values: Any, path: str = "") -> list[str]:
-    """What of a schema is not in the values, or is there as it is by default."""
+    """Return the paths of a schema that the values lack or do not change."""
     found = []
     for name, part in schema["properties"].items():
         if "properties" in part:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ANOTHER = "; write another suffix"
 DOCKER_HUB = 'image references name Docker Hub docker.io; write "docker.io"'
-# What the schema cannot express, so that the chart has rules of its own.
+# Rules that the schema cannot express, so that the chart has its own.
 COMBINATIONS = [
     pytest.param(
         [{"upstream": "docker.io"}, {"upstream": "docker.io"}],
@@ -202,7 +202,7 @@ def test_settings_of_pods_are_refused_by_the_schema_of_both(more: dict[str, Any]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write documents into files of their own."""
+    """Write each document into a file of its own."""
     count = Counter[None]()
 
     def written(document: object) -> Path:
@@ -215,12 +215,12 @@ def write(tmp_path: Path) -> Write:
 
 
 def command_problems(document: object) -> list[str]:
-    """The problems that the command finds, without its suggestions, which the chart does not have."""
+    """Return the problems that the command finds, without its suggestions, which the chart does not have."""
     return [f"{problem.path}: {problem.reason}" for problem in find_problems(parse(json.dumps(document).encode()))]
 
 
 def refusal(path: Path) -> str | None:
-    """Why the chart refuses a file, if it does; the release is called as the command takes it to be."""
+    """Return why the chart refuses a file, if it does; the release has the name that the command assumes."""
     try:
         render_text(path, release="registry-cache")
     except RenderingFailed as refused:
@@ -229,7 +229,7 @@ def refusal(path: Path) -> str | None:
 
 
 def chart_problems(path: Path) -> list[str]:
-    """The problems that the chart's own rules find."""
+    """Return the problems that the chart's own rules find."""
     found = re.search(r"Nothing was changed.\n((?:  .*\n)+)", refusal(path) or "")
     return [line.removeprefix("  ") for line in found[1].splitlines()] if found else []
 
@@ -278,7 +278,7 @@ def test_chart_and_command_answer_old_names_of_values_with_the_new_ones(write: W
 def test_chart_and_command_accept_and_refuse_the_same_documents(write: Write) -> None:
     taken: Counter[bool] = Counter()
 
-    # a rendering takes a fifth of a second: a failure is shown as it is found, not made smaller for minutes
+    # no shrinking: a rendering takes a fifth of a second, so it would take minutes
     @settings(max_examples=150, derandomize=True, phases=[Phase.generate])
     @given(VALUES)
     def check(document: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = REPOSITORY / "examples"
 EXAMPLE = EXAMPLES / "registry-config.yaml"
-# What each example says, written by hand in v1alpha3.
+# The content of each example, written by hand in v1alpha3.
 V1ALPHA3: dict[str, list[dict[str, Any]]] = {
     "registry-config-v1alpha1.yaml": [
         {"upstream": "docker.io", "volume": {"size": "20Gi"}},
@@ -58,14 +58,14 @@ def helm(*arguments: str | Path) -> str:
 
 @pytest.fixture
 def nothing(tmp_path: Path) -> Path:
-    """A values file that says nothing."""
+    """An empty values file."""
     path = tmp_path / "nothing.yaml"
     path.write_text("")
     return path
 
 
 def without_version(text: str, chart: Path) -> str:
-    """A rendering under the version that a configuration's chart begins with."""
+    """Return a rendering with the version that the generated chart's version begins with."""
     version = re.search('version: "(.*)"', (chart / "Chart.yaml").read_text())
     assert version is not None
     label = version[1].replace("+", "_")
@@ -199,7 +199,7 @@ def test_schema_of_the_chart_still_requires_an_upstream(tmp_path: Path) -> None:
 
 
 def test_generated_chart_works_as_a_dependency(tmp_path: Path) -> None:
-    """With values below its name, `global` beside them, and a condition."""
+    """The parent has values below the chart's name, `global` beside them, and a condition."""
     generated(EXAMPLE, tmp_path, "my-caches")
     parent = tmp_path / "parent"
     parent.mkdir()

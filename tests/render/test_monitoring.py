@@ -1,4 +1,4 @@
-"""What the operators for Prometheus and Grafana are given: by their own definitions, and about these pods alone."""
+"""The objects for the operators of Prometheus and Grafana are valid, and match only the pods of the chart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CUSTOM = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "GrafanaDashboard"}
 
 
 def monitored(folder: Path, **more: Any) -> list[Object]:
-    """What is rendered with the PodMonitors and the rules."""
+    """The objects that are rendered with the PodMonitors and the rules."""
     path = folder / "values.yaml"
     on = {"enabled": True}
     document = {"caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}], **more}
@@ -45,7 +45,7 @@ def test_objects_that_need_an_operator_are_off_by_default(values: Path) -> None:
 
 
 def test_definitions_refuse_unknown_fields() -> None:
-    """Else nothing would be checked."""
+    """Otherwise the other tests would check nothing."""
     for found in render(EVERYTHING):
         if found["kind"] in CUSTOM:
             validator = jsonschema.Draft202012Validator(custom_schemas()[found["apiVersion"], found["kind"]])
@@ -69,7 +69,7 @@ def test_podmonitors_find_the_metrics_of_each_pod_once(tmp_path: Path) -> None:
 
 
 def port_of(endpoint: Object, template: Object) -> list[str]:
-    """The port that is scraped, as a list of one."""
+    """Return the port that is scraped, as a list with one entry."""
     if "port" in endpoint:
         ports = [port for container in template["spec"]["containers"] for port in container.get("ports", ())]
         return [str(port["containerPort"]) for port in ports if port["name"] == endpoint["port"]]

@@ -1,4 +1,4 @@
-"""Names of objects: legal, distinct, and the same whatever other caches there are."""
+"""Names of objects are valid and unique, and do not depend on other caches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_awkward_upstreams_get_distinct_legal_names() -> None:
 
 
 def neighbours(upstream: str) -> list[str]:
-    """An upstream and those that look like it once dots, dashes and colons are all the same."""
+    """Return an upstream, and upstreams that differ from it only in dots, dashes and colons."""
     host, _, port = upstream.partition(":")
     alike = [upstream, host, host.replace(".", "-"), re.sub("-+", ".", host)]
     return alike + [f"{name}{joint}{port}" for name in alike for joint in (":", "-", ".") if port and ":" not in name]
@@ -57,7 +57,7 @@ def test_no_upstream_takes_the_name_of_another_or_of_the_charts_own_objects(tmp_
     host = st.lists(label, min_size=1, max_size=5).map(".".join)
     upstream = st.one_of(host, st.builds("{}:{}".format, host, st.integers(1, 65535)))
 
-    # a rendering takes half a second: a failure is shown as it is found, not made smaller for minutes
+    # no shrinking: a rendering takes half a second, so it would take minutes
     @settings(max_examples=10, derandomize=True, phases=[Phase.generate])
     @given(st.lists(upstream, min_size=20, max_size=40))
     def check(upstreams: list[str]) -> None:
@@ -89,7 +89,7 @@ def test_no_upstream_takes_the_name_of_another_or_of_the_charts_own_objects(tmp_
     ],
 )
 def test_any_release_and_namespace_is_accepted(release: str) -> None:
-    """A namespace may be all digits, and then is text all the same."""
+    """A namespace may consist of digits, and must stay text."""
     objects = render(AWKWARD, "--namespace", "123", release=release)
     for found in objects:
         assert found["metadata"]["namespace"] == "123"

@@ -1,4 +1,4 @@
-"""What `registry-cache plan` says of an upgrade is what differs between the two renderings."""
+"""`registry-cache plan` reports exactly the differences between the two renderings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CACHE = some(
 
 
 def caches(entries: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most one with the suffix."""
+    """At most one cache has the suffix."""
     made = [{"upstream": upstream, **fields} for upstream, fields in entries.items()]
     for entry in [one for one in made if "serviceNameSuffix" in one][1:]:
         del entry["serviceNameSuffix"]
@@ -177,7 +177,7 @@ UPSTREAM_SETTINGS: list[dict[str, Any]] = [
 
 @st.composite
 def pairs(draw: Callable[[Strategy], Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two values files, mostly with one difference, so that each kind of change is seen alone."""
+    """Return two values files, mostly with one difference, so that each kind of change appears by itself."""
     old = draw(VALUES)
     if draw(st.integers(0, 4)) == 0:
         return old, draw(VALUES)
@@ -200,7 +200,7 @@ def pairs(draw: Callable[[Strategy], Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def without(found: Object | None, *labels: str) -> Object | None:
-    """An object without some labels of its own, which no pull depends on."""
+    """Return an object without some of its labels, on which no pull depends."""
     if found is None:
         return None
     kept = {key: value for key, value in found["metadata"]["labels"].items() if key not in labels}
@@ -208,7 +208,7 @@ def without(found: Object | None, *labels: str) -> Object | None:
 
 
 def of_upstream(objects: list[Object], upstream: str) -> dict[str, Object]:
-    """A cache's objects by kind and name, each without what no pull depends on."""
+    """Return a cache's objects by kind and name, without fields on which no pull depends."""
     label = upstream.replace(":", "-")
     return {
         f"{one['kind']} {one['metadata']['name']}": {**one, "metadata": {**one["metadata"], "labels": {}}}
@@ -226,7 +226,7 @@ def place(found: Object) -> tuple[str, str]:
 
 
 def storage(claim: Object) -> tuple[int, tuple[str | None, list[str]]]:
-    """Bytes, and class and access modes, as the API server compares them."""
+    """Return the size in bytes, the class and the access modes, as the API server compares them."""
     spec = claim["spec"]
     sizes = {"10Gi": 10 * 2**30, "10240Mi": 10 * 2**30, "20Gi": 20 * 2**30, "1e9": 10**9}
     written = spec["resources"]["requests"]["storage"]
@@ -234,7 +234,7 @@ def storage(claim: Object) -> tuple[int, tuple[str | None, list[str]]]:
 
 
 def possible(old: dict[str, Object], new: dict[str, Object]) -> bool:
-    """Whether each claim that is there can become what it shall be."""
+    """Whether the upgrade can change each existing claim."""
     for name, claim in old.items():
         if claim["kind"] == "PersistentVolumeClaim" and name in new:
             (size, fixed), (new_size, new_fixed) = storage(claim), storage(new[name])
@@ -290,7 +290,7 @@ def check_nodes(change: Change | None, old: list[Object], new: list[Object]) -> 
 
 
 def compared(pair: tuple[dict[str, Any], dict[str, Any]], old: list[Object], new: list[Object]) -> Plan:
-    """The plan from one values file to another, which is compared with what is rendered for the two."""
+    """Return the plan from one values file to another, after comparing it with the two renderings."""
     made = plan(*map(load_values, pair))
     by_upstream = {change.upstream: change for change in made.changes if change.part == "cache"}
     for upstream in {cache["upstream"] for values in pair for cache in values["caches"]}:
@@ -318,7 +318,7 @@ def is_own(found: Object) -> bool:
 
 
 def place_of_all(objects: list[Object]) -> tuple[str, str]:
-    """Where all objects are: the place of one that is always there."""
+    """Return the namespace and the prefix of all objects, taken from one that always exists."""
     (test,) = by_kind(objects, "Pod")
     return place(test)
 
@@ -340,7 +340,7 @@ def rendered(tmp_path: Path) -> Callable[[object], list[Object]]:
 def test_plan_matches_the_differences_between_the_renderings(rendered: Callable[[object], list[Object]]) -> None:
     seen: Counter[str] = Counter()
 
-    # a rendering takes a fifth of a second: a failure is shown as it is found, not made smaller for minutes
+    # no shrinking: a rendering takes a fifth of a second, so it would take minutes
     @settings(max_examples=160, derandomize=True, phases=[Phase.explicit, Phase.generate])
     @given(pairs())
     @example((ONE, {"caches": [{"upstream": "docker.io", "serviceNameSuffix": "suffix"}]}))
@@ -392,7 +392,7 @@ def test_each_setting_alone_does_what_the_plan_says(rendered: Callable[[object],
 
 
 def normal(objects: list[Object]) -> list[Object]:
-    """All objects but those of the test, with a volume's size as a number of bytes."""
+    """Return all objects except those of the test, with the sizes of volumes as numbers of bytes."""
     plain = [one for one in json.loads(json.dumps(objects)) if "helm.sh/hook" not in str(one["metadata"])]
     for found in by_kind(plain, "PersistentVolumeClaim"):
         found["spec"]["resources"]["requests"]["storage"] = str(storage(found)[0])

@@ -57,7 +57,7 @@ def test_every_object_has_the_labels(values: Path) -> None:
 
 @scenarios
 def test_pods_and_claims_have_no_version_label(values: Path) -> None:
-    """Or a new version of the chart would restart every pod, and could not change a claim at all."""
+    """Otherwise a new version of the chart would restart every pod and fail to change the claims."""
     for found in by_kind(render(values), "StatefulSet") + by_kind(render(values), "DaemonSet"):
         templates = [found["spec"]["template"], *found["spec"].get("volumeClaimTemplates", [])]
         for template in templates:
@@ -133,7 +133,7 @@ def test_names_in_a_list_are_unique(values: Path) -> None:
 
 
 def test_labels_and_annotations_of_the_user_are_unique(tmp_path: Path) -> None:
-    """The chart's own labels stay, since selectors live on them; what is said to Prometheus is the user's to change."""
+    """The chart's own labels win, because selectors use them; users may change the annotations for Prometheus."""
     document = {
         "caches": [{"upstream": "docker.io"}],
         "commonLabels": {"app": "mine", "app.kubernetes.io/name": "mine", "grafana_dashboard": "0", "team": "platform"},

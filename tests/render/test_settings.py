@@ -1,4 +1,4 @@
-"""What each setting that a user of Helm expects does to the objects, and what they are without it."""
+"""The effect of each setting that users of Helm charts expect, and its default."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_settings_of_one_upstream_replace_the_shared_ones(chart: Chart) -> None:
 
 @pytest.mark.parametrize("part", ["cachePods", "nodeProgram"])
 def test_security_contexts_are_merged_over_the_defaults_and_null_removes_a_key(chart: Chart, part: str) -> None:
-    """On OpenShift, the namespace says which user and group; SELinux may need a type."""
+    """On OpenShift, the namespace sets the user and the group; SELinux may need a type."""
     pods = {"runAsUser": None, "runAsGroup": None, "seLinuxOptions": {"level": "s0:c1,c2"}}
     if part == "cachePods":
         pods["fsGroup"] = None

@@ -1,4 +1,4 @@
-"""What counts as a change of the code that the pods run."""
+"""Only changes of code change the checksums of the programs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_change_of_code_changes_the_checksum_of_its_folder(
 
 
 def _checksums_with(work: Path, file: str, old: str, new: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The checksums of the chart's folders as they are, and with a change in one file."""
+    """Return the checksums of the chart's folders, before and after a change in one file."""
     files = shutil.copytree(CHART / "files", work / "files")
     before = yaml.safe_load(checksums_text(files))
     text = (files / file).read_text()

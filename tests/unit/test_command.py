@@ -1,4 +1,4 @@
-"""The command line as people use it, good input and awful."""
+"""The command line as people use it, with valid and with bad input."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_unreadable_file_soon_gets_a_clear_error(
     path.write_bytes(content)
     start = time.process_time()
     assert cli.main(["validate", str(path)]) == 1
-    # Ten times what the slowest takes; what grows faster than the file takes far longer.
+    # Ten times what the slowest file takes. A time that grows faster than the file would be far longer.
     assert time.process_time() - start < 10
     captured = capsys.readouterr()
     assert all(line.startswith(f"{path}: ") for line in captured.err.splitlines()), "one line a problem"
@@ -185,7 +185,7 @@ def test_no_problem_is_an_empty_list_for_machines(tmp_path: Path, capsys: pytest
 
 
 def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    """The command as a process of its own."""
+    """Start the command as a process of its own."""
     command = [sys.executable, "-m", "registry_cache", *arguments]
     return subprocess.run(
         command, input=text, capture_output=True, text=True, check=False, cwd=REPOSITORY / "generator"
@@ -205,7 +205,7 @@ def test_conversion_of_a_shoot_can_be_piped_into_validation() -> None:
 
 
 def test_closed_output_causes_no_traceback() -> None:
-    """As with `registry-cache completion bash | head -1`, with more than a pipe holds."""
+    """As in `registry-cache completion bash | head -1`, with more text than a pipe can hold."""
     command = f"set -o pipefail; {sys.executable} -m registry_cache validate --output json - | head -1"
     text = "caches: [" + "1," * 15_000 + "]"
     done = subprocess.run(
@@ -233,7 +233,7 @@ def test_interrupt_is_quiet() -> None:
 
 
 def reads_from(process: int) -> str:
-    """The file descriptor that a process is blocked in reading, from /proc; none where it does not read."""
+    """Return the descriptor of the pipe that a process is reading, or an empty string (man 5 proc)."""
     fields = Path(f"/proc/{process}/syscall").read_text().split()
     name = Path(f"/proc/{process}/fd/{int(fields[1], 16)}") if len(fields) > 1 and fields[0] == "0" else None
     return "0" if name is not None and name.exists() and "pipe:" in str(name.readlink()) else ""
@@ -248,7 +248,7 @@ def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixtur
 
 
 def test_bash_completes(tmp_path: Path) -> None:
-    """In a real bash: the candidates for `registry-cache ge` and for an option of it."""
+    """A real bash offers the candidates for `registry-cache ge` and for one of its options."""
     script = tmp_path / "completion"
     script.write_text(run("completion", "bash").stdout)
     ask = """

@@ -49,7 +49,7 @@ def converted(document: object) -> dict[str, Any]:
             config("v1alpha2", garbageCollection={"enabled": False}), {"garbageCollection": {"ttl": "0s"}}, id="off"
         ),
         pytest.param(
-            # Go reads what is not there as false
+            # Go reads a missing field as false
             config("v1alpha2", garbageCollection={}),
             {"garbageCollection": {"ttl": "0s"}},
             id="neither-on-nor-off",
@@ -124,7 +124,7 @@ def test_rule_of_an_old_version(good: object, bad: object, message: str) -> None
 
 
 def edited(edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """The Shoot of the examples, changed."""
+    """Return the Shoot of the examples after a change."""
     shoot = copy.deepcopy(SHOOT)
     edit(shoot)
     return shoot
@@ -208,7 +208,7 @@ def test_old_version_in_a_shoot_is_read() -> None:
 
 
 def notes_of(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
-    """The comments of what convert prints, in one line, and the document."""
+    """Return the comments in the output of convert, in one line, and the document."""
     assert cli.main(["convert", str(path)]) == 0
     text = capsys.readouterr().out
     assert find_problems(parse(text.encode())) == []

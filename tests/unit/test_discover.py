@@ -1,4 +1,4 @@
-"""What `discover` finds in a cluster and writes for it; the API server is a small one that speaks as the real one."""
+"""`discover` against a small API server that behaves like the real one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FakeServer:
     asked: list[str] = field(default_factory=list)
 
     def answer(self, path: str) -> tuple[int, bytes]:
-        """A page as the API server cuts it: `continue` is where the next one begins."""
+        """Return a page as the API server does: `continue` is where the next one begins."""
         self.asked.append(path)
         url = urlsplit(path)
         kind = url.path.rpartition("/")[2]
@@ -122,7 +122,7 @@ def discovered(server: FakeServer, folder: Path) -> Discovery:
 
 
 def text_of(server: FakeServer, folder: Path, *has: str) -> str:
-    """The document, which is checked as every document is."""
+    """Return the document, after validating it."""
     text = document_text(discovered(server, folder), has)
     assert max(map(len, text.splitlines())) <= 120
     if yaml.safe_load(text) is not None:
@@ -131,7 +131,7 @@ def text_of(server: FakeServer, folder: Path, *has: str) -> str:
 
 
 def comments(text: str) -> str:
-    """All comments in one line, so that it does not matter where they are broken."""
+    """Return all comments in one line, so that their line breaks do not matter."""
     return " ".join(" ".join(re.findall("# *(.*)", text)).split())
 
 
@@ -406,7 +406,7 @@ def test_ten_thousand_pods_are_read_page_by_page(server: FakeServer, tmp_path: P
 
 
 def failure(path: Path | None, context: str | None = None) -> str:
-    """What a person reads; no credentials are in it."""
+    """Return the error message, after checking that it contains no credentials."""
     with pytest.raises(CannotDiscover) as caught:
         discover(connect(path, context))
     message = str(caught.value)
@@ -465,14 +465,14 @@ def test_server_that_does_not_answer_is_reported(
 
 @pytest.fixture
 def tls_server() -> Iterator[tuple[str, trustme.CA]]:
-    """A server with a certificate for 127.0.0.1; that certificate's authority."""
+    """Run a server with a certificate for 127.0.0.1, and return its authority too."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
 
     class Quiet(ThreadingHTTPServer):
         def handle_error(self, *_: object) -> None:
-            """Say nothing of clients that hang up."""
+            """Do not report clients that hang up."""
 
     with Quiet(("127.0.0.1", 0), BaseHTTPRequestHandler) as http:
         http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)

@@ -1,4 +1,4 @@
-"""A document is read in the sense of Helm, strictly, and written so that Helm reads the same."""
+"""A document is read as Helm reads it, but strictly, and is written so that Helm reads the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from registry_cache.document import Unreadable, parse
 from registry_cache.values_file import dump
 
-# What Helm 4 was seen to take these for, in a place where it wants text.
+# How Helm 4 read these words where it expects text.
 BARE_WORDS = {
     bool: ["y", "Y", "n", "yes", "on", "off", "Off", "true", "TRUE"],
     int: ["010", "0o17", "0x1f", "0b11", "1_000", "+1", "-1", "12345678901234567890"],

@@ -21,7 +21,7 @@ def generate(document: Path, output: Path, *arguments: str) -> int:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+    """Return every file of a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -37,7 +37,7 @@ def loaded(path: Path) -> dict[str, object]:
 
 
 def test_installed_package_contains_the_chart(tmp_path: Path) -> None:
-    """As `pip install .` does, into a folder of its own, away from the repository."""
+    """Like `pip install .`, but into a folder outside of the repository."""
     target = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(REPOSITORY)]
     subprocess.run(install, check=True, capture_output=True)
@@ -60,7 +60,7 @@ def test_chart_has_the_configuration_as_its_defaults(tmp_path: Path) -> None:
 
 
 def test_values_are_merged_as_helm_merges_them(tmp_path: Path) -> None:
-    """Mappings key by key, null takes a default away, lists are replaced: as with `helm install --values`."""
+    """As with `helm install --values`, mappings are merged, null removes a default, and lists are replaced."""
     document = written(
         tmp_path,
         """

@@ -1,4 +1,4 @@
-"""Names as the chart makes them, without helm: those of the rendered inventory; and Gardener's."""
+"""The names in the rendered inventory, computed without helm, and Gardener's names."""
 
 from __future__ import annotations
 

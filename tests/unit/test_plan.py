@@ -24,7 +24,7 @@ def one(**fields: object) -> dict[str, Any]:
 
 
 def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-cache") -> Plan:
-    """The plan for two valid values files."""
+    """Return the plan for two valid values files."""
     return plan(load_values(old), load_values(new), release)
 
 
@@ -285,14 +285,14 @@ def test_plan_describes_each_change(old: dict[str, Any], new: dict[str, Any], te
 
 
 def test_name_of_the_release_decides_whether_an_override_renames() -> None:
-    """The chart's name is left out where the release's holds it."""
+    """The name of the chart is omitted if the release's name contains it."""
     new = {**one(), "nameOverride": "cache"}
     assert planned(one(), new, "registry-cache").text() == "Nothing changes."
     assert {change.data for change in planned(one(), new, "mine").changes if change.upstream} == {"lost"}
 
 
 def test_claim_of_a_long_upstream_is_found_by_its_label() -> None:
-    """Which is cut; tests/render compares it with the chart's."""
+    """The value of the label is cut; tests/render compares it with the chart's."""
     upstream = ".".join(["a" * 30] * 3) + ":5000"
     old = {
         "caches": [*one()["caches"], {"upstream": upstream}],
@@ -305,7 +305,7 @@ def test_claim_of_a_long_upstream_is_found_by_its_label() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str, str]:
-    """Three configurations: the first, one that it can become, and one that it cannot."""
+    """Three configurations: the first one, a possible upgrade of it, and an impossible one."""
     paths = []
     for name, document in (
         ("old", one()),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def leaves(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path and schema of every value, those that hold others included."""
+    """Yield the path and the schema of every value, including values that contain others."""
     for name, part in schema["properties"].items():
         yield f"{path}{name}", part
         if "properties" in part:

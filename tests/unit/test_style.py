@@ -1,4 +1,4 @@
-"""What `make lint` checks holds: style, and types where they are strict."""
+"""`make lint` passes: style, format and types."""
 
 from __future__ import annotations
 

@@ -382,7 +382,7 @@ def test_rule(good: object, bad: object, message: str) -> None:
 
 
 def present(path: str) -> dict[str, Any]:
-    """A document in which a value stands at a path of a valid one."""
+    """Return a valid document with another value at a path."""
     return {**one(), **nested(path, {})}
 
 

@@ -1,5 +1,5 @@
 {{- /*
-registry-cache.cacheVolumes: the volumes of a cache's pod, but for the claim. Secrets and the CA bundle are optional: a
+registry-cache.cacheVolumes: the volumes of a cache's pod except the claim. Secrets and the CA bundle are optional: a
 cache without them serves what it has and what needs no credentials, and its log says what is missing.
   {{ include "registry-cache.cacheVolumes" (dict "root" $ "cache" .) }}
 */}}

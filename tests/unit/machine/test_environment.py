@@ -157,7 +157,7 @@ def test_docker_without_an_engine_means_no_kind_cluster(
 
 
 def test_process_is_cleaned_for_what_it_writes_and_starts(tmp_path: Path) -> None:
-    """In a process of its own, since the one that runs the tests has been cleaned."""
+    """A new process is needed, because the one that runs the tests is clean already."""
     script = (
         "import os, urllib.request\nfrom machine import environment\nenvironment.clean_process()\n"
         f"open({str(tmp_path / 'file')!r}, 'w').close()\n"
@@ -176,7 +176,7 @@ def test_process_is_cleaned_for_what_it_writes_and_starts(tmp_path: Path) -> Non
 
 
 def test_venv_is_set_up_with_nothing_that_the_user_has_set() -> None:
-    """By make, whose recipes get the environment of the user."""
+    """Make passes the environment of the user to its recipes."""
     probe = "include Makefile\nprint:\n\t@env\n"
     done = subprocess.run(
         ["make", "--silent", "-f", "-", "print"],

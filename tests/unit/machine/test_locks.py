@@ -1,4 +1,4 @@
-"""Two runs that need the same thing at once: one makes it, the other one waits and says so."""
+"""If two runs need the same program at once, one of them builds it, and the other one waits and prints that."""
 
 from __future__ import annotations
 

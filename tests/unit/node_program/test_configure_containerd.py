@@ -202,7 +202,7 @@ def test_containerd_that_starts_with_neither_file_is_tried_again_by_the_next_sta
 def test_file_that_cannot_be_changed_is_left_as_it_is(
     node: Node, capsys: pytest.CaptureFixture[str], function: str, error: int
 ) -> None:
-    """The node program starts all the same, and reports that the registry directory is not read."""
+    """The node program starts anyway, and reports that the registry directory is not read."""
     with mock.patch.object(os, function, side_effect=OSError(error, os.strerror(error))):
         assert node.run() == 0
     assert f"config.toml cannot be changed: {os.strerror(error)}" in capsys.readouterr().out

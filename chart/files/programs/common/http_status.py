@@ -19,7 +19,7 @@ MAX_HEADERS = 100
 
 
 class StatusServer:
-    """Serves /metrics, and /healthz for whoever wants to know whether the program lives."""
+    """Serves /metrics, and /healthz for liveness probes."""
 
     def __init__(self, port: int, metrics: Callable[[], str]) -> None:
         """Serve the text that `metrics` returns; nothing is served before `listen`."""

@@ -30,7 +30,7 @@ class Metric(NamedTuple):
 
 
 class Histogram:
-    """Counts durations by upper bounds in seconds. Whoever shares one between threads holds a lock."""
+    """Counts durations by upper bounds in seconds. Threads that share one must hold a lock."""
 
     def __init__(self, bounds: Iterable[float]) -> None:
         """Count nothing yet."""
@@ -60,7 +60,7 @@ def format_metrics(metrics: Iterable[Metric], labels: Mapping[str, str] | None =
 
 
 def process_metrics(start_time: float) -> Iterator[Metric]:
-    """Yield the metrics that every process should have (Prometheus, "Writing client libraries"), as far as of use."""
+    """Yield the metrics that every process should have (Prometheus, "Writing client libraries"), if they are useful."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - at each scrape
         resident_bytes = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     for name, kind, description, value in (

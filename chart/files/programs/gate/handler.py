@@ -288,7 +288,7 @@ class Handler(BaseHTTPRequestHandler):
         elif isinstance(problem, Denied):
             self._refuse(403, "DENIED", str(problem), DENIED)
         elif isinstance(problem, Unavailable):
-            # Never 429, upon which containerd repeats the request five times at once (core/remotes/docker/resolver.go).
+            # Never 429: containerd would repeat the request five times at once (core/remotes/docker/resolver.go).
             self._refuse(503, "UNAVAILABLE", str(problem), problem.kind)
         elif isinstance(problem, WrongContent):
             self._refuse(503, "UNAVAILABLE", str(problem), CONTENT)

@@ -221,7 +221,7 @@ class Manifests:
     def _fetch(self, reference: Reference, tag: Reference | None) -> Manifest:
         """Fetch a manifest, and store it and the tag that points to it.
 
-        A manifest that the volume cannot hold is returned all the same.
+        A manifest that the volume cannot hold is returned, but not stored.
 
         Raises:
             NotFound, Unavailable, Denied: The upstream gave no manifest, or another one.

@@ -5,7 +5,7 @@ A hit is a request that needed no fetch of its own, so a request that joins a fe
 replica are not counted, and bytes from it do not count as bytes from the upstream.
 
 Every series exists from the start, with the value 0, so that a first failure is an increase. There are about 200
-series, whatever is stored and whoever asks.
+series, whatever is stored and however many clients there are.
 """
 
 from __future__ import annotations

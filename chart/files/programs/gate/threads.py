@@ -1,4 +1,4 @@
-"""Starts threads, and refuses work when no more can be had."""
+"""Starts threads, and refuses work if no more can be started."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
     try:
         log(configure(settings, settings.configure))
     except (Failed, Unknown) as problem:
-        # The pod starts all the same: the node program reports what containerd does not read for as long as it lasts.
+        # The pod starts anyway, because the node program keeps reporting that containerd does not read the directory.
         log(f"containerd's configuration is left as it is: {problem}")
     except (OSError, NotRunning) as error:
         log(f"containerd may not be running: {error}")

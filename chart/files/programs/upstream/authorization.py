@@ -1,8 +1,8 @@
 """How the client proves to an upstream who it is (distribution, docs/content/spec/auth/token.md).
 
-The upstream itself names the token server that gets the credentials, on whatever host: that of lscr.io is ghcr.io. So
-whoever can answer in place of the upstream can have the credentials sent to a server of their own. TLS prevents that,
-and credentials are never sent by plain http for an upstream that is reached by https.
+The upstream itself names the token server that gets the credentials, on any host: that of lscr.io is ghcr.io. So anyone
+who can answer in place of the upstream can have the credentials sent to a server of their own. TLS prevents that, and
+credentials are never sent by plain http for an upstream that is reached by https.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from upstream.urls import Origin
 
 MAX_TOKEN_BYTES = 1024 * 1024
-# For so long, a line of the same topic is not logged again.
+# How long a line of the same topic is not logged again.
 LOG_AGAIN_SECONDS = 300.0
-# For so long, credentials that were refused are not tried again: servers lock out whoever tries too often.
+# How long refused credentials are not tried again. Servers lock out clients that try too often.
 REFUSED_SECONDS = 60.0
 # One attempt with what is remembered, one with what the answer to it says, and one with a new token.
 MAX_ATTEMPTS = 3

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from upstream.reference import Reference
     from upstream.source import Source
 
-# For so long, an unavailable source is not asked again; for longer if it says so, up to MAX_PAUSE_SECONDS.
+# How long an unavailable source is not asked again, unless it asks for a longer pause, up to MAX_PAUSE_SECONDS.
 PAUSE_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 60.0
-# What is wrong with one answer says nothing about the others.
+# Problems of a single answer, which do not make the source unavailable.
 SINGLE_ANSWER_KINDS = frozenset({Kind.CLIENT_ERROR, Kind.SERVER_ERROR, Kind.MALFORMED, Kind.REDIRECTS})
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from upstream.reference import Reference
 
-# An answer is cut off if nothing of its body comes for so long.
+# How long a body may bring nothing before its answer is cut off.
 READ_TIMEOUT_SECONDS = 10.0
 MAX_REDIRECTS = 5
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})

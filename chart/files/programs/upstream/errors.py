@@ -49,7 +49,7 @@ class NotFound(Exception):
 
 
 class Denied(Exception):
-    """The upstream refuses access, with the credentials that there are and without."""
+    """The upstream refuses access, with the credentials and without them."""
 
 
 @contextmanager

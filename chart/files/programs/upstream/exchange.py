@@ -59,7 +59,7 @@ class Reply(NamedTuple):
         self.connection.close()
 
     def unusable(self) -> Unavailable:
-        """Return the error for an answer with a status that is of no use."""
+        """Return the error for an answer with a status that cannot be used."""
         outcome = outcome_of(self.status)
         is_known = outcome in (Kind.TOO_MANY, Kind.CLIENT_ERROR, Kind.SERVER_ERROR)
         message = f"{self.url.origin} answered {self.status}"
