@@ -33,7 +33,7 @@ endpoint:
   metricsPort: 5001
 replicas: {{ len $pods }}
 pods: {{ toJson $pods }}
-{{- /* As the StatefulSet's controller names them (pkg/controller/statefulset, getPersistentVolumeClaimName). */}}
+{{- /* As the StatefulSet's controller would name them (pkg/controller/statefulset, getPersistentVolumeClaimName). */}}
 claims:
   {{- range $pods }}
   - {{ print "cache-volume-" . | quote }}

@@ -10,8 +10,8 @@ app.kubernetes.io/component: {{ .component | quote }}
 {{- end -}}
 
 {{- /*
-registry-cache.labels: the labels of every object but pods. The versions are among them, and on a pod they would restart
-it with each release of the chart. Each label appears once: the chart's own labels win over `more` (optional), and those
+registry-cache.labels: the labels of every object except pods. They include the versions, which would restart a pod
+with each release of the chart. Each label appears once: the chart's own labels win over `more` (optional), and those
 over commonLabels.
   {{ include "registry-cache.labels" (dict "root" $ "component" "node" "more" $labels) }}
 */}}

@@ -1,6 +1,6 @@
 {{- /*
-registry-cache.podSpec: the part of a pod's spec that the values of its component say: cachePods or nodeProgram. No pod has
-an API token.
+registry-cache.podSpec: the part of a pod's spec that comes from the values of its component: cachePods or nodeProgram.
+No pod has an API token.
   {{ include "registry-cache.podSpec" (dict "root" $ "component" "cache" "settings" .Values.cachePods) }}
 */}}
 {{- define "registry-cache.podSpec" -}}

@@ -11,8 +11,8 @@ registry-cache.claimAccessProblem: access modes that the claim does not have. Sc
 {{- end -}}
 
 {{- /*
-registry-cache.claimClassProblem: an annotation holds the class that the values named. The claim itself has a class also
-where it is the cluster's default. Scope: as of registry-cache.claimProblems.
+registry-cache.claimClassProblem: another storage class than before. An annotation records the class that the values named,
+because the cluster fills in its default class if they name none. Scope: as of registry-cache.claimProblems.
 */}}
 {{- define "registry-cache.claimClassProblem" -}}
 {{- $path := print .cache.path ".volume.storageClassName" -}}
@@ -29,7 +29,7 @@ where it is the cluster's default. Scope: as of registry-cache.claimProblems.
 {{- end -}}
 
 {{- /*
-registry-cache.claimSizeProblem: a volume that is larger than the cache asks for, or a claim that has no volume yet and so
+registry-cache.claimSizeProblem: a volume that is larger than the values say, or a claim that has no volume yet and so
 cannot change its size. Scope: as of registry-cache.claimProblems.
 */}}
 {{- define "registry-cache.claimSizeProblem" -}}

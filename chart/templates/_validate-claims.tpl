@@ -1,7 +1,7 @@
 {{- /*
-registry-cache.validateClaims: refuse what the existing claims cannot become. A volume does not shrink and keeps its storage
-class (pkg/apis/core/validation, ValidatePersistentVolumeClaimUpdate). The API server would say so too, but in the middle
-of an upgrade. This is the only lookup in the templates, and it can only refuse: what is rendered never depends on it.
+registry-cache.validateClaims: refuse changes that the existing claims do not allow. A volume cannot shrink or change its
+storage class (pkg/apis/core/validation, ValidatePersistentVolumeClaimUpdate). The API server would refuse them too, but in
+the middle of an upgrade. This is the only lookup in the templates, and it can only refuse: no manifest depends on it.
 `helm template`, and so Argo CD, find no claim here. Scope: the root context.
 */}}
 {{- define "registry-cache.validateClaims" -}}
@@ -18,7 +18,7 @@ of an upgrade. This is the only lookup in the templates, and it can only refuse:
 {{- end -}}
 
 {{- /*
-registry-cache.claimProblems: why a claim cannot become what its cache asks for, as a list in YAML. Scope: root, the record
+registry-cache.claimProblems: why a claim cannot change as its cache needs it, as a list in YAML. Scope: root, the record
 of the cache, and the claim.
 */}}
 {{- define "registry-cache.claimProblems" -}}

@@ -1,6 +1,6 @@
 {{- /*
-registry-cache.problems: everything that is wrong with the values and that the schema cannot see, as a list in YAML. The
-paths and the reasons are those of `registry-cache validate`, which has suggestions besides. Scope: root, and the records
+registry-cache.problems: all problems of the values that the schema cannot find, as a list in YAML. The
+paths and the reasons are those of `registry-cache validate`, which adds suggestions. Scope: root, and the records
 of all caches.
 */}}
 {{- define "registry-cache.problems" -}}
@@ -40,7 +40,7 @@ registry-cache.pathOf: the path of a key in a mapping, as a person writes it: up
 {{- end -}}
 
 {{- /*
-registry-cache.renamedValues: values that stand under a name of an earlier version. Scope: the root context.
+registry-cache.renamedValues: values with a name of an earlier version. Scope: the root context.
 */}}
 {{- define "registry-cache.renamedValues" -}}
 {{- range $old, $new := .Files.Get "files/renamed-values.yaml" | fromYaml -}}

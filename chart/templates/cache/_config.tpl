@@ -42,7 +42,7 @@ cache.json: |
 
 {{- /*
 registry-cache.roomConfig: what a cache reads again while it runs: how much it may store and for how long, and the version
-of the chart that says so.
+of the chart that wrote this.
   {{ include "registry-cache.roomConfig" (dict "root" $ "cache" .) }}
 */}}
 {{- define "registry-cache.roomConfig" -}}

@@ -19,7 +19,7 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
   ports:
     - name: registry-cache
       containerPort: {{ .endpoint.port }}
-  {{- /* Through front and gate, which watches distribution and the volume. */}}
+  {{- /* The request goes through front and gate. The gate watches distribution and the volume. */}}
   readinessProbe:
     httpGet:
       path: /v2/
