@@ -14,10 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from upstream.authorization import Authorizer
-from upstream.connections import Connections, TrustedAuthorities
+from upstream.connections import Connections
 from upstream.errors import Kind, NotFound, Unavailable, translate_errors
 from upstream.exchange import Reply, Request, outcome_of
 from upstream.proxies import Proxies
+from upstream.tls import TrustedAuthorities
 from upstream.urls import UNESCAPED, Url
 
 if TYPE_CHECKING:
