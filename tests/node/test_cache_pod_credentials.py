@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -119,6 +119,14 @@ class Proxy:
     login: dict[str, str]
     tunnels: list[str] = field(default_factory=list)
     refused: int = 0
+    clients: list[socket.socket] = field(default_factory=list)
+
+    def change_login(self, login: dict[str, str]) -> None:
+        """Accept other credentials, and end the open tunnels, which nobody would have to log in for."""
+        self.login = login
+        for client in self.clients:
+            with suppress(OSError):  # it has ended already
+                client.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -134,6 +142,7 @@ class Proxy:
                     self.end_headers()
                     return
                 proxy.tunnels.append(self.path)
+                proxy.clients.append(self.connection)
                 with socket.create_connection((own_network.ADDRESS, 443)) as server:
                     self.send_response_only(200)
                     self.end_headers()
@@ -172,7 +181,7 @@ def test_proxy_with_credentials_and_no_proxy(bench: Bench) -> None:
     with proxy.running(), bench.pod(cache, values=values, secrets={"proxy-login": PROXY_LOGIN}, hosts="") as pod:
         pull(pod, "proxied", image)
         assert set(proxy.tunnels) == {f"{host}:443" for host in (TOKENS, "auth.example.org", "cdn.example.org")}
-        proxy.login = {"username": "new", "password": "new-password"}
+        proxy.change_login({"username": "new", "password": "new-password"})
         assert send_request(pod, manifest_path("proxied-2")).refused
         pull(pod, "proxied", image)
         pod.set_secret("proxy-login", proxy.login)

@@ -678,18 +678,16 @@ def test_unrequested_protocol_is_refused() -> None:
 
 @pytest.mark.parametrize("rest", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_body_ends_with_its_length_though_the_connection_stays_open(rest: bytes) -> None:
-    def serve(connection: socket.socket, head: str) -> None:
-        send("HTTP/1.1 200 OK\nConnection: keep-alive\nContent-Length: 8", body=b"12345678" + rest)(connection, head)
-        with contextlib.suppress(ConnectionError):  # as the client has not read all
-            assert connection.recv(1) == b""
-        left.set()
-
-    left = threading.Event()
-    with ScriptedServer(serve) as server, ObservedClient(Settings(server.url)).open("manifests/1") as answer:
+    """It carries the next request, unless the server has sent more than the body."""
+    script = send("HTTP/1.1 200 OK\nConnection: keep-alive\nContent-Length: 8", body=b"12345678" + rest)
+    with ScriptedServer(script, keeps_open=True) as server:
+        asked = ObservedClient(Settings(server.url))
         begin = time.monotonic()
-        assert whole(answer) == b"12345678"
-        assert left.wait(LIMIT_SECONDS)
+        for _ in range(2):
+            with asked.open("manifests/1") as answer:
+                assert whole(answer) == b"12345678"
         assert time.monotonic() - begin < LIMIT_SECONDS / 2
+        assert server.accepted == (2 if rest else 1)
 
 
 def test_slow_body_has_no_deadline_while_bytes_come() -> None:
@@ -729,8 +727,7 @@ def test_request_has_no_unnecessary_headers(tmp_path: Path) -> None:
         f"Host: 127.0.0.1:{server.port}\r\n"
         "Accept: a/b, c/d\r\n"
         "Accept-Encoding: identity\r\n"
-        "User-Agent: registry-cache\r\n"
-        "Connection: close\r\n\r\n"
+        "User-Agent: registry-cache\r\n\r\n"
     )
 
 
@@ -827,11 +824,12 @@ def test_scope_of_the_challenge_is_requested() -> None:
 
 @dataclass(frozen=True)
 class Tls:
-    """An nginx with TLS before a registry, with a good and an expired certificate at different ports."""
+    """An nginx with TLS before a registry, at different ports: good, with an expired certificate, and with TLS 1.2."""
 
     folder: Path
     good: int
     expired: int
+    old: int
     http: str
 
     @property
@@ -849,14 +847,15 @@ def tls(open_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     servers = []
-    ports = {"good": free_port(), "expired": free_port()}
+    ports = {"good": free_port(), "expired": free_port(), "old": free_port()}
     for name, port in ports.items():
         options = {"not_before": past, "not_after": past + dt.timedelta(days=1)} if name == "expired" else {}
         issued = authority.issue_cert("localhost", NAME, **options)  # type: ignore[arg-type] # moments
         issued.private_key_and_cert_chain_pem.write_to_path(str(folder / f"{name}.pem"))
         servers.append(
             f"server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/{name}.pem; "
-            f"ssl_certificate_key {folder}/{name}.pem; location / {{ proxy_pass {open_registry}; }} }}"
+            f"ssl_certificate_key {folder}/{name}.pem; ssl_protocols {'TLSv1.2' if name == 'old' else 'TLSv1.3'}; "
+            f"location / {{ proxy_pass {open_registry}; }} }}"
         )
     temporary = " ".join(
         f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -868,7 +867,7 @@ def tls(open_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     nginx = tools.debian_program("nginx")
     command = [nginx, "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"]
     with program(command, ports["good"], folder / "nginx.log"):
-        yield Tls(folder, ports["good"], ports["expired"], open_registry)
+        yield Tls(folder, **ports, http=open_registry)
 
 
 def test_certificate_of_the_given_authority_is_accepted(tls: Tls) -> None:
@@ -876,6 +875,14 @@ def test_certificate_of_the_given_authority_is_accepted(tls: Tls) -> None:
     assert asked.body(BLOB) == LAYER
     with asked.open("manifests/1", method="HEAD") as head:
         assert head.headers["Docker-Content-Digest"] == IMAGE.digest
+
+
+@pytest.mark.parametrize("port", ["old", "good"], ids=["tls-1.2", "tls-1.3"])
+def test_connection_with_tls_is_reused(tls: Tls, port: str) -> None:
+    asked = ObservedClient(Settings(f"https://localhost:{getattr(tls, port)}", ca_file=tls.ca))
+    assert asked.body("manifests/1") == IMAGE.manifest
+    assert asked.body(BLOB) == LAYER
+    assert asked.client.connections_opened == 1
 
 
 @pytest.mark.parametrize(
@@ -1083,6 +1090,26 @@ def test_proxy_with_https_is_used(tls: Tls, open_registry: str, tmp_path: Path) 
             hangs = ObservedClient(settings._replace(remote_url=f"https://{NAME}:{server.port}")).problem(timeout=0.5)
             assert hangs.kind == "timeout"
             assert time.monotonic() - begin < 0.5 + SLACK_SECONDS
+
+
+@pytest.mark.parametrize("outer", ["http", "https"])
+def test_tunnel_is_reused_until_the_credentials_of_the_proxy_change(tls: Tls, tmp_path: Path, outer: str) -> None:
+    forward = ForwardProxy()
+    with ScriptedServer(forward.serve) as plain, secure(forward.serve, tls) as (encrypted, _):
+        settings = Settings(
+            f"https://{NAME}:{tls.good}",
+            https_proxy=plain.url if outer == "http" else encrypted,
+            proxy_credentials=secret(tmp_path / "proxy"),
+            ca_file=tls.ca,
+        )
+        asked = ObservedClient(settings)
+        for _ in range(3):
+            assert asked.body("manifests/1") == IMAGE.manifest
+            with pytest.raises(NotFound):
+                asked.open("manifests/2")
+        assert len(forward.asked) == asked.client.connections_opened == 1
+        secret(tmp_path / "proxy", password=OTHER_PASSWORD)
+        assert asked.problem().kind == "proxy"
 
 
 @pytest.mark.parametrize(

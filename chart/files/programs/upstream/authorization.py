@@ -155,7 +155,7 @@ class Authorizer:
             reply = self._send(request, authorization.header)
             if not reply.refuses_access:
                 return reply
-            reply.close()
+            reply.discard()
             if reply.url.origin != request.url.origin:
                 message = f"{reply.url.origin}, to which {request.url.origin} redirects, answered {reply.status}"
                 raise Unavailable(Kind.REDIRECTS, message)
@@ -215,7 +215,7 @@ class Authorizer:
                 if not reply.refuses_access:
                     return _read_token(reply, requested_at)
             finally:
-                reply.close()
+                reply.discard()
         except Unavailable as problem:
             # The upstream may have another token server by now. It names it when it is asked without a token.
             self._challenge = None
@@ -270,9 +270,11 @@ def _read_token(reply: Reply, requested_at: float) -> Token:
     if reply.status != http.HTTPStatus.OK:
         raise reply.unusable()
     with translate_errors(str(server)):
-        body = reply.response.read(MAX_TOKEN_BYTES)
+        body = bytearray()
+        while len(body) < MAX_TOKEN_BYTES and (content := reply.read(MAX_TOKEN_BYTES)):
+            body += content
     try:
-        return parse_token(body, reply.headers["Date"], requested_at)
+        return parse_token(bytes(body), reply.headers["Date"], requested_at)
     except ValueError:
         message = f"the answer of {server} is not a token"
         raise Unavailable(Kind.MALFORMED, message) from None

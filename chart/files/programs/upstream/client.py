@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from upstream.authorization import Authorizer
 from upstream.connections import Connections
-from upstream.errors import Kind, NotFound, Unavailable, translate_errors
-from upstream.exchange import Reply, Request, outcome_of
+from upstream.errors import Kind, NotFound, Unavailable
+from upstream.exchange import Request, outcome_of
 from upstream.proxies import Proxies
 from upstream.tls import TrustedAuthorities
 from upstream.urls import UNESCAPED, Url
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from upstream.exchange import Reply
     from upstream.reference import Reference
 
 # How long a body may bring nothing before its answer is cut off.
@@ -63,16 +64,15 @@ class Answer:
     def __init__(self, reply: Reply, *, offset: int, read_timeout: float, received: Callable[[int], None]) -> None:
         """Take an answer whose body begins at byte `offset` of the blob or manifest."""
         self._reply = reply
-        self._bytes_read = 0
         self._timeout = read_timeout
         self._received = received
-        self._closed = False
+        self._is_closed = False
         self.status = reply.status
         self.headers: Message = reply.headers
         self.offset = offset
         # The bytes of this body, 0 for HEAD; None if it comes in chunks or ends with the connection.
-        self.length = reply.response.length
-        reply.connection.end_deadline(read_timeout)
+        self.length = reply.length
+        reply.end_deadline(read_timeout)
 
     def read(self, size: int) -> bytes:
         """Wait for bytes and return those that are there, at most `size`, which is at least 1; none means the end.
@@ -83,35 +83,32 @@ class Answer:
             Unavailable: It was cut off, or nothing came for the time that it has.
             ValueError: It was closed before its end.
         """
-        if self._closed:
+        if self._is_closed:
             message = "the answer is closed"
             raise ValueError(message)
-        server = self._reply.url.origin
-        if self.length is not None:
-            # http.client of Python 3.11 would wait for more if the server leaves the connection open.
-            size = min(size, self.length - self._bytes_read)
+        reply = self._reply
         try:
-            with translate_errors(str(server)):
-                content = self._reply.response.read1(size) if size else b""
-        except Unavailable as problem:
+            content = reply.read(size)
+        except TimeoutError:
             self.close()
-            if problem.kind == Kind.TIMEOUT:
-                message = f"{server} sent nothing for {self._timeout:g} s in the middle of a body"
-                raise Unavailable(Kind.TIMEOUT, message) from None
-            message = f"{server} cut a body off after {self._bytes_read} bytes"
+            message = f"{reply.url.origin} sent nothing for {self._timeout:g} s in the middle of a body"
+            raise Unavailable(Kind.TIMEOUT, message) from None
+        except (OSError, http.client.HTTPException):
+            self.close()
+            message = f"{reply.url.origin} cut a body off after {reply.bytes_read} bytes"
             raise Unavailable(Kind.CUT, message) from None
-        self._bytes_read += len(content)
         self._received(len(content))
-        if not content:
-            self._reply.close()
-            if self.length is not None and self._bytes_read < self.length:
-                message = f"{server} cut a body off after {self._bytes_read} of {self.length} bytes"
+        if reply.has_ended or not content:
+            # The connection is free from now on, whatever the caller does with the content.
+            reply.close()
+            if not reply.has_ended:
+                message = f"{reply.url.origin} cut a body off after {reply.bytes_read} of {self.length} bytes"
                 raise Unavailable(Kind.CUT, message)
         return content
 
     def close(self) -> None:
-        """End the connection."""
-        self._closed = True
+        """End the connection, unless the body has been read to its end."""
+        self._is_closed = True
         self._reply.close()
 
     def __enter__(self) -> Self:
@@ -121,7 +118,7 @@ class Answer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the connection."""
+        """Close the answer."""
         self.close()
 
 
@@ -168,6 +165,11 @@ class Client:
         """How often the upstream or its token server refused the credentials with status 401."""
         return self._authorizer.credentials_refused
 
+    @property
+    def connections_opened(self) -> int:
+        """How many connections were opened, to the upstream, its token server and the servers it redirects to."""
+        return self._connections.opened
+
     def open(
         self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
     ) -> Answer:
@@ -192,11 +194,12 @@ class Client:
         reply = self._authorizer.open(request, repository)
         try:
             _check_status(reply, f"{repository}/{path}")
-            received = partial(self._received, reference.kind)
-            return Answer(reply, offset=_offset_of(reply, offset), read_timeout=self._read_timeout, received=received)
+            offset = _offset_of(reply, offset)
         except BaseException:
-            reply.close()
+            reply.discard()
             raise
+        received = partial(self._received, reference.kind)
+        return Answer(reply, offset=offset, read_timeout=self._read_timeout, received=received)
 
     def _follow(self, request: Request, authorization: str | None) -> Reply:
         """Send a request and follow redirects; only the server of the request gets the authorization."""
@@ -208,7 +211,7 @@ class Client:
             reply = self._send(request, url, headers)
             if reply.status not in REDIRECT_STATUSES:
                 return reply
-            reply.close()
+            reply.discard()
             url = _location_of(reply)
             # Storage that is reached by plain http does no harm if a digest says what it has to send.
             if url.origin.scheme == "http" and request.url.origin.scheme == "https" and not request.has_digest:
@@ -220,12 +223,12 @@ class Client:
     def _send(self, request: Request, url: Url, headers: Mapping[str, str]) -> Reply:
         start = time.monotonic()
         try:
-            connection, response = self._connections.send(request.method, url, headers, request.deadline)
+            reply = self._connections.send(request.method, url, headers, request.deadline)
         except Unavailable as problem:
             self._observe(request.label, problem.kind, time.monotonic() - start)
             raise
-        self._observe(request.label, outcome_of(response.status), time.monotonic() - start)
-        return Reply(url, connection, response)
+        self._observe(request.label, outcome_of(reply.status), time.monotonic() - start)
+        return reply
 
 
 def _check_status(reply: Reply, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Connections to servers, directly or through a proxy, and with TLS for https. Each carries one request.
+"""Connections to servers, directly or through a proxy, and with TLS for https. Idle ones are reused.
 
 A deadline is a value of time.monotonic(). It covers everything up to the head of the answer, unlike a socket's own
 timeout, which starts again with each byte.
@@ -12,13 +12,17 @@ import math
 import socket
 import threading
 import time
+import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from common.name_lookup import NameLookup, describe_lookup_error
 
 from upstream.credentials import read_credentials
 from upstream.errors import Kind, Unavailable, translate_errors
+from upstream.exchange import Reply
+from upstream.pool import Pool, Route
 from upstream.transport import Connection, TlsInTls, seconds_left
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
     from common.name_lookup import Address
 
+    from upstream.credentials import Credentials
     from upstream.proxies import Proxies
     from upstream.tls import TrustedAuthorities
     from upstream.transport import Transport
@@ -37,6 +42,11 @@ USER_AGENT = "registry-cache"
 MAX_LOOKUPS = 32
 # The least time for each address of a name that has several (Go, net/dial.go, partialDeadline).
 MIN_ADDRESS_SECONDS = 2.0
+# A firewall may have forgotten an idle connection, so that packets get lost. Then the kernel of the server does not
+# acknowledge the request, which it does at once even if the server itself takes long for the answer.
+ACKNOWLEDGE_SECONDS = 1.0
+# A proxy acknowledges what the server may never get. This is the share of the time that it has to begin its answer.
+PROXY_SHARE = 0.5
 
 
 class Lookups:
@@ -77,8 +87,17 @@ class Lookups:
         return lookup
 
 
+class _Message(NamedTuple):
+    """A request as it is sent to a server, perhaps more than once."""
+
+    method: str
+    url: Url
+    head: bytes
+    deadline: float
+
+
 class Connections:
-    """Sends requests to servers, each on a connection of its own."""
+    """Sends requests to servers, and reuses the connections."""
 
     def __init__(
         self,
@@ -93,81 +112,133 @@ class Connections:
         self._authorities = authorities
         self._connect_timeout = connect_timeout
         self._lookups = Lookups()
+        self._pool = Pool()
+        weakref.finalize(self, self._pool.close)
+        self._lock = threading.Lock()
+        # How many connections to servers have been opened.
+        self.opened = 0
 
-    def send(
-        self, method: str, url: Url, headers: Mapping[str, str], deadline: float
-    ) -> tuple[Connection, http.client.HTTPResponse]:
-        """Send a request and wait for the head of the answer; the caller has to close the connection.
+    def send(self, method: str, url: Url, headers: Mapping[str, str], deadline: float) -> Reply:
+        """Send a request, which must be safe to repeat, and wait for the head of the answer.
+
+        A server may close an idle connection at any time. If this is noticed only after the request was sent, the
+        request is sent again on a new connection.
 
         Raises:
             Unavailable: There is no answer by the deadline.
         """
-        origin = url.origin
+        route = self._route(url.origin)
+        message = _Message(method, url, _head_of(method, url, headers, route), deadline)
+        connection = self._pool.take(route)
+        if connection is not None:
+            try:
+                reply = self._exchange(connection, route, message, is_reused=True)
+                # Some servers send this status when they close an idle connection (RFC 9110, section 15.5.9).
+                if reply.status != http.HTTPStatus.REQUEST_TIMEOUT:
+                    return reply
+                reply.close()
+            except Unavailable:
+                if connection.has_received:
+                    raise
+        return self._exchange(self._open(route, deadline), route, message)
+
+    def _route(self, origin: Origin) -> Route:
         proxy = self._proxies.choose(origin)
-        target, proxy_headers = url.target, {}
-        if proxy is None:
-            connection = self._connect(origin, deadline)
-        elif origin.scheme == "https":
-            connection = self._open_tunnel(proxy, origin, deadline)
-        else:
-            connection = self._connect_to_proxy(proxy, deadline)
-            target, proxy_headers = str(url), self._proxy_headers(connection)
+        has_tls = origin.scheme == "https" or (proxy is not None and proxy.scheme == "https")
+        return Route(
+            origin,
+            proxy,
+            None if proxy is None else self._read_proxy_credentials(),
+            self._authorities.context() if has_tls else None,
+        )
+
+    def _read_proxy_credentials(self) -> Credentials | None:
         try:
-            server = f"{origin} through the proxy {proxy}" if proxy else str(origin)
-            with translate_errors(server):
-                response = _exchange(connection, method, target, {"Host": origin.authority, **headers, **proxy_headers})
+            return read_credentials(self._proxy_credentials)
+        except OSError as error:
+            message = f"the credentials for the proxy cannot be read: {error.strerror or error}"
+            raise Unavailable(Kind.PROXY, message) from None
+
+    def _exchange(self, connection: Connection, route: Route, message: _Message, *, is_reused: bool = False) -> Reply:
+        """Send a request on a connection, which is closed if there is no answer."""
+        url, proxy = message.url, route.proxy
+        connection.set_deadline(message.deadline)
+        try:
+            with translate_errors(f"{url.origin} through the proxy {proxy}" if proxy else str(url.origin)):
+                first_byte_deadline = _limit_reused(connection, route, message.deadline) if is_reused else None
+                response = _send_head(connection, message.method, message.head, first_byte_deadline)
             if proxy is not None:
-                _check_proxy_credentials(response, proxy, proxy_headers)
+                _check_proxy_credentials(response, route)
         except BaseException:
             connection.close()
             raise
-        return connection, response
+        return Reply(url, connection, response, partial(self._release, connection, route))
 
-    def _connect(self, origin: Origin, deadline: float) -> Connection:
+    def _release(self, connection: Connection, route: Route, *, is_reusable: bool) -> None:
+        if is_reusable:
+            self._pool.put(route, connection)
+        else:
+            connection.close()
+
+    def _open(self, route: Route, deadline: float) -> Connection:
+        """Open a connection that is ready for a request to the server."""
+        if route.proxy is None:
+            connection = self._connect(route.origin, route, deadline)
+        elif route.origin.scheme == "https":
+            connection = self._open_tunnel(route.proxy, route, deadline)
+        else:
+            connection = self._connect_to_proxy(route.proxy, route, deadline)
+        with self._lock:
+            self.opened += 1
+        return connection
+
+    def _connect(self, origin: Origin, route: Route, deadline: float) -> Connection:
         connect_deadline = min(deadline, time.monotonic() + self._connect_timeout)
         addresses = self._lookups.find_addresses(origin.host, origin.port, connect_deadline)
         with translate_errors(str(origin)):
             transport: Transport = _dial(addresses, connect_deadline)
         if origin.scheme == "https":
-            transport = self._start_tls(transport, origin, deadline)
+            transport = self._start_tls(transport, origin, route, deadline)
         return Connection(transport, deadline)
 
-    def _connect_to_proxy(self, proxy: Origin, deadline: float) -> Connection:
+    def _connect_to_proxy(self, proxy: Origin, route: Route, deadline: float) -> Connection:
         try:
-            return self._connect(proxy, deadline)
+            return self._connect(proxy, route, deadline)
         except Unavailable as problem:
             raise Unavailable(Kind.PROXY, f"the proxy: {problem}") from None
 
-    def _open_tunnel(self, proxy: Origin, origin: Origin, deadline: float) -> Connection:
+    def _open_tunnel(self, proxy: Origin, route: Route, deadline: float) -> Connection:
         """Return a connection to the server whose bytes the proxy passes on unchanged (RFC 9110, section 9.3.6)."""
-        connection = self._connect_to_proxy(proxy, deadline)
+        connection = self._connect_to_proxy(proxy, route, deadline)
+        origin = route.origin
         try:
-            proxy_headers = self._proxy_headers(connection)
             target = f"{origin.bracketed}:{origin.port}"
             try:
                 with translate_errors(f"the proxy {proxy}"):
-                    response = _exchange(connection, "CONNECT", target, {"Host": target, **proxy_headers})
+                    head = _format_head("CONNECT", target, {"Host": target, **_proxy_headers(route)})
+                    response = _send_head(connection, "CONNECT", head)
             except Unavailable as problem:
                 # After a timeout, it is most often the server for which the proxy waits.
                 raise Unavailable(
                     Kind.TIMEOUT if problem.kind == Kind.TIMEOUT else Kind.PROXY, problem.message
                 ) from None
-            _check_proxy_credentials(response, proxy, proxy_headers)
-            _check_tunnel(response, proxy, origin)
+            _check_proxy_credentials(response, route)
+            _check_tunnel(response, route)
         except BaseException:
             connection.close()
             raise
-        return Connection(self._start_tls(connection.transport, origin, deadline), deadline)
+        return Connection(self._start_tls(connection.transport, origin, route, deadline), deadline)
 
-    def _start_tls(self, transport: Transport, origin: Origin, deadline: float) -> Transport:
+    def _start_tls(self, transport: Transport, server: Origin, route: Route, deadline: float) -> Transport:
         """Start TLS on a connection, which is closed if that fails."""
+        context = route.context
+        assert context is not None  # noqa: S101 - it is there for https
         try:
-            context = self._authorities.context()
-            with translate_errors(str(origin)):
+            with translate_errors(str(server)):
                 if type(transport) is socket.socket:
                     transport.settimeout(seconds_left(deadline))
-                    return context.wrap_socket(transport, server_hostname=origin.host)
-                inner = TlsInTls(transport, context, origin.host)
+                    return context.wrap_socket(transport, server_hostname=server.host)
+                inner = TlsInTls(transport, context, server.host)
                 inner.settimeout(seconds_left(deadline))
                 inner.do_handshake()
                 return inner
@@ -175,28 +246,33 @@ class Connections:
             transport.close()
             raise
 
-    def _proxy_headers(self, connection: Connection) -> dict[str, str]:
-        """Return the header with the credentials for the proxy; the connection is closed if they cannot be read."""
-        try:
-            credentials = read_credentials(self._proxy_credentials)
-        except OSError as error:
-            connection.close()
-            message = f"the credentials for the proxy cannot be read: {error.strerror or error}"
-            raise Unavailable(Kind.PROXY, message) from None
-        return {"Proxy-Authorization": credentials.basic()} if credentials else {}
+
+def _proxy_headers(route: Route) -> dict[str, str]:
+    return {"Proxy-Authorization": route.proxy_credentials.basic()} if route.proxy_credentials else {}
 
 
-def _check_proxy_credentials(
-    response: http.client.HTTPResponse, proxy: Origin, proxy_headers: Mapping[str, str]
-) -> None:
+def _check_proxy_credentials(response: http.client.HTTPResponse, route: Route) -> None:
     if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        problem = "does not accept the credentials" if proxy_headers else "requires credentials, and there are none"
-        raise Unavailable(Kind.PROXY, f"the proxy {proxy} {problem}: status {response.status}")
+        has_some = route.proxy_credentials is not None
+        problem = "does not accept the credentials" if has_some else "requires credentials, and there are none"
+        raise Unavailable(Kind.PROXY, f"the proxy {route.proxy} {problem}: status {response.status}")
 
 
-def _check_tunnel(response: http.client.HTTPResponse, proxy: Origin, origin: Origin) -> None:
+def _check_tunnel(response: http.client.HTTPResponse, route: Route) -> None:
     if response.status != http.HTTPStatus.OK:
-        raise Unavailable(Kind.PROXY, f"the proxy {proxy} does not connect to {origin}: status {response.status}")
+        message = f"the proxy {route.proxy} does not connect to {route.origin}: status {response.status}"
+        raise Unavailable(Kind.PROXY, message)
+
+
+def _limit_reused(connection: Connection, route: Route, deadline: float) -> float:
+    """Limit the time after which a reused connection counts as broken, so that some is left for a new one.
+
+    Return the deadline for the first byte of the answer.
+    """
+    if route.proxy is not None:
+        return time.monotonic() + PROXY_SHARE * seconds_left(deadline)
+    connection.limit_acknowledgement(min(ACKNOWLEDGE_SECONDS, seconds_left(deadline) / 3))
+    return deadline
 
 
 def _dial(addresses: list[Address], deadline: float) -> socket.socket:
@@ -222,14 +298,29 @@ def _dial(addresses: list[Address], deadline: float) -> socket.socket:
             connecting.close()
             raise
         else:
+            # Without it, the first request waits until the server has acknowledged the end of the TLS handshake.
+            connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connecting
     raise first_error or TimeoutError
 
 
-def _exchange(connection: Connection, method: str, target: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+def _head_of(method: str, url: Url, headers: Mapping[str, str], route: Route) -> bytes:
+    headers = {"Host": url.origin.authority, **headers}
+    if route.proxy is None or url.origin.scheme == "https":
+        return _format_head(method, url.target, headers)
+    return _format_head(method, str(url), {**headers, **_proxy_headers(route)})
+
+
+def _format_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    lines += [f"User-Agent: {USER_AGENT}", *([] if method == "CONNECT" else ["Connection: close"])]
-    connection.send("\r\n".join([*lines, "", ""]).encode("ascii"))
+    return "\r\n".join([*lines, f"User-Agent: {USER_AGENT}", "", ""]).encode("ascii")
+
+
+def _send_head(
+    connection: Connection, method: str, head: bytes, first_byte_deadline: float | None = None
+) -> http.client.HTTPResponse:
+    """Send a request, and read the head of the answer."""
+    connection.send(head, first_byte_deadline)
     # It needs nothing of a socket but makefile.
     response = http.client.HTTPResponse(cast("socket.socket", connection), method=method)
     response.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import ssl
 import time
 from typing import Protocol, cast
@@ -86,11 +87,11 @@ class TlsInTls:
             self._outer.sendall(data)
 
     def _deadline(self) -> float | None:
-        return None if self._timeout is None else time.monotonic() + self._timeout
+        return time.monotonic() + self._timeout if self._timeout else None
 
     def _receive(self, deadline: float | None) -> None:
-        # A record may arrive in many pieces, which all belong to a single call.
-        self._outer.settimeout(None if deadline is None else seconds_left(deadline))
+        # A record may arrive in many pieces, which all belong to a single call. A timeout of 0 means not to wait.
+        self._outer.settimeout(self._timeout if deadline is None else seconds_left(deadline))
         buffer = memoryview(bytearray(TLS_READ_BYTES))
         if count := self._outer.recv_into(buffer):
             self._received.write(buffer[:count])
@@ -99,53 +100,120 @@ class TlsInTls:
 
 
 class Connection:
-    """A connection whose reads end at a deadline, and after `end_deadline` when nothing has come for a while."""
+    """A connection that carries one request after the other.
+
+    Reads end at a deadline, and after `end_deadline` when nothing has come for a while.
+    """
 
     def __init__(self, transport: Transport, deadline: float) -> None:
         """Own the transport: `close` ends it."""
         self.transport = transport
-        self._deadline: float | None = deadline
+        self._stream = _Stream(transport, deadline)
+        # One reader for all responses, since it may have read more than the response that is being read.
+        self._reader = _Reader(self._stream)
+
+    def set_deadline(self, deadline: float) -> None:
+        """Let each call fail that has not ended by the deadline."""
+        self._stream.deadline = deadline
 
     def end_deadline(self, read_timeout: float) -> None:
         """Drop the deadline; from now on, a read fails if nothing comes for `read_timeout` seconds."""
-        self._deadline = None
+        self._stream.deadline = None
         # The socket remembers it, whereas setting it before each read would be one system call more.
         self.transport.settimeout(read_timeout)
 
-    def send(self, data: bytes) -> None:
-        """Send all bytes of a request."""
-        self._limit()
+    def send(self, data: bytes, first_byte_deadline: float | None = None) -> None:
+        """Send all bytes of a request, whose response begins by the earlier deadline if there is one."""
+        self._stream.has_received = False
+        self._stream.first_byte_deadline = first_byte_deadline
+        self._stream.limit()
         self.transport.sendall(data)
 
-    def receive_into(self, buffer: memoryview) -> int:
-        """Wait for bytes and return how many there are; 0 means the end."""
-        if self._deadline is not None:
-            self._limit()
-        return self.transport.recv_into(buffer)
+    def limit_acknowledgement(self, seconds: float) -> None:
+        """Let the connection fail if bytes that were sent are not acknowledged within this time.
+
+        TLS inside TLS goes through a proxy, which acknowledges everything at once, so it has no such limit.
+        """
+        if isinstance(self.transport, socket.socket):
+            self.transport.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(seconds * 1000)))
+
+    @property
+    def has_received(self) -> bool:
+        """Whether anything has come since the last request was sent."""
+        return self._stream.has_received
+
+    def is_quiet(self) -> bool:
+        """Return whether the server has neither closed the connection nor sent anything that was not requested.
+
+        What TLS itself sends between two responses, such as session tickets, is processed here.
+        """
+        if self._holds_unread_bytes():
+            return False
+        self.transport.settimeout(0.0)
+        try:
+            self.transport.recv_into(memoryview(bytearray(1)))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        return False
 
     def close(self) -> None:
         """End the connection."""
         self.transport.close()
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return the file that http.client reads. Closing it leaves the connection open, as a tunnel needs it."""
-        return io.BufferedReader(_Reader(self))
+        """Return the file that http.client reads. Closing it leaves the connection open for the next response."""
+        return self._reader
 
-    def _limit(self) -> None:
-        self.transport.settimeout(seconds_left(self._deadline or 0.0))
+    def _holds_unread_bytes(self) -> bool:
+        self._stream.is_paused = True
+        try:
+            return bool(self._reader.peek())
+        finally:
+            self._stream.is_paused = False
 
 
-class _Reader(io.RawIOBase):
-    """A connection as a file."""
+class _Stream(io.RawIOBase):
+    """The bytes that a transport receives, as a file."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, transport: Transport, deadline: float) -> None:
+        self.deadline: float | None = deadline
+        self.first_byte_deadline: float | None = None
+        self.has_received = False
+        # While it is set, there is nothing to read.
+        self.is_paused = False
+        self._transport = transport
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # BufferedReader passes a memoryview
-        return self._connection.receive_into(buffer)
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override] # BufferedReader passes a memoryview
+        if self.is_paused:
+            return None
+        if self.deadline is not None:
+            self.limit()
+        count = self._transport.recv_into(buffer)
+        if count:
+            self.has_received = True
+        return count
+
+    def limit(self) -> None:
+        """Give the next call of the transport the time that is left."""
+        deadline = self.deadline or 0.0
+        if self.first_byte_deadline is not None and not self.has_received:
+            deadline = min(deadline, self.first_byte_deadline)
+        self._transport.settimeout(seconds_left(deadline))
+
+
+class _Reader(io.BufferedReader):
+    """The one reader of a connection. http.client closes it at the end of each body, which does nothing."""
+
+    def close(self) -> None:
+        """Stay open."""
+
+    def flush(self) -> None:
+        """Do nothing: http.client flushes what it closes, which may be long after the connection has been closed."""
 
 
 def seconds_left(deadline: float) -> float:
