@@ -855,7 +855,7 @@ def tls(open_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         servers.append(
             f"server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/{name}.pem; "
             f"ssl_certificate_key {folder}/{name}.pem; ssl_protocols {'TLSv1.2' if name == 'old' else 'TLSv1.3'}; "
-            f"location / {{ proxy_pass {open_registry}; }} }}"
+            f"add_header Resumed $ssl_session_reused; location / {{ proxy_pass {open_registry}; }} }}"
         )
     temporary = " ".join(
         f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -878,11 +878,15 @@ def test_certificate_of_the_given_authority_is_accepted(tls: Tls) -> None:
 
 
 @pytest.mark.parametrize("port", ["old", "good"], ids=["tls-1.2", "tls-1.3"])
-def test_connection_with_tls_is_reused(tls: Tls, port: str) -> None:
+def test_connection_is_reused_and_its_session_resumed_by_the_next_one(tls: Tls, port: str) -> None:
     asked = ObservedClient(Settings(f"https://localhost:{getattr(tls, port)}", ca_file=tls.ca))
     assert asked.body("manifests/1") == IMAGE.manifest
-    assert asked.body(BLOB) == LAYER
-    assert asked.client.connections_opened == 1
+    with asked.open(BLOB) as unfinished:
+        assert unfinished.headers["Resumed"] == "."
+        with asked.open("manifests/1") as other:
+            assert other.headers["Resumed"] == "r"
+            assert whole(other) == IMAGE.manifest
+    assert asked.client.connections_opened == 2
 
 
 @pytest.mark.parametrize(
@@ -1107,7 +1111,9 @@ def test_tunnel_is_reused_until_the_credentials_of_the_proxy_change(tls: Tls, tm
             assert asked.body("manifests/1") == IMAGE.manifest
             with pytest.raises(NotFound):
                 asked.open("manifests/2")
-        assert len(forward.asked) == asked.client.connections_opened == 1
+        with asked.open(BLOB) as unfinished, asked.open("manifests/1", method="HEAD") as resumed:
+            assert [unfinished.headers["Resumed"], resumed.headers["Resumed"]] == [".", "r"]
+        assert len(forward.asked) == asked.client.connections_opened == 2
         secret(tmp_path / "proxy", password=OTHER_PASSWORD)
         assert asked.problem().kind == "proxy"
 

@@ -364,6 +364,15 @@ def test_connection_with_tls_is_reused(authority: trustme.CA, ca_file: Path, ver
         assert server.accepted == 1
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_session_is_resumed(authority: trustme.CA, ca_file: Path, version: ssl.TLSVersion) -> None:
+    with secure(authority, GOOD, version, keeps_open=False) as (server, resumed):
+        requests = Requests(Settings(f"https://localhost:{server.port}", ca_file=ca_file))
+        for _ in range(3):
+            assert requests.get() == b"123"
+        assert resumed == [False, True, True]
+
+
 def test_changed_authorities_apply_to_idle_connections_and_sessions(
     authority: trustme.CA, ca_file: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import http.client
 import ipaddress
 import math
 import socket
+import ssl
 import threading
 import time
 import weakref
@@ -23,6 +24,7 @@ from upstream.credentials import read_credentials
 from upstream.errors import Kind, Unavailable, translate_errors
 from upstream.exchange import Reply
 from upstream.pool import Pool, Route
+from upstream.tls import TlsSessions
 from upstream.transport import Connection, TlsInTls, seconds_left
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ class Connections:
         self._lookups = Lookups()
         self._pool = Pool()
         weakref.finalize(self, self._pool.close)
+        self._sessions = TlsSessions()
         self._lock = threading.Lock()
         # How many connections to servers have been opened.
         self.opened = 0
@@ -175,6 +178,8 @@ class Connections:
         return Reply(url, connection, response, partial(self._release, connection, route))
 
     def _release(self, connection: Connection, route: Route, *, is_reusable: bool) -> None:
+        if route.context is not None:
+            self._remember_session(connection, route)
         if is_reusable:
             self._pool.put(route, connection)
         else:
@@ -233,18 +238,26 @@ class Connections:
         """Start TLS on a connection, which is closed if that fails."""
         context = route.context
         assert context is not None  # noqa: S101 - it is there for https
+        session = self._sessions.find(server, context)
         try:
             with translate_errors(str(server)):
                 if type(transport) is socket.socket:
                     transport.settimeout(seconds_left(deadline))
-                    return context.wrap_socket(transport, server_hostname=server.host)
-                inner = TlsInTls(transport, context, server.host)
+                    return context.wrap_socket(transport, server_hostname=server.host, session=session)
+                inner = TlsInTls(transport, context, server.host, session)
                 inner.settimeout(seconds_left(deadline))
                 inner.do_handshake()
                 return inner
         except BaseException:
             transport.close()
             raise
+
+    def _remember_session(self, connection: Connection, route: Route) -> None:
+        """Remember the TLS session; with TLS 1.3, the server sends what it takes to resume it after the handshake."""
+        server = route.origin if route.origin.scheme == "https" else route.proxy
+        session = connection.transport.session if isinstance(connection.transport, ssl.SSLSocket | TlsInTls) else None
+        if server is not None and route.context is not None and session is not None:
+            self._sessions.remember(server, route.context, session)
 
 
 def _proxy_headers(route: Route) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""TLS with servers: which certificates are trusted."""
+"""TLS with servers: which certificates are trusted, and the sessions that can be resumed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from upstream.errors import Kind, Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from upstream.urls import Origin
+
+# Servers are the upstream, its token server, its CDN, and a proxy.
+MAX_SESSIONS = 32
 
 
 class TrustedAuthorities:
@@ -59,3 +64,26 @@ class TrustedAuthorities:
         if self._file is not None:
             context.load_verify_locations(cafile=self._file)
         return context
+
+
+class TlsSessions:
+    """The last session with each server. Resuming one saves a round trip or a signature of the server."""
+
+    def __init__(self) -> None:
+        """Start without sessions."""
+        self._lock = threading.Lock()
+        self._sessions: dict[Origin, tuple[ssl.SSLContext, ssl.SSLSession]] = {}
+
+    def find(self, server: Origin, context: ssl.SSLContext) -> ssl.SSLSession | None:
+        """Return a session that was made with the context, so that the server's certificate was checked with it."""
+        with self._lock:
+            made_with, session = self._sessions.get(server, (None, None))
+        return session if made_with is context else None
+
+    def remember(self, server: Origin, context: ssl.SSLContext, session: ssl.SSLSession) -> None:
+        """Replace the session with a server, and forget the one that was replaced least recently if there are many."""
+        with self._lock:
+            self._sessions.pop(server, None)
+            self._sessions[server] = context, session
+            if len(self._sessions) > MAX_SESSIONS:
+                del self._sessions[next(iter(self._sessions))]

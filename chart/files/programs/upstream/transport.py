@@ -31,13 +31,20 @@ class Transport(Protocol):
 class TlsInTls:
     """TLS inside TLS, which Python's sockets cannot do: to an https server, through a proxy that is itself https."""
 
-    def __init__(self, outer: Transport, context: ssl.SSLContext, host: str) -> None:
-        """Take the connection to the proxy; nothing is sent yet."""
+    def __init__(
+        self, outer: Transport, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None = None
+    ) -> None:
+        """Take the connection to the proxy, and the session to resume; nothing is sent yet."""
         self._outer = outer
         self._timeout: float | None = None
         self._received = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=host)
+        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=host, session=session)
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """The session, as SSLSocket.session."""
+        return self._tls.session
 
     def do_handshake(self) -> None:
         """Agree on keys, and check the certificate."""
