@@ -143,3 +143,24 @@ def test_connection_with_unread_bytes_in_its_buffer_is_not_used(lines: Lines) ->
     assert connection.makefile("rb").read(4) == b"body"
     pool.put(ROUTE, connection)
     assert lines.is_closed(connection)
+
+
+def test_as_many_connections_are_opened_in_advance_as_are_missing(lines: Lines) -> None:
+    pool = Pool()
+    idle, closed = lines.connect(), lines.connect()
+    pool.put(ROUTE, idle)
+    pool.put(ROUTE, closed)
+    lines.ends[closed].close()
+    assert [pool.begin_opening(ROUTE, 3) for _ in range(3)] == [True, True, False]
+    pool.put(ROUTE, lines.connect())
+    pool.end_opening(ROUTE)
+    assert not pool.begin_opening(ROUTE, 3)
+    # The second connection could not be opened.
+    pool.end_opening(ROUTE)
+    assert pool.begin_opening(ROUTE, 3)
+    assert lines.is_closed(closed)
+
+
+def test_not_more_connections_are_opened_in_advance_than_are_kept() -> None:
+    pool = Pool()
+    assert sum(pool.begin_opening(ROUTE, 100) for _ in range(100)) == MAX_IDLE_PER_ORIGIN

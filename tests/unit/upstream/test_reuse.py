@@ -359,6 +359,7 @@ def test_connection_with_tls_is_reused(authority: trustme.CA, ca_file: Path, ver
     """The session tickets of TLS 1.3, which come at any time, are no answer that nobody asked for."""
     with secure(authority, GOOD, version) as (server, _):
         requests = Requests(Settings(f"https://localhost:{server.port}", ca_file=ca_file))
+        requests.client.prepare_connections(1)
         for _ in range(3):
             assert requests.get() == b"123"
         assert server.accepted == 1
@@ -385,6 +386,41 @@ def test_changed_authorities_apply_to_idle_connections_and_sessions(
             requests.get()
         wait_for("the connection to be closed", lambda: server.open == 0, TIMEOUT_SECONDS, 0.01)
         assert resumed == [False]
+
+
+# Connections in advance
+
+
+def test_connections_are_opened_in_advance() -> None:
+    with (
+        ScriptedServer(GOOD, keeps_open=True) as cdn,
+        ScriptedServer(redirect(f"{cdn.url}/x"), keeps_open=True) as server,
+    ):
+        requests = requests_to(server)
+        requests.client.prepare_connections(2)
+        assert requests.get() == b"123"
+        requests.client.prepare_connections(3)
+        wait_for("the connections", lambda: (server.accepted, cdn.accepted) == (3, 3), TIMEOUT_SECONDS, 0.01)
+        with ThreadPoolExecutor(3) as pool:
+            assert set(pool.map(lambda _: requests.get(), range(9))) == {b"123"}
+        assert (server.accepted, cdn.accepted) == (3, 3)
+        assert requests.client.connections_opened == 6
+
+
+def test_threads_open_connections_together() -> None:
+    with ScriptedServer(GOOD, keeps_open=True) as server:
+        requests = requests_to(server)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: requests.client.prepare_connections(4), range(4)))
+        wait_for("the connections", lambda: server.accepted == 4, TIMEOUT_SECONDS, 0.01)
+        assert requests.client.connections_opened == 4
+
+
+def test_connection_that_cannot_be_opened_in_advance_is_not_reported() -> None:
+    requests = Requests(Settings("http://127.0.0.1:1"))
+    requests.client.prepare_connections(3)
+    assert requests.outcomes == []
+    assert requests.client.connections_opened == 0
 
 
 # All together

@@ -10,6 +10,7 @@ import math
 import re
 import time
 import urllib.parse
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ from upstream.connections import Connections
 from upstream.errors import Kind, NotFound, Unavailable
 from upstream.exchange import Request, outcome_of
 from upstream.proxies import Proxies
+from upstream.reference import BLOB
 from upstream.tls import TrustedAuthorities
 from upstream.urls import UNESCAPED, Url
 
@@ -30,11 +32,14 @@ if TYPE_CHECKING:
 
     from upstream.exchange import Reply
     from upstream.reference import Reference
+    from upstream.urls import Origin
 
 # How long a body may bring nothing before its answer is cut off.
 READ_TIMEOUT_SECONDS = 10.0
 MAX_REDIRECTS = 5
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+# How long connections may take that are opened in advance.
+PREPARE_SECONDS = 5.0
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)")
 
 
@@ -153,6 +158,8 @@ class Client:
         self._observe = observe
         self._received = received
         self._read_timeout = read_timeout
+        # The server that the upstream redirected to last for a blob.
+        self._blob_server: Origin | None = None
         self._authorizer.read_credentials()
         if settings.ca_file is not None:
             try:
@@ -198,8 +205,20 @@ class Client:
         except BaseException:
             reply.discard()
             raise
+        if reference.kind == BLOB and reply.url.origin != self._url.origin:
+            self._blob_server = reply.url.origin
         received = partial(self._received, reference.kind)
         return Answer(reply, offset=offset, read_timeout=self._read_timeout, received=received)
+
+    def prepare_connections(self, count: int) -> None:
+        """Open connections until `count` are idle, to the upstream and to where it redirected the last blob.
+
+        A problem is not reported, since the next request meets it too.
+        """
+        for server in (self._url.origin, self._blob_server):
+            if server is not None:
+                with suppress(Unavailable):
+                    self._connections.prepare(server, count, time.monotonic() + PREPARE_SECONDS)
 
     def _follow(self, request: Request, authorization: str | None) -> Reply:
         """Send a request and follow redirects; only the server of the request gets the authorization."""

@@ -145,6 +145,21 @@ class Connections:
                     raise
         return self._exchange(self._open(route, deadline), route, message)
 
+    def prepare(self, origin: Origin, count: int, deadline: float) -> None:
+        """Open connections to a server until `count` are idle, or as many as are kept.
+
+        Several threads may do this at once: they open that many connections together.
+
+        Raises:
+            Unavailable: A connection could not be opened.
+        """
+        route = self._route(origin)
+        while self._pool.begin_opening(route, count):
+            try:
+                self._pool.put(route, self._open(route, deadline))
+            finally:
+                self._pool.end_opening(route)
+
     def _route(self, origin: Origin) -> Route:
         proxy = self._proxies.choose(origin)
         has_tls = origin.scheme == "https" or (proxy is not None and proxy.scheme == "https")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Pool:
         self._lock = threading.Lock()
         # The most recently used is the last.
         self._idle: list[_Idle] = []
+        self._being_opened: Counter[Route] = Counter()
 
     def take(self, route: Route) -> Connection | None:
         """Remove and return the most recently used connection of a route that is still usable, or None."""
@@ -74,6 +76,25 @@ class Pool:
                 self._close(same[0])
             elif len(self._idle) > MAX_IDLE:
                 self._close(self._idle[0])
+
+    def begin_opening(self, route: Route, count: int) -> bool:
+        """Note that a connection is being opened in advance, unless `count` are usable or being opened."""
+        with self._lock:
+            self._close_outdated(route)
+            for idle in [idle for idle in self._idle if idle.route == route and not idle.connection.is_quiet()]:
+                self._close(idle)
+            usable = sum(idle.route == route for idle in self._idle)
+            if usable + self._being_opened[route] >= min(count, MAX_IDLE_PER_ORIGIN):
+                return False
+            self._being_opened[route] += 1
+            return True
+
+    def end_opening(self, route: Route) -> None:
+        """Note that a connection has been put, or could not be opened."""
+        with self._lock:
+            self._being_opened[route] -= 1
+            # This drops the routes with 0.
+            self._being_opened = +self._being_opened
 
     def close(self) -> None:
         """Close all idle connections."""
