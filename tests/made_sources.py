@@ -21,6 +21,8 @@ class Asked(NamedTuple):
     method: str
     reference: Reference
     offset: int
+    last_byte: int | None = None
+    location: object = None
 
 
 @dataclass
@@ -62,16 +64,18 @@ class MadeSource:
         self.asked: list[Asked] = []
         self._lock = threading.Lock()
 
-    def open(
+    def open(  # noqa: PLR0913 - as upstream.source.Source
         self,
         method: str,
         reference: Reference,
         *,
         accept: Sequence[str] = (),  # noqa: ARG002 - no test depends on it
         offset: int = 0,
+        last_byte: int | None = None,
+        location: object = None,
         timeout: float,  # noqa: ARG002 - the test says how long it takes
     ) -> MadeAnswer:
-        asked = Asked(method, reference, offset)
+        asked = Asked(method, reference, offset, last_byte, location)
         with self._lock:
             self.asked.append(asked)
         return self.answer(asked)

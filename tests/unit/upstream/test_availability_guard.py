@@ -11,6 +11,7 @@ from upstream import availability_guard
 from upstream.availability_guard import AvailabilityGuard
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import Reference
+from upstream.urls import Url
 
 if TYPE_CHECKING:
     from upstream.source import Source
@@ -99,3 +100,9 @@ def test_source_that_refuses_is_available(clock: list[float], problem: Exception
     with pytest.raises(type(problem)):
         ask(source)
     assert log[-1] == "the upstream is available again"
+
+
+def test_range_and_location_are_passed_on() -> None:
+    failing, blob, location = Failing(), Reference("blob", "a/b", "x"), Url.parse("http://cdn.example.com/x")
+    guarded(failing, []).open("GET", blob, offset=1, last_byte=2, location=location, timeout=1.0)
+    assert failing.source.asked == [Asked("GET", blob, 1, 2, location)]

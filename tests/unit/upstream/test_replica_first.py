@@ -10,6 +10,7 @@ from made_sources import Asked, MadeAnswer, MadeSource, whole
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import Reference
 from upstream.replica_first import ReplicaFirst
+from upstream.urls import Url
 
 if TYPE_CHECKING:
     from upstream.source import Source
@@ -87,3 +88,13 @@ def test_upstream_is_not_asked_again_for_something_that_it_does_not_have() -> No
     with pytest.raises(NotFound):
         ask(replica_first(0, upstream, replica), theirs)
     assert upstream.source.asked == []
+
+
+def test_range_is_requested_from_both_and_a_location_of_the_upstream_only_from_the_upstream() -> None:
+    upstream, replica = Failing(), Failing(REFUSED)
+    source = cast("Source", replica_first(0, upstream, replica))
+    theirs = next(blob for blob in BLOBS if sha256(blob.path.encode()).digest()[0] % 2)
+    location = Url.parse("http://cdn.example.com/x")
+    source.open("GET", theirs, offset=1, last_byte=2, location=location, timeout=1.0)
+    assert replica.source.asked == [Asked("GET", theirs, 1, 2)]
+    assert upstream.source.asked == [Asked("GET", theirs, 1, 2, location)]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from upstream.client import Answer
     from upstream.reference import Reference
     from upstream.source import Source
+    from upstream.urls import Url
 
 # How long an unavailable source is not asked again, unless it asks for a longer pause, up to MAX_PAUSE_SECONDS.
 PAUSE_SECONDS = 5.0
@@ -34,15 +35,31 @@ class AvailabilityGuard:
         self._problem: Unavailable | None = None
         self._paused_until = 0.0
 
-    def open(
-        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    def open(  # noqa: PLR0913 - whatever a request can say
+        self,
+        method: str,
+        reference: Reference,
+        *,
+        accept: Sequence[str] = (),
+        offset: int = 0,
+        last_byte: int | None = None,
+        location: Url | None = None,
+        timeout: float,
     ) -> Answer:
         """Request as `Client.open` does, or raise at once what was raised a few seconds ago."""
         with self._lock:
             if self._problem is not None and time.monotonic() < self._paused_until:
                 raise Unavailable(self._problem.kind, str(self._problem))
         try:
-            answer = self._source.open(method, reference, accept=accept, offset=offset, timeout=timeout)
+            answer = self._source.open(
+                method,
+                reference,
+                accept=accept,
+                offset=offset,
+                last_byte=last_byte,
+                location=location,
+                timeout=timeout,
+            )
         except Unavailable as problem:
             if problem.kind not in SINGLE_ANSWER_KINDS or problem.retry_after is not None:
                 self._note_unavailable(problem)

@@ -40,7 +40,9 @@ MAX_REDIRECTS = 5
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 # How long connections may take that are opened in advance.
 PREPARE_SECONDS = 5.0
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)")
+# The share of its time that a request has at a remembered location, so that the rest is left for the usual way.
+LOCATION_SHARE = 0.5
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class Settings(NamedTuple):
@@ -63,20 +65,46 @@ class Settings(NamedTuple):
     ca_source: str = "the ConfigMap or Secret of authorities"
 
 
+class Range(NamedTuple):
+    """The bytes that are requested of a blob, from the first to the last one, or to its end."""
+
+    first_byte: int
+    last_byte: int | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that requests them."""
+        if not self.first_byte and self.last_byte is None:
+            return {}
+        return {"Range": f"bytes={self.first_byte}-{'' if self.last_byte is None else self.last_byte}"}
+
+
 class Answer:
     """A good answer, whose body can be read. It is closed by its end, by `close`, or by leaving it as a context."""
 
-    def __init__(self, reply: Reply, *, offset: int, read_timeout: float, received: Callable[[int], None]) -> None:
-        """Take an answer whose body begins at byte `offset` of the blob or manifest."""
+    def __init__(
+        self,
+        reply: Reply,
+        *,
+        part: tuple[int, int | None],
+        location: Url | None,
+        read_timeout: float,
+        received: Callable[[int], None],
+    ) -> None:
+        """Take an answer; `part` is the byte at which its body begins, and the size of all."""
         self._reply = reply
         self._timeout = read_timeout
         self._received = received
         self._is_closed = False
+        # 206 if the server has sent the range that was requested, and 200 if it sends all bytes.
         self.status = reply.status
         self.headers: Message = reply.headers
-        self.offset = offset
+        # The byte of the blob or manifest at which the body begins, and the bytes of all, if the server says so.
+        self.offset, self.total_size = part
         # The bytes of this body, 0 for HEAD; None if it comes in chunks or ends with the connection.
         self.length = reply.length
+        # Where the upstream redirected to, for other ranges of the same blob.
+        self.location = location
         reply.end_deadline(read_timeout)
 
     def read(self, size: int) -> bytes:
@@ -177,13 +205,22 @@ class Client:
         """How many connections were opened, to the upstream, its token server and the servers it redirects to."""
         return self._connections.opened
 
-    def open(
-        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    def open(  # noqa: PLR0913 - whatever a request can say
+        self,
+        method: str,
+        reference: Reference,
+        *,
+        accept: Sequence[str] = (),
+        offset: int = 0,
+        last_byte: int | None = None,
+        location: Url | None = None,
+        timeout: float,
     ) -> Answer:
-        """Request a manifest, or a blob from byte `offset` on.
+        """Request a manifest, or a blob from byte `offset` on, to its end or to `last_byte`.
 
         The head of the answer is there within `timeout` seconds, which includes tokens and redirects. An upstream that
-        does not support ranges answers from byte 0 on. The caller has checked that the repository is a valid name.
+        does not support ranges answers with all bytes. The caller has checked that the repository is a valid name.
+        `location` is that of an earlier answer with the same blob: it is tried first, without asking the upstream.
 
         Raises:
             Unavailable: There is no useful answer.
@@ -194,21 +231,17 @@ class Client:
         repository, path = reference.repository, reference.path
         prefix = self._url.target.rstrip("/")
         target = f"{prefix}/v2/{urllib.parse.quote(repository)}/{urllib.parse.quote(path, safe='/:')}"
-        headers = {"Accept": ", ".join(accept) or "*/*", "Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
+        requested = Range(offset, last_byte)
+        headers = {"Accept": ", ".join(accept) or "*/*", "Accept-Encoding": "identity", **requested.headers}
         request = Request(method, method, Url(self._url.origin, target), headers, deadline, reference.is_digest)
-        reply = self._authorizer.open(request, repository)
-        try:
-            _check_status(reply, f"{repository}/{path}")
-            offset = _offset_of(reply, offset)
-        except BaseException:
-            reply.discard()
-            raise
-        if reference.kind == BLOB and reply.url.origin != self._url.origin:
-            self._blob_server = reply.url.origin
-        received = partial(self._received, reference.kind)
-        return Answer(reply, offset=offset, read_timeout=self._read_timeout, received=received)
+        if location is not None:
+            near = request._replace(deadline=deadline - (1 - LOCATION_SHARE) * timeout)
+            try:
+                return self._answer(self._send(near, location, headers), reference, requested)
+            except (Unavailable, NotFound):
+                # The URL may have expired.
+                pass
+        return self._answer(self._authorizer.open(request, repository), reference, requested)
 
     def prepare_connections(self, count: int) -> None:
         """Open connections until `count` are idle, to the upstream and to where it redirected the last blob.
@@ -219,6 +252,20 @@ class Client:
             if server is not None:
                 with suppress(Unavailable):
                     self._connections.prepare(server, count, time.monotonic() + PREPARE_SECONDS)
+
+    def _answer(self, reply: Reply, reference: Reference, requested: Range) -> Answer:
+        """Return the answer of a reply, which is closed if it is of no use."""
+        try:
+            _check_status(reply, f"{reference.repository}/{reference.path}")
+            part = _part_of(reply, requested)
+        except BaseException:
+            reply.discard()
+            raise
+        location = None if reply.url.origin == self._url.origin else reply.url
+        if location is not None and reference.kind == BLOB:
+            self._blob_server = location.origin
+        received = partial(self._received, reference.kind)
+        return Answer(reply, part=part, location=location, read_timeout=self._read_timeout, received=received)
 
     def _follow(self, request: Request, authorization: str | None) -> Reply:
         """Send a request and follow redirects; only the server of the request gets the authorization."""
@@ -271,12 +318,21 @@ def _location_of(reply: Reply) -> Url:
     raise Unavailable(Kind.REDIRECTS, message)
 
 
-def _offset_of(reply: Reply, requested: int) -> int:
-    """Return the byte at which the body of a good answer begins."""
+def _part_of(reply: Reply, requested: Range) -> tuple[int, int | None]:
+    """Return the byte at which the body of a good answer begins, and the size of all if the server says it."""
     if reply.status == http.HTTPStatus.OK:
-        return 0
+        # The length of an answer to HEAD is 0.
+        return 0, reply.length or None
+    first, last = requested
     content_range = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", ""))
-    if content_range is None or int(content_range[1]) != requested:
-        message = f"{reply.url.origin} sent another range than from byte {requested} on"
+    if content_range is None or int(content_range[1]) != first:
+        message = f"{reply.url.origin} sent another range than from byte {first} on"
         raise Unavailable(Kind.MALFORMED, message)
-    return requested
+    end = int(content_range[2])
+    total_size = None if content_range[3] == "*" else int(content_range[3])
+    if last is not None:
+        expected_end = last if total_size is None else min(last, total_size - 1)
+        if end != expected_end or reply.length not in (None, 0, end - first + 1):
+            message = f"{reply.url.origin} sent another range than from byte {first} to {last}"
+            raise Unavailable(Kind.MALFORMED, message)
+    return first, total_size

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from upstream.client import Answer
     from upstream.reference import Reference
     from upstream.source import Source
+    from upstream.urls import Url
 
 # How long the other replica has for the head of its answer, or for its first byte if it has to fetch the blob itself.
 BLOB_TIMEOUT_SECONDS = 12.0
@@ -32,8 +33,16 @@ class ReplicaFirst:
         self._replica = replica
         self._ordinal = ordinal
 
-    def open(
-        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    def open(  # noqa: PLR0913 - whatever a request can say
+        self,
+        method: str,
+        reference: Reference,
+        *,
+        accept: Sequence[str] = (),
+        offset: int = 0,
+        last_byte: int | None = None,
+        location: Url | None = None,
+        timeout: float,
     ) -> Answer:
         """Request as `Client.open` does; the upstream is asked if the other replica is unavailable or refuses."""
         # The tag and the digest of a manifest have to belong to the same replica.
@@ -42,7 +51,18 @@ class ReplicaFirst:
         if sha256(key.encode()).digest()[0] % 2 != self._ordinal:
             try:
                 limit = min(timeout, BLOB_TIMEOUT_SECONDS if is_blob else MANIFEST_TIMEOUT_SECONDS)
-                return self._replica.open(method, reference, accept=accept, offset=offset, timeout=limit)
+                # A location is always one of the upstream, since replicas do not redirect.
+                return self._replica.open(
+                    method, reference, accept=accept, offset=offset, last_byte=last_byte, timeout=limit
+                )
             except (Unavailable, Denied):
                 pass
-        return self._upstream.open(method, reference, accept=accept, offset=offset, timeout=timeout)
+        return self._upstream.open(
+            method,
+            reference,
+            accept=accept,
+            offset=offset,
+            last_byte=last_byte,
+            location=location,
+            timeout=timeout,
+        )

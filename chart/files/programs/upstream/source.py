@@ -9,12 +9,21 @@ if TYPE_CHECKING:
 
     from upstream.client import Answer
     from upstream.reference import Reference
+    from upstream.urls import Url
 
 
 class Source(Protocol):
     """The upstream, another replica, or a choice between them."""
 
-    def open(
-        self, method: str, reference: Reference, *, accept: Sequence[str] = (), offset: int = 0, timeout: float
+    def open(  # noqa: PLR0913 - whatever a request can say
+        self,
+        method: str,
+        reference: Reference,
+        *,
+        accept: Sequence[str] = (),
+        offset: int = 0,
+        last_byte: int | None = None,
+        location: Url | None = None,
+        timeout: float,
     ) -> Answer:
         """Request a manifest or a blob, as `Client.open` does."""
