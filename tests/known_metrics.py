@@ -31,6 +31,7 @@ EMPTY_CACHE = Snapshot(
     is_upstream_away=False,
     active_fetches=0,
     credentials_refused=0,
+    upstream_connections=0,
 )
 
 

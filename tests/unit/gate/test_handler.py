@@ -86,6 +86,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
                 is_upstream_away=lambda: False,
                 count_refused_credentials=lambda: 3,
+                count_upstream_connections=lambda: 4,
             )
             parts.health.is_loaded = True
             server = stack.enter_context(Server(tmp_path / "gate.sock", parts))
@@ -274,6 +275,7 @@ def test_metrics_count_the_requests(serve: Serve, ask: Ask) -> None:
         'registry_proxy_hits_total{upstream_host="docker.io",type="manifest"} 1',
         'registry_proxy_misses_total{upstream_host="docker.io",type="manifest"} 1',
         'registry_cache_upstream_credentials_refused_total{upstream_host="docker.io"} 3',
+        'registry_cache_upstream_connections_total{upstream_host="docker.io"} 4',
     ):
         assert line in text.splitlines()
 

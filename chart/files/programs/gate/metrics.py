@@ -46,6 +46,8 @@ class Snapshot(NamedTuple):
     active_fetches: int
     credentials_refused: int
     """How often the upstream or its token server refused the credentials."""
+    upstream_connections: int
+    """How many connections to the upstream were opened."""
 
 
 class Metrics:
@@ -158,6 +160,9 @@ class Metrics:
             ("upstream_credentials_refused",
              "Responses with status 401 from the upstream or its token server to requests with credentials.",
              snapshot.credentials_refused),
+            ("upstream_connections",
+             "Connections that were opened to the upstream, its token server and its CDN, directly or through a proxy.",
+             snapshot.upstream_connections),
             ("uncounted_responses", "Responses whose bytes are missing from registry_proxy_pushed_bytes_total.",
              self._uncounted_responses),
         ):  # fmt: skip

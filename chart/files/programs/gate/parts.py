@@ -44,6 +44,7 @@ class Parts(NamedTuple):
     health: Health
     is_upstream_away: Callable[[], bool]
     count_refused_credentials: Callable[[], int]
+    count_upstream_connections: Callable[[], int]
 
 
 def build_parts(configuration: Configuration, limits: Limits, volume: Path, sockets: Path) -> Parts:
@@ -80,6 +81,7 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         health=Health(volume, sockets / DISTRIBUTION_SOCKET),
         is_upstream_away=lambda: upstream.is_away,
         count_refused_credentials=lambda: client.credentials_refused,
+        count_upstream_connections=lambda: client.connections_opened,
     )
 
 
@@ -92,6 +94,7 @@ def render_metrics(parts: Parts) -> str:
             is_upstream_away=parts.is_upstream_away(),
             active_fetches=parts.fetches.count(),
             credentials_refused=parts.count_refused_credentials(),
+            upstream_connections=parts.count_upstream_connections(),
         )
     )
 
