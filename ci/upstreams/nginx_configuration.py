@@ -59,6 +59,8 @@ http {{
   uwsgi_temp_path "{folder}/tmp-uwsgi";
   scgi_temp_path "{folder}/tmp-scgi";
   client_max_body_size 0;
+  # A cache opens connections before it needs them. One without a request keeps an old worker from ending for this long.
+  client_header_timeout 2s;
   proxy_max_temp_file_size 0;
   proxy_http_version 1.1;
   server {{

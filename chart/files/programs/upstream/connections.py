@@ -10,7 +10,6 @@ import http.client
 import ipaddress
 import math
 import socket
-import ssl
 import threading
 import time
 import weakref
@@ -25,7 +24,7 @@ from upstream.errors import Kind, Unavailable, translate_errors
 from upstream.exchange import Reply
 from upstream.pool import Pool, Route
 from upstream.tls import TlsSessions
-from upstream.transport import Connection, TlsInTls, seconds_left
+from upstream.transport import Connection, Tls, seconds_left
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -256,13 +255,10 @@ class Connections:
         session = self._sessions.find(server, context)
         try:
             with translate_errors(str(server)):
-                if type(transport) is socket.socket:
-                    transport.settimeout(seconds_left(deadline))
-                    return context.wrap_socket(transport, server_hostname=server.host, session=session)
-                inner = TlsInTls(transport, context, server.host, session)
-                inner.settimeout(seconds_left(deadline))
-                inner.do_handshake()
-                return inner
+                tls = Tls(transport, context, server.host, session)
+                tls.settimeout(seconds_left(deadline))
+                tls.do_handshake()
+                return tls
         except BaseException:
             transport.close()
             raise
@@ -270,7 +266,7 @@ class Connections:
     def _remember_session(self, connection: Connection, route: Route) -> None:
         """Remember the TLS session; with TLS 1.3, the server sends what it takes to resume it after the handshake."""
         server = route.origin if route.origin.scheme == "https" else route.proxy
-        session = connection.transport.session if isinstance(connection.transport, ssl.SSLSocket | TlsInTls) else None
+        session = connection.transport.session if isinstance(connection.transport, Tls) else None
         if server is not None and route.context is not None and session is not None:
             self._sessions.remember(server, route.context, session)
 
