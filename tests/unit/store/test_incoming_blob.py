@@ -41,6 +41,44 @@ def test_blob_can_be_read_while_it_is_written_and_afterwards(store: Store) -> No
     assert store.find_blob(digest(content(1))) == len(content(1))
 
 
+def test_bytes_that_were_written_ahead_are_appended_in_order(store: Store, tmp_path: Path) -> None:
+    whole = content(1)
+    incoming = store.begin_blob(digest(whole), len(whole))
+    assert incoming.write_ahead(2000, memoryview(whole)[2000:3000])
+    assert incoming.write_ahead(1000, memoryview(whole)[1000:2000])
+    incoming.write(whole[:1000])
+    incoming.append_written(2000)
+    assert incoming.written == 3000
+    incoming.write(whole[3000:])
+    incoming.commit("one")
+    assert store.blob_path(digest(whole)).read_bytes() == whole
+    assert find_faults(tmp_path) == []
+
+
+def test_bytes_that_were_appended_cannot_be_written_ahead_any_more(store: Store) -> None:
+    """Otherwise a connection that is late could change content after it was compared with the digest."""
+    whole = content(1)
+    incoming = store.begin_blob(digest(whole), len(whole))
+    incoming.write(whole[:1500])
+    assert not incoming.write_ahead(1000, memoryview(b"x" * 1000))
+    incoming.write(whole[1500:])
+    assert not incoming.write_ahead(len(whole) - 1, memoryview(b"x"))
+    incoming.commit("one")
+    assert not incoming.write_ahead(len(whole), memoryview(b"x"))
+    assert store.blob_path(digest(whole)).read_bytes() == whole
+
+
+def test_wrong_bytes_that_were_written_ahead_are_not_kept(store: Store, tmp_path: Path) -> None:
+    whole = content(1)
+    incoming = store.begin_blob(digest(whole), len(whole))
+    assert incoming.write_ahead(10, memoryview(b"x" * (len(whole) - 10)))
+    incoming.write(whole[:10])
+    incoming.append_written(len(whole) - 10)
+    with pytest.raises(WrongContent):
+        incoming.commit("one")
+    assert is_empty(tmp_path)
+
+
 def test_empty_blob_is_kept(store: Store, open_store: Callable[..., Store], tmp_path: Path) -> None:
     put_blob(store, "one", b"")
     assert store.find_blob(digest(b"")) == 0

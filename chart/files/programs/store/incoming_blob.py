@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from store.layout import LAYER, Link, check_names
 
 if TYPE_CHECKING:
-    import threading
     from io import FileIO
     from pathlib import Path
 
     from store.files import Files
     from store.room import Reservation, Room
+
+
+READ_BYTES = 1 << 18
 
 
 class WrongContent(Exception):
@@ -36,7 +38,10 @@ class Owner(Protocol):
 
 
 class IncomingBlob:
-    """A blob that one thread writes and many may read; its writer has to commit or to abandon it."""
+    """A blob that is being written, and that many may read; its writer has to commit or to abandon it.
+
+    One thread appends to it. Others may write ahead: bytes after those that were appended so far.
+    """
 
     def __init__(self, digest: str, size: int | None, path: Path, reservation: Reservation, owner: Owner) -> None:
         """Write to the open file of a reservation; `size` is None if it is unknown."""
@@ -46,11 +51,15 @@ class IncomingBlob:
         self.reservation = reservation
         self._owner = owner
         self._hash = hashlib.sha256()
+        self._written = 0
+        # Held while the file is written or closed, so that a thread that writes ahead neither changes what was appended
+        # nor writes to another file that has got the same descriptor.
+        self._lock = threading.Lock()
 
     @property
     def written(self) -> int:
-        """Return how many bytes were written so far."""
-        return self.reservation.written_bytes
+        """Return how many bytes were appended so far."""
+        return self._written
 
     def open_for_reading(self) -> FileIO:
         """Open the blob for reading, while it is written or after it was committed.
@@ -77,11 +86,60 @@ class IncomingBlob:
             raise WrongContent(message)
         left = memoryview(content)
         while left:
-            write = partial(os.pwrite, self.reservation.descriptor, left, self.written)
-            written = self._owner.room.evict_while_full(write, len(left))
+            written = self._write(left, self._written, appends=True)
             self._hash.update(left[:written])
-            self.reservation.written_bytes += written
             left = left[written:]
+
+    def write_ahead(self, offset: int, content: memoryview) -> bool:
+        """Write bytes that have not been appended yet, and return whether that was possible.
+
+        It is not if the blob has grown beyond `offset`, or was committed or abandoned.
+
+        Raises:
+            NoRoom: The volume cannot hold that.
+            OSError: The disk reported another error.
+        """
+        left = content
+        while left:
+            written = self._write(left, offset)
+            if not written:
+                return False
+            offset += written
+            left = left[written:]
+        return True
+
+    def append_written(self, count: int) -> None:
+        """Append bytes that were written ahead; all of the next `count` bytes were.
+
+        Raises:
+            OSError: The disk cannot read them.
+        """
+        end = self._written + count
+        buffer = memoryview(bytearray(min(count, READ_BYTES)))
+        while self._written < end:
+            read = os.preadv(self.reservation.descriptor, [buffer[: end - self._written]], self._written)
+            if not read:
+                message = "the file of the blob was truncated"
+                raise OSError(message)
+            self._hash.update(buffer[:read])
+            with self._lock:
+                self._written += read
+
+    def _write(self, content: memoryview, offset: int, *, appends: bool = False) -> int:
+        """Write some bytes and return how many, or 0 if those at `offset` may not be written any more."""
+
+        def write() -> int:
+            # Only for one attempt, because eviction between two attempts needs other locks.
+            with self._lock:
+                if not appends and (offset < self._written or self.reservation.descriptor < 0):
+                    return 0
+                written = os.pwrite(self.reservation.descriptor, content, offset)
+                self.reservation.written_bytes += written
+                if appends:
+                    self._written += written
+                return written
+
+        return self._owner.room.evict_while_full(write, len(content))
 
     def commit(self, repository: str) -> None:
         """Make the blob part of the store, as a layer of a repository.
@@ -106,8 +164,12 @@ class IncomingBlob:
             with self._owner.files.recording_errors(self.path), suppress(FileNotFoundError):
                 self.path.unlink()
 
-    def complete(self, now: float) -> os.stat_result:
-        """Check the content, flush it to the disk with `now` as its last use, and return the file's status."""
+    def verify(self) -> None:
+        """Compare what was written with the expected size and digest.
+
+        Raises:
+            WrongContent: They differ.
+        """
         digest = f"sha256:{self._hash.hexdigest()}"
         if self.size not in (None, self.written):
             message = f"{self.written} bytes came instead of the expected {self.size}"
@@ -115,6 +177,10 @@ class IncomingBlob:
         if digest != self.digest:
             message = f"the content has the digest {digest} instead of {self.digest}"
             raise WrongContent(message)
+
+    def complete(self, now: float) -> os.stat_result:
+        """Check the content, flush it to the disk with `now` as its last use, and return the file's status."""
+        self.verify()
         descriptor = self.reservation.descriptor
         if self.size is None:
             os.ftruncate(descriptor, self.written)
@@ -124,5 +190,6 @@ class IncomingBlob:
 
     def close(self) -> None:
         """Close the file for writing, even if the disk reports an error."""
-        descriptor, self.reservation.descriptor = self.reservation.descriptor, -1
+        with self._lock:
+            descriptor, self.reservation.descriptor = self.reservation.descriptor, -1
         os.close(descriptor)

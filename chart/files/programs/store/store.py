@@ -212,6 +212,15 @@ class Store:
                     self._removal.remove_blob(digest, DAMAGED)
         return right
 
+    def missing_layers(self, digest: str) -> dict[str, int]:
+        """Return the layers of a stored manifest that are not stored, with their sizes, in its order."""
+        with self._index.lock:
+            manifest = self._index.blobs.get(digest)
+            references = {} if manifest is None else manifest.references
+            # The config comes last.
+            layers = list(references.items())[:-1]
+            return {layer: size for layer, size in layers if layer not in self._index.blobs}
+
     # Writing
 
     def mark_used(self, repository: str, digest: str) -> None:
