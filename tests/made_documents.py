@@ -113,6 +113,7 @@ VALUES = st.fixed_dictionaries(
         "upstreamSettings": mostly(st.dictionaries(KNOWN, mostly(UPSTREAM_SETTINGS), max_size=2)),
         "cachePods": mapping(
             tagCheckInterval=TIME_TO_LIVE,
+            fetchAhead=st.sampled_from(["Never", "Adaptive", "Always"]),
             highWaterMarkPercent=st.integers(1, 100),
             volumeClaims=mapping(
                 retentionPolicy=st.sampled_from(["Delete", "Retain"]),

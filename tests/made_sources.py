@@ -36,6 +36,10 @@ class MadeAnswer:
     length: int | None = None
     offset: int = 0
     headers: Message = field(default_factory=Message)
+    location: object = "where the blob is"
+
+    def close(self) -> None:
+        self.body.clear()
 
     def read(self, _size: int) -> bytes:
         while self.body:

@@ -166,6 +166,7 @@ def test_configuration_of_the_caches() -> None:
     assert three["docker.io"]["remoteURL"] == "https://registry-1.docker.io"
     assert three["registry.k8s.io"]["remoteURL"] == "https://registry.k8s.io"
     assert {one["tagCheckInterval"] for one in three.values()} == {"5s"}
+    assert {one["fetchAhead"] for one in three.values()} == {"Adaptive"}
     (private,) = configurations(PRIVATE).values()
     assert private["remoteURL"] == "http://registry.example.com:5000"
     assert private["httpProxy"] == private["httpsProxy"] == "http://proxy.example.com:3128"

@@ -58,6 +58,7 @@ VALUES = st.fixed_dictionaries(
         "images": some(nginx=st.just({"tag": "1.28.1-alpine"}), python=st.just({"tag": "3.14-alpine"})),
         "cachePods": some(
             tagCheckInterval=st.just("0s"),
+            fetchAhead=st.just("Never"),
             highWaterMarkPercent=st.just(50),
             volumeClaims=st.just({"retentionPolicy": "Retain"}),
             nodeSelector=st.just({"pool": "x"}),
@@ -89,6 +90,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"images": {"nginx": {"tag": "1.28.1-alpine"}}},
     {"images": {"python": {"tag": "3.14-alpine"}}},
     {"cachePods": {"tagCheckInterval": "0s"}},
+    {"cachePods": {"fetchAhead": "Never"}},
     {"cachePods": {"highWaterMarkPercent": 50}},
     {"cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
     {"cachePods": {"noProxy": []}},

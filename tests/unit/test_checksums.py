@@ -44,8 +44,8 @@ def test_comments_and_docstrings_are_not_code() -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        pytest.param("programs/gate/fetches.py", '"""', '"""More. ', id="docstring"),
-        pytest.param("programs/gate/fetches.py", "\n# ", "\n# More.\n# ", id="comment"),
+        pytest.param("programs/fetching/fetches.py", '"""', '"""More. ', id="docstring"),
+        pytest.param("programs/fetching/fetches.py", "\n# ", "\n# More.\n# ", id="comment"),
         pytest.param("front/nginx.conf", "\n# ", "\n# More.\n# ", id="comment of nginx"),
         pytest.param("distribution/distribution.yml", "# ", "# More. ", id="comment of distribution"),
     ],
@@ -58,7 +58,7 @@ def test_change_of_a_comment_changes_no_checksum(tmp_path: Path, file: str, old:
 @pytest.mark.parametrize(
     ("file", "old", "new", "folder"),
     [
-        pytest.param("programs/gate/fetches.py", "import time", "import time, os", "programs/gate", id="code"),
+        pytest.param("programs/fetching/fetches.py", "import time", "import time, os", "programs/fetching", id="code"),
         pytest.param("front/nginx.conf", "sendfile on", "sendfile off", "front", id="nginx"),
         pytest.param("distribution/distribution.yml", "level: error", "level: info", "distribution", id="distribution"),
     ],

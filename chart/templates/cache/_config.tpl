@@ -16,6 +16,7 @@ the cache.
 {{- define "registry-cache.gateConfig" -}}
 {{- $folder := "/etc/registry-cache/" -}}
 {{- $config := dict "upstream" .upstream "remoteURL" .remoteURL "tagCheckInterval" .settings.tagCheckInterval -}}
+{{- $_ := set $config "fetchAhead" .settings.fetchAhead -}}
 {{- $_ := set $config "httpProxy" (.proxy.httpProxy | default "") -}}
 {{- $_ := set $config "httpsProxy" (.proxy.httpsProxy | default "") -}}
 {{- $_ := set $config "noProxy" .settings.noProxy -}}

@@ -186,6 +186,14 @@ class CachePods(Model):
         description="How long a cache trusts what it knows about a tag before it asks the upstream again, as a Go "
         "duration. 0s asks at every pull. Raise it if the upstream limits your rate.",
     )
+    fetchAhead: Literal["Never", "Adaptive", "Always"] = Field(
+        "Adaptive",
+        description="Whether layers are fetched before a node requests them, which saves the node the delay of the "
+        "line. Adaptive does so for a node that has requested two successive layers that were not cached, and fetches "
+        "1 MiB of each of the next three layers until the node requests them. Always does so as soon as a node gets "
+        "the manifest of an image, even if it has most of the layers already. Never fetches only what is requested; "
+        "use it if the upstream charges for each byte.",
+    )
     highWaterMarkPercent: Percent = Field(
         85,
         description="How full a volume may be. Above that, the least recently used content is evicted, so that there "

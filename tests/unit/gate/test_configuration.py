@@ -18,6 +18,7 @@ CACHE: dict[str, Any] = {
     "upstream": "docker.io",
     "remoteURL": "https://registry-1.docker.io",
     "tagCheckInterval": "10s",
+    "fetchAhead": "Adaptive",
     "httpProxy": "",
     "httpsProxy": "http://proxy:3128",
     "noProxy": [".svc"],
@@ -48,6 +49,7 @@ def test_files_of_the_chart_are_read(tmp_path: Path) -> None:
     [
         ("upstream", "", "must be a string that is not empty, but is ''"),
         ("tagCheckInterval", "soon", "must be a duration such as 5s or 500ms, but is 'soon'"),
+        ("fetchAhead", "Sometimes", "must be one of Never, Adaptive, Always, but is 'Sometimes'"),
         ("httpProxy", None, "must be a string, but is missing"),
         ("noProxy", ".svc", "must be a list of strings, but is '.svc'"),
         ("caFile", "ca.crt", "must be an absolute path, but is 'ca.crt'"),

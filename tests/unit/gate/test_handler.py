@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import threading
 import time
@@ -12,15 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from fetching.fetch import Fetch
+from fetching.fetches import Fetches
 from gate import handler
-from gate.fetches import Fetch, Fetches
+from gate.ahead import NEVER, Ahead
 from gate.handler import Server
 from gate.health import Health
 from gate.manifests import Manifests
 from gate.metrics import Metrics
 from gate.parts import Parts, render_metrics
 from gate.repeats import Repeats
-from made_sources import Asked, MadeAnswer, MadeSource, whole
+from machine.processes import wait_for
+from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
 from upstream.errors import NotFound
@@ -69,10 +73,12 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
         def start(made_source: MadeSource) -> Parts:
             metrics = Metrics("docker.io")
             source = cast("Source", made_source)
+            fetches = Fetches(store, source, print)
             parts = Parts(
                 store=store,
                 source=source,
-                fetches=Fetches(store, source, print),
+                fetches=fetches,
+                ahead=Ahead(NEVER, store, fetches, print),
                 manifests=Manifests(
                     store,
                     source,
@@ -104,7 +110,9 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
         def send(method: str, path: str, **headers: str) -> http.client.HTTPResponse:
             connection = stack.enter_context(contextlib.closing(Front(tmp_path / "gate.sock")))
             connection.request(method, path, headers=headers)
-            return stack.enter_context(contextlib.closing(connection.getresponse()))
+            response = stack.enter_context(contextlib.closing(connection.getresponse()))
+            location = response.headers.get("X-Accel-Redirect", "")
+            return send(method, location, **headers) if location.startswith(handler.INCOMING) else response
 
         yield send
 
@@ -156,6 +164,88 @@ def test_long_blob_with_the_right_digest_is_sent_to_its_end(
     assert response.read() == CONTENT
     assert (partial.status, partial.headers["Content-Range"]) == (206, f"bytes 500-100000/{len(CONTENT)}")
     assert partial.read() == CONTENT[500:100001]
+
+
+@pytest.mark.parametrize("agent", ["containerd/1.6.20~ds1", "containerd/v2.4.2", "registry-cache"])
+def test_client_that_resumes_gets_a_blob_from_its_first_bytes_on(serve: Serve, ask: Ask, agent: str) -> None:
+    more = threading.Event()
+    serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, CONTENT[1000:]], len(CONTENT))))
+    response = ask("GET", blob_path(CONTENT), **{"User-Agent": agent})
+    assert response.read(1000) == CONTENT[:1000]
+    more.set()
+    assert response.read() == CONTENT[1000:]
+
+
+@pytest.mark.parametrize("agent", ["docker/28.0", "skopeo/1.9", ""])
+def test_other_clients_get_a_blob_that_was_verified_or_an_error(serve: Serve, ask: Ask, agent: str) -> None:
+    wrong = CONTENT[:-1] + b"?"
+    serve(MadeSource(lambda _: whole(wrong)))
+    assert ask("GET", blob_path(CONTENT), **{"User-Agent": agent}).status == 503
+
+
+def test_content_that_was_wrong_once_is_sent_only_after_it_was_verified(
+    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each attempt of a node would break off at the last byte."""
+    monkeypatch.setattr("fetching.fetches.FAILURE_MEMORY_SECONDS", 0.0)
+    answers = [whole(CONTENT[:-1] + b"?"), whole(CONTENT[:-1] + b"!"), whole(CONTENT)]
+    serve(MadeSource(lambda _: answers.pop(0)))
+    agent = {"User-Agent": "containerd/v2.4.2"}
+    with contextlib.suppress(http.client.IncompleteRead):
+        ask("GET", blob_path(CONTENT), **agent).read()
+    wait_for("the fetch to end", lambda: len(answers) == 2, TIMEOUT_SECONDS)
+    assert ask("GET", blob_path(CONTENT), **agent).status == 503
+    assert ask("GET", blob_path(CONTENT), **agent).headers["X-Accel-Redirect"].startswith("/blobs/")
+
+
+def test_body_breaks_off_soon_after_the_upstream_fell_silent(
+    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client then gets the rest from the upstream, while the cache still tries to resume."""
+    monkeypatch.setattr("fetching.fetch.STALLED_AFTER_SECONDS", 0.1)
+    fall_silent, again = threading.Event(), threading.Event()
+    first = MadeAnswer([CONTENT[:1000], fall_silent, cut()], len(CONTENT))
+    answers = [first, MadeAnswer([again, CONTENT[1000:]], len(CONTENT) - 1000, 1000)]
+    serve(MadeSource(lambda _: answers.pop(0)))
+    agent = {"User-Agent": "containerd/v2.4.2"}
+    response = ask("GET", blob_path(CONTENT), **agent)
+    fall_silent.set()
+    with pytest.raises(http.client.IncompleteRead):
+        response.read()
+    assert ask("GET", blob_path(CONTENT), Range="bytes=1000-", **agent).status == 503
+    again.set()
+
+
+def test_client_is_refused_soon_after_the_upstream_fell_silent_at_once(
+    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fetching.fetch.STALLED_AFTER_SECONDS", 0.1)
+    again = threading.Event()
+    answers = [MadeAnswer([CONTENT[:1], cut()], len(CONTENT)), MadeAnswer([again, CONTENT[1:]], len(CONTENT) - 1, 1)]
+    serve(MadeSource(lambda _: answers.pop(0)))
+    began = time.monotonic()
+    assert ask("GET", blob_path(CONTENT), **{"User-Agent": "containerd/v2.4.2"}).status == 503
+    assert time.monotonic() - began < handler.FIRST_BYTE_SECONDS / 2
+    again.set()
+
+
+def test_last_byte_is_sent_before_the_disk_has_the_blob(
+    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = threading.Event()
+    fsync = os.fsync
+
+    def slow_fsync(descriptor: int) -> None:
+        assert flushed.wait(TIMEOUT_SECONDS)
+        fsync(descriptor)
+
+    more = threading.Event()
+    serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, CONTENT[1000:]], len(CONTENT))))
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    response = ask("GET", blob_path(CONTENT), **{"User-Agent": "containerd/v2.4.2"})
+    more.set()
+    assert response.read() == CONTENT
+    flushed.set()
 
 
 def test_blob_that_cannot_be_opened_is_refused_before_the_response_begins(

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.config_reader import read_config, to_optional_text, to_path, to_seconds, to_text, to_texts, to_whole_number
+from common.config_reader import (
+    read_config,
+    require,
+    to_optional_text,
+    to_path,
+    to_seconds,
+    to_text,
+    to_texts,
+    to_whole_number,
+)
 from common.endpoint import Endpoint, read_endpoint
 from upstream.client import Settings
+
+from gate.ahead import MODES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +31,8 @@ class Configuration(NamedTuple):
     upstream: str
     settings: Settings
     tag_check_interval_seconds: float
+    fetch_ahead: str
+    """One of `ahead.MODES`."""
     replicas: tuple[Endpoint, ...]
     """The endpoints of all replicas, or nothing if the cache has one pod."""
 
@@ -69,6 +82,7 @@ def _to_configuration(fields: Fields) -> Configuration:
             ca_source=fields.take("caSource", to_optional_text),
         ),
         tag_check_interval_seconds=fields.take("tagCheckInterval", to_seconds),
+        fetch_ahead=fields.take("fetchAhead", _to_ahead_mode),
         replicas=fields.take_objects("replicas", read_endpoint),
     )
 
@@ -84,6 +98,10 @@ def _to_limits(fields: Fields) -> Limits:
 
 def _to_path_or_none(value: object) -> Path | None:
     return None if value == "" else to_path(value)
+
+
+def _to_ahead_mode(value: object) -> str:
+    return require(value, str, f"one of {', '.join(MODES)}", lambda mode: mode in MODES)
 
 
 def _to_share(value: object) -> float:

@@ -1,8 +1,10 @@
 """Answers the requests that the front passes on.
 
-A 200 is begun only if it can be ended: a blob is sent when it is complete, or, if it is a long one, when its first
-bytes have come and the gate can resume what breaks off. Everything else is refused with an error status, and containerd
-then goes to the upstream itself (core/remotes/docker/fetcher.go).
+A blob that is not stored yet is sent while it comes, from the moment when the upstream sends its first bytes. What goes
+wrong before that is refused with an error status, and containerd then goes to the upstream itself
+(core/remotes/docker/fetcher.go). What goes wrong later breaks the body off, and a request for the rest is refused. The
+last byte is sent only after the digest was verified. A client that does not survive a body that breaks off gets a blob
+when it is complete, unless that takes long.
 """
 
 from __future__ import annotations
@@ -27,18 +29,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from gate.fetches import Failure, Fetch
+    from fetching.fetch import Failure, Fetch
+
     from gate.manifests import Manifest
     from gate.parts import Parts
     from gate.pull_request import PullRequest
 
-# A blob that is complete by then is sent from the volume, a longer one while it comes.
+# A client that does not survive a body that breaks off gets a blob that is complete by then from the volume, and a
+# longer one while it comes.
 COMPLETE_BLOB_SECONDS = 10.0
 # A blob of which nothing has come by then is refused, before containerd gives up (after 30 s, since 2.3).
 FIRST_BYTE_SECONDS = 25.0
-# How often a response that follows a fetch checks whether the fetch still runs.
-FOLLOW_SECONDS = 5.0
+# How often a response that follows a fetch looks for bytes of which it was not told, since it is told only of many.
+FOLLOW_SECONDS = 0.1
 SENDFILE_BYTES = 1 << 20
+# The location in nginx.conf that asks the gate again, for the body of a blob that is still coming.
+INCOMING = "/incoming"
 # The location in nginx.conf that passes a request on to distribution.
 DISTRIBUTION = "@distribution"
 JSON = {"Content-Type": "application/json"}
@@ -124,6 +130,8 @@ class Handler(BaseHTTPRequestHandler):
         elif not health.is_loaded:
             # The gate does not know yet what is on the volume, and would fetch it again.
             self._refuse(503, "UNAVAILABLE", "the volume is being read")
+        elif path.startswith(INCOMING):
+            self._send_incoming_blob(path.removeprefix(INCOMING))
         elif (request := parse_pull_request(self.command, path, self.headers)) is None:
             self._redirect(DISTRIBUTION, {})
         elif request.reference.kind == BLOB:
@@ -142,6 +150,9 @@ class Handler(BaseHTTPRequestHandler):
         self._parts.store.mark_used(request.reference.repository, manifest.digest)
         self._count(request, hit=not manifest.was_fetched)
         self._send_manifest(manifest)
+        if self.command == "GET" and not request.from_replica:
+            self.wfile.flush()
+            self._parts.ahead.note_manifest(request.reference.repository, manifest)
 
     def _send_manifest(self, manifest: Manifest) -> None:
         etag = f'"{manifest.digest}"'
@@ -160,6 +171,8 @@ class Handler(BaseHTTPRequestHandler):
         elif request.method == "HEAD":
             self._send_blob_size(request)
         else:
+            if not request.from_replica:
+                self._parts.ahead.note_blob(request.reference.identifier)
             self._send_fetched_blob(request)
 
     def _is_stored(self, request: PullRequest) -> bool:
@@ -199,7 +212,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send_blob_head(200, reference.identifier, headers)
 
     def _send_fetched_blob(self, request: PullRequest) -> None:
-        """Wait for a fetch of the blob, and send it when it is complete, or follow it if it is a long one."""
+        """Start or join a fetch of the blob, and let the front get the blob while it comes."""
         digest = request.reference.identifier
         while True:
             try:
@@ -207,37 +220,46 @@ class Handler(BaseHTTPRequestHandler):
             except Unavailable as problem:
                 self._refuse_for(problem, request)
                 return
-            if fetch.is_stalled:
-                message = "the upstream broke off and has not sent anything since"
-                self._refuse_for(Unavailable(Kind.CUT, message), request)
-                return
-            size = self._wait_for_fetch(fetch, request)
+            size = None if fetch.is_stalled else self._wait_for_fetch(fetch, request)
             if size is not None or self._parts.store.find_blob(digest) is not None:
                 self._count(request, hit=not is_new, joined=not is_new)
                 if size is None:
                     self._send_stored_blob(request)
                 else:
-                    self._follow(fetch, size, request)
+                    self._redirect(f"{INCOMING}{self.path.partition('?')[0]}", {})
                 return
             if not isinstance(fetch.failure, (NotFound, Denied)) or fetch.reference == request.reference:
                 break
             # The upstream said so of another repository. It is asked again for this one.
-        message = f"the upstream sent nothing within {FIRST_BYTE_SECONDS:.0f} s"
-        self._refuse_for(fetch.failure or Unavailable(Kind.TIMEOUT, message), request)
+        slow = Unavailable(Kind.TIMEOUT, f"the upstream sent nothing within {FIRST_BYTE_SECONDS:.0f} s")
+        broken = Unavailable(Kind.CUT, "the upstream broke off and has not sent anything since")
+        self._refuse_for(fetch.failure or (broken if fetch.is_stalled else slow), request)
 
     def _wait_for_fetch(self, fetch: Fetch, request: PullRequest) -> int | None:
         """Wait until the blob is complete, or may be sent while it comes, and return its size in the second case."""
         deadline = time.monotonic() + FIRST_BYTE_SECONDS
-        # The other replica resumes by itself what breaks off, so it need not wait.
-        if fetch.wait_for_end(0 if request.from_replica else COMPLETE_BLOB_SECONDS):
+        is_careful = fetch.is_suspect or not request.can_resume
+        if fetch.wait_for_end(COMPLETE_BLOB_SECONDS if is_careful else 0) or fetch.is_suspect:
             return None
-        if not fetch.wait_for_first_byte(deadline - time.monotonic()):
-            return None
+        while not fetch.wait_for_first_byte(FOLLOW_SECONDS):
+            if time.monotonic() > deadline or (fetch.is_stalled and request.can_resume):
+                return None
         progress = fetch.progress
         return None if progress.has_ended else progress.size
 
+    def _send_incoming_blob(self, path: str) -> None:
+        """Send a blob, or a range of it, while it comes; the front asks for it after `_send_fetched_blob`."""
+        request = parse_pull_request(self.command, path, self.headers)
+        if request is None:
+            self._refuse(404, "NAME_INVALID", "this is not the path of a blob")
+        elif self._parts.store.find_blob(request.reference.identifier) is not None:
+            self._send_stored_blob(request)
+        elif (fetch := self._parts.fetches.find(request.reference)) is None or (size := fetch.progress.size) is None:
+            self._refuse_for(Unavailable(Kind.CUT, "the fetch of the blob has ended"), request)
+        else:
+            self._follow(fetch, size, request)
+
     def _follow(self, fetch: Fetch, size: int, request: PullRequest) -> None:
-        """Send a blob, or a range of it, while it comes."""
         first_byte = request.first_byte
         end = size if request.last_byte is None else min(request.last_byte + 1, size)
         if first_byte >= end:
@@ -260,12 +282,9 @@ class Handler(BaseHTTPRequestHandler):
     def _send_growing_file(self, fetch: Fetch, file: int, offset: int, end: int) -> None:
         """Send a file while it grows, and its last byte only after the blob has been compared with its digest."""
         while offset < end:
-            if offset < end - 1:
-                progress = fetch.wait_for_more(offset, FOLLOW_SECONDS)
-                available = end if progress.has_ended else min(progress.written, end - 1)
-            else:
-                available = end if fetch.wait_for_end(FOLLOW_SECONDS) else offset
-            if fetch.failure is not None:
+            progress = fetch.wait_for_more(offset if offset < end - 1 else end, FOLLOW_SECONDS)
+            available = end if progress.is_verified else min(progress.written, end - 1)
+            if not progress.is_verified and (fetch.failure is not None or fetch.is_stalled):
                 # The connection breaks off, and a request for the rest is refused.
                 self.close_connection = True
                 return

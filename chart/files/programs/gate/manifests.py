@@ -13,13 +13,13 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from fetching.threads import start_thread
 from store.layout import DIGEST
 from store.store import NoRoom
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
 from gate.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, MediaTypes
 from gate.metrics import FRESH, GONE, REVALIDATED, STALE
-from gate.threads import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

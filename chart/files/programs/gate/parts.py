@@ -7,12 +7,13 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.log import log
+from fetching.fetches import Fetches
 from store.store import Store
 from upstream.availability_guard import AvailabilityGuard
 from upstream.client import Client, Settings
 from upstream.replica_first import CONNECT_TIMEOUT_SECONDS, ReplicaFirst
 
-from gate.fetches import Fetches
+from gate.ahead import Ahead
 from gate.health import Health
 from gate.manifests import Manifests
 from gate.metrics import Metrics, Snapshot
@@ -36,6 +37,7 @@ class Parts(NamedTuple):
     store: Store
     source: Source
     fetches: Fetches
+    ahead: Ahead
     manifests: Manifests
     repeats: Repeats
     verifying: threading.Lock
@@ -64,10 +66,12 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         # The pods of a StatefulSet are named by their ordinals.
         ordinal = int(socket.gethostname().rpartition("-")[2])
         source = ReplicaFirst(upstream, _other_replica(configuration.replicas[1 - ordinal], metrics), ordinal)
+    fetches = Fetches(store, source, log)
     return Parts(
         store=store,
         source=source,
-        fetches=Fetches(store, source, log),
+        fetches=fetches,
+        ahead=Ahead(configuration.fetch_ahead, store, fetches, client.prepare_connections),
         manifests=Manifests(
             store,
             source,

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 # The User-Agent of the upstream client begins with this, so a replica that asks can be told from a node.
 REPLICA_USER_AGENT = "registry-cache"
+# The clients that survive a body that breaks off: they request the rest, and if that is refused, they request it from
+# the upstream (containerd 1.6 to 2.4, core/remotes/docker/httpreadseeker.go).
+RESUMING_USER_AGENTS = ("containerd/", REPLICA_USER_AGENT)
 _CONTENT_PATH = re.compile(r"/v2/(.+)/(blobs|manifests)/([^/]+)")
 _BYTE_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
@@ -29,6 +32,8 @@ class PullRequest(NamedTuple):
     """The address that the front saw, or "" if it is unknown."""
     from_replica: bool
     """Whether the other replica of this cache asks, rather than a node."""
+    can_resume: bool
+    """Whether the client survives a body that breaks off."""
 
 
 def parse_pull_request(method: str, path: str, headers: Message) -> PullRequest | None:
@@ -45,13 +50,15 @@ def parse_pull_request(method: str, path: str, headers: Message) -> PullRequest 
     if not DIGEST.fullmatch(identifier) and (folder == "blobs" or not TAG.fullmatch(identifier)):
         return None
     first_byte, last_byte = _parse_byte_range(headers.get("Range", ""))
+    user_agent = headers.get("User-Agent", "")
     return PullRequest(
         method=method,
         reference=Reference(BLOB if folder == "blobs" else MANIFEST, repository, identifier),
         first_byte=first_byte,
         last_byte=last_byte,
         client=headers.get("X-Real-IP", ""),
-        from_replica=headers.get("User-Agent", "").startswith(REPLICA_USER_AGENT),
+        from_replica=user_agent.startswith(REPLICA_USER_AGENT),
+        can_resume=user_agent.startswith(RESUMING_USER_AGENTS),
     )
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 from unittest import mock
 
 import pytest
-from gate import fetches
-from gate.fetches import Fetch, Fetches
+from fetching import download, fetches
+from fetching.fetches import Fetches
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of
@@ -22,6 +22,7 @@ from upstreams.oci import digest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fetching.fetch import Fetch
     from upstream.source import Source
 
 TIMEOUT_SECONDS = 30.0
@@ -37,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetches, "RESUME_PAUSES_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(download, "RESUME_PAUSES_SECONDS", (0.01, 0.01, 0.01))
 
 
 def fetches_from(source: MadeSource, store: Store) -> Fetches:
@@ -126,7 +127,7 @@ def test_fetch_skips_the_known_bytes_if_the_upstream_has_no_ranges(store: Store)
 def test_fetch_gives_up_if_the_upstream_always_breaks_off_at_the_same_byte(store: Store, tmp_path: Path) -> None:
     source = MadeSource(lambda _: MadeAnswer([CONTENT[:9000], cut()], len(CONTENT)))
     assert isinstance(finish(fetches_from(source, store), blob()).failure, Unavailable)
-    assert len(source.asked) == 1 + fetches.MAX_FRUITLESS_RESPONSES
+    assert len(source.asked) == 1 + download.MAX_FRUITLESS_RESPONSES
     assert list((tmp_path / "parts").iterdir()) == []
 
 
@@ -181,7 +182,7 @@ def test_defect_ends_the_fetch_for_all_waiting_clients(store: Store, monkeypatch
 
 def test_broken_fetch_is_stalled_after_a_while_until_it_resumes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """New clients are then refused at once, instead of after the time in which the fetch tries to resume."""
-    monkeypatch.setattr(fetches, "STALLED_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr("fetching.fetch.STALLED_AFTER_SECONDS", 0.05)
     asked_again, more = threading.Event(), threading.Event()
 
     def answer(asked: Asked) -> MadeAnswer:

@@ -1,0 +1,1 @@
+"""Brings blobs from the upstream into the volume, for the gate."""

@@ -1,0 +1,177 @@
+"""Brings one blob from the upstream into the volume: in one response, in ranges, and in spite of broken connections."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from upstream.errors import Kind, Unavailable
+
+from fetching.segments import Segments
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from store.store import IncomingBlob, Store
+    from upstream.client import Answer
+    from upstream.source import Source
+    from upstream.urls import Url
+
+    from fetching.fetch import Fetch
+
+# The most that a connection holds in memory.
+CHUNK_BYTES = 1 << 18
+# How long the upstream may take to begin its response.
+HEAD_TIMEOUT_SECONDS = 10.0
+# How long a download tries to resume without receiving a byte.
+RESUME_SECONDS = 60.0
+# An upstream without ranges sends the blob from its start each time, so a download gives up after this many responses
+# that bring nothing new.
+MAX_FRUITLESS_RESPONSES = 2
+RESUME_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
+
+
+class Download:
+    """The work of a fetch."""
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        store: Store,
+        source: Source,
+        connections: threading.Semaphore,
+        abandon_unwanted: Callable[[Fetch], None],
+    ) -> None:
+        """`connections` limits the additional connections of all downloads.
+
+        `abandon_unwanted` is called when no client has requested the blob for a while, and may raise Abandoned.
+        """
+        self._fetch = fetch
+        self._store = store
+        self._source = source
+        self._connections = connections
+        self._abandon_unwanted = abandon_unwanted
+
+    def run(self) -> None:
+        """Store the blob, unless it is stored already.
+
+        Raises:
+            Unavailable, NotFound, Denied: The upstream does not send it.
+            NoRoom, WrongContent, OSError: It cannot be stored.
+        """
+        digest = self._fetch.reference.identifier
+        if self._store.find_blob(digest) is not None:
+            # Another fetch ended after the client had looked at the volume.
+            return
+        expected_size = self._store.expected_size(digest)
+        if expected_size is not None:
+            # A blob that cannot be held is refused before the upstream is asked for it.
+            self._store.check_room(expected_size)
+        incoming: IncomingBlob | None = None
+        try:
+            with self._source.open("GET", self._fetch.reference, timeout=HEAD_TIMEOUT_SECONDS) as answer:
+                size = answer.length if expected_size is None else expected_size
+                # Content is evicted only now that the upstream is sending.
+                incoming = self._store.begin_blob(digest, size)
+                self._fetch.note_start(incoming, size)
+                broken = self._receive(answer, incoming)
+            if broken is not None:
+                self._resume(incoming, broken)
+            incoming.verify()
+            # The clients need not wait until the disk has it.
+            self._fetch.note_verified()
+            incoming.commit(self._fetch.reference.repository)
+        except BaseException:
+            if incoming is not None:
+                incoming.abandon()
+            raise
+
+    def _receive(self, answer: Answer, incoming: IncomingBlob) -> Unavailable | None:
+        """Write the first response to the volume, with the help of others if it is slow; return what broke it off."""
+        size = incoming.size
+        if size is None or answer.headers.get("Accept-Ranges") != "bytes":
+            return self._copy(answer, incoming)
+        open_range = partial(self._open_range, answer.location)
+        segments = Segments(incoming, size, open_range, self._connections)
+        try:
+            problem = self._copy(answer, incoming, segments)
+            if problem is None and incoming.written < size:
+                # The rest comes in ranges.
+                answer.close()
+                problem = segments.append_all(self._fetch)
+        finally:
+            segments.stop()
+        return problem
+
+    def _open_range(self, location: Url | None, first_byte: int, last_byte: int) -> Answer:
+        return self._source.open(
+            "GET",
+            self._fetch.reference,
+            offset=first_byte,
+            last_byte=last_byte,
+            location=location,
+            timeout=HEAD_TIMEOUT_SECONDS,
+        )
+
+    def _copy(self, answer: Answer, incoming: IncomingBlob, segments: Segments | None = None) -> Unavailable | None:
+        """Append the body of a response, up to where segments begin, and return what broke it off, if anything did."""
+        skip = incoming.written - answer.offset
+        if skip < 0:
+            message = (
+                f"the upstream was asked for the bytes from {incoming.written} on and sent those from {answer.offset}"
+            )
+            return Unavailable(Kind.MALFORMED, message)
+        broken = None
+        try:
+            while chunk := answer.read(CHUNK_BYTES):
+                if not self._fetch.wait_until_wanted():
+                    self._abandon_unwanted(self._fetch)
+                skipped = min(skip, len(chunk))
+                skip -= skipped
+                end = len(chunk) if segments is None else segments.limit(skipped, len(chunk))
+                incoming.write(memoryview(chunk)[skipped:end])
+                self._fetch.note_growth()
+                if end < len(chunk):
+                    return None
+        except Unavailable as error:
+            broken = error
+        if incoming.size is None:
+            return broken
+        if incoming.written == incoming.size:
+            # A connection that breaks after the last byte does no harm.
+            return None
+        message = f"the body from the upstream ends after {incoming.written} of {incoming.size} bytes"
+        return broken or Unavailable(Kind.CUT, message)
+
+    def _resume(self, incoming: IncomingBlob, broken: Unavailable) -> None:
+        """Request the rest until it has come, since some upstreams break off every long response.
+
+        Raises:
+            Unavailable: Nothing new has come for too long.
+        """
+        deadline = time.monotonic() + RESUME_SECONDS
+        pauses = iter(RESUME_PAUSES_SECONDS)
+        fruitless_responses = 0
+        while True:
+            self._fetch.note_break()
+            written_before = incoming.written
+            try:
+                with self._source.open(
+                    "GET", self._fetch.reference, offset=written_before, timeout=HEAD_TIMEOUT_SECONDS
+                ) as answer:
+                    problem = self._copy(answer, incoming)
+                    fruitless_responses += 1
+            except Unavailable as error:
+                problem = error
+            if problem is None:
+                return
+            if incoming.written > written_before:
+                deadline = time.monotonic() + RESUME_SECONDS
+                pauses = iter(RESUME_PAUSES_SECONDS)
+                fruitless_responses = 0
+            pause = next(pauses, RESUME_PAUSES_SECONDS[-1])
+            if fruitless_responses >= MAX_FRUITLESS_RESPONSES or time.monotonic() + pause > deadline:
+                raise problem from broken
+            time.sleep(pause)
