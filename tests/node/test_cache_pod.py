@@ -134,7 +134,7 @@ def test_replica_without_its_gate_does_not_answer_for_the_upstream(bench: Bench)
 def _is_asked(pod: CachePod, names: Iterable[str]) -> bool:
     for name in names:
         send_request(pod, manifest_path(name))
-    return "the other replica is available again" in pod.log("gate")
+    return f"the replica {pod.name.removesuffix('0')}1 is available again" in pod.log("gate")
 
 
 def test_containers_run_with_the_privileges_of_the_chart(pod: CachePod) -> None:

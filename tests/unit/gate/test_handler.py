@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from common.endpoint import Endpoint
 from fetching.fetch import Fetch
 from fetching.fetches import Fetches
 from gate import handler
@@ -23,11 +24,13 @@ from gate.manifests import Manifests
 from gate.metrics import Metrics
 from gate.parts import Parts, render_metrics
 from gate.repeats import Repeats
+from gate.replica_addresses import ReplicaAddresses
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
 from upstream.errors import NotFound
+from upstream.replica_first import HOLDINGS_TYPE, ReplicaFirst
 from upstreams import oci
 from upstreams.oci import digest
 
@@ -72,11 +75,12 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
 
         def start(made_source: MadeSource) -> Parts:
             metrics = Metrics("docker.io")
-            source = cast("Source", made_source)
+            source = ReplicaFirst(cast("Source", made_source), {}, "x-0", "zone-a")
             fetches = Fetches(store, source, print)
             parts = Parts(
                 store=store,
                 source=source,
+                replica_addresses=ReplicaAddresses([Endpoint("http", "localhost", 5000)]),
                 fetches=fetches,
                 ahead=Ahead(NEVER, store, fetches, print),
                 manifests=Manifests(
@@ -443,3 +447,56 @@ def test_range_of_a_long_blob_ends_when_the_whole_blob_was_verified(
     over.set()
     with pytest.raises(http.client.IncompleteRead):
         response.read()
+
+
+def test_replica_is_told_what_is_held_and_nothing_is_fetched(store: Store, serve: Serve, ask: Ask) -> None:
+    source = MadeSource(lambda _: whole(CONTENT))
+    serve(source)
+    manifest = digest(IMAGE_MANIFEST)
+
+    def held(path: str) -> str | None:
+        answer = ask("HEAD", path, Accept=HOLDINGS_TYPE)
+        assert (answer.status, answer.headers["Registry-Cache-Zone"]) == (200, "zone-a")
+        return answer.headers["Registry-Cache-Holdings"]
+
+    paths = blob_path(CONTENT), f"/v2/a/b/manifests/{manifest}", "/v2/a/b/manifests/1"
+    assert [held(path) for path in paths] == ["0", "0", "0"]
+    put_blob(store, "a/b", CONTENT)
+    store.put_manifest("a/b", IMAGE_MANIFEST, "1")
+    assert [held(path) for path in paths] == ["all", "all", "0"], "only the upstream knows what a tag means now"
+    assert source.asked == []
+
+
+def test_replica_is_told_how_much_of_a_blob_has_come(serve: Serve, ask: Ask) -> None:
+    more = threading.Event()
+    serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, CONTENT[1000:]], len(CONTENT))))
+    with ThreadPoolExecutor(1) as pool:
+        pulling = pool.submit(lambda: ask("GET", blob_path(CONTENT)).status)
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while ask("HEAD", blob_path(CONTENT), Accept=HOLDINGS_TYPE).headers["Registry-Cache-Holdings"] != "1000":
+            assert time.monotonic() < deadline
+        more.set()
+        assert pulling.result() == 200
+    assert ask("HEAD", blob_path(CONTENT), Accept=HOLDINGS_TYPE).headers["Registry-Cache-Holdings"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "reader"),
+    [
+        pytest.param("localhost", "127.0.0.1", "replica", id="replica"),
+        pytest.param("localhost", "10.0.0.7", None, id="its-name-and-another-address"),
+        pytest.param("x-9", "127.0.0.1", None, id="unknown-name"),
+        pytest.param("", "127.0.0.1", None, id="no-name"),
+    ],
+)
+def test_replica_is_recognized_by_its_name_and_its_address(
+    name: str, address: str, reader: str | None, serve: Serve, ask: Ask
+) -> None:
+    parts = serve(MadeSource(lambda _: whole(CONTENT)))
+    answer = ask("GET", blob_path(CONTENT), **{"Registry-Cache-Replica": name, "X-Real-IP": address})
+    assert answer.status == 200
+    assert answer.headers["Registry-Cache-Reader"] == reader
+    requests = next(
+        line for line in render_metrics(parts).splitlines() if line.startswith("registry_proxy_requests_total{")
+    )
+    assert requests.endswith("0" if reader else "1"), requests

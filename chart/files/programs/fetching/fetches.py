@@ -101,6 +101,12 @@ class Fetches:
             failed = self._failed.get(reference)
             return self._active.get(reference.identifier) or (failed[1] if failed else None)
 
+    def count_written_bytes(self, digest: str) -> int:
+        """Return how many bytes of a blob have come so far, 0 if it is not being fetched."""
+        with self._lock:
+            fetch = self._active.get(digest)
+        return 0 if fetch is None else fetch.progress.written
+
     def count(self) -> int:
         """Return the number of fetches that have not ended."""
         return len(self._active)

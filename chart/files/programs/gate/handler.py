@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from store.store import NoRoom, WrongContent
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import BLOB
+from upstream.replica_first import ALL, HOLDINGS_HEADER, HOLDINGS_TYPE, ZONE_HEADER
 
 from gate.metrics import CONTENT, DENIED, NO_ROOM, NOT_FOUND, PUSH, VOLUME
 from gate.pull_request import parse_pull_request
@@ -76,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 64 << 10
     server: Server
+    _from_replica = False
 
     @property
     def _parts(self) -> Parts:
@@ -120,6 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         return "front"
 
     def _answer(self) -> None:
+        self._from_replica = False  # the front sends many requests on a connection
         path = self.path.partition("?")[0]
         health = self._parts.health
         if path == "/v2/":
@@ -132,12 +135,29 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(503, "UNAVAILABLE", "the volume is being read")
         elif path.startswith(INCOMING):
             self._send_incoming_blob(path.removeprefix(INCOMING))
-        elif (request := parse_pull_request(self.command, path, self.headers)) is None:
+        elif (
+            request := parse_pull_request(self.command, path, self.headers, self._parts.replica_addresses.includes)
+        ) is None:
             self._redirect(DISTRIBUTION, {})
-        elif request.reference.kind == BLOB:
-            self._answer_blob(request)
+        elif self.headers.get("Accept") == HOLDINGS_TYPE:
+            self._send_holdings(request)
         else:
-            self._answer_manifest(request)
+            self._from_replica = request.from_replica
+            with self._parts.source.answering(request.reference, request.replica_zone):
+                if request.reference.kind == BLOB:
+                    self._answer_blob(request)
+                else:
+                    self._answer_manifest(request)
+
+    def _send_holdings(self, request: PullRequest) -> None:
+        """Tell another replica how much of a blob or manifest this one has, and in which zone it is."""
+        reference, store = request.reference, self._parts.store
+        if reference.kind == BLOB:
+            is_stored = store.find_blob(reference.identifier) is not None
+        else:
+            is_stored = reference.is_digest and store.read_manifest(*reference[1:]) is not None
+        held = ALL if is_stored else str(self._parts.fetches.count_written_bytes(reference.identifier))
+        self._send(200, b"", {HOLDINGS_HEADER: held, ZONE_HEADER: self._parts.source.zone})
 
     # Manifests.
 
@@ -249,10 +269,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_incoming_blob(self, path: str) -> None:
         """Send a blob, or a range of it, while it comes; the front asks for it after `_send_fetched_blob`."""
-        request = parse_pull_request(self.command, path, self.headers)
+        request = parse_pull_request(self.command, path, self.headers, self._parts.replica_addresses.includes)
         if request is None:
             self._refuse(404, "NAME_INVALID", "this is not the path of a blob")
-        elif self._parts.store.find_blob(request.reference.identifier) is not None:
+            return
+        self._from_replica = request.from_replica
+        with self._parts.source.answering(request.reference, request.replica_zone):
+            self._answer_incoming_blob(request)
+
+    def _answer_incoming_blob(self, request: PullRequest) -> None:
+        if self._parts.store.find_blob(request.reference.identifier) is not None:
             self._send_stored_blob(request)
         elif (fetch := self._parts.fetches.find(request.reference)) is None or (size := fetch.progress.size) is None:
             self._refuse_for(Unavailable(Kind.CUT, "the fetch of the blob has ended"), request)
@@ -335,6 +361,9 @@ class Handler(BaseHTTPRequestHandler):
     def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
         self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
+        if self._from_replica:
+            # The front does not count what it sends to replicas.
+            self.send_header("Registry-Cache-Reader", "replica")
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

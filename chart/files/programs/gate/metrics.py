@@ -1,8 +1,8 @@
 """Counts what the cache does, for Prometheus (text format 0.0.4); every sample has the label `upstream_host`.
 
 `registry_proxy_*` mean what they mean in distribution (registry/proxy/proxymetrics.go), so that dashboards for it work.
-A hit is a request that needed no fetch of its own, so a request that joins a fetch is one. Requests of the other
-replica are not counted, and bytes from it do not count as bytes from the upstream.
+A hit is a request that needed no fetch of its own, so a request that joins a fetch is one. Requests of other
+replicas are not counted, and bytes from them do not count as bytes from the upstream.
 
 Every series exists from the start, with the value 0, so that a first failure is an increase. There are about 200
 series, whatever is stored and however many clients there are.
@@ -95,7 +95,7 @@ class Metrics:
             self._pulled_bytes[kind] += size
 
     def count_replica_bytes(self, _kind: str, size: int) -> None:
-        """Count bytes from the other replica."""
+        """Count bytes from other replicas."""
         with self._lock:
             self._replica_fetched_bytes += size
 
@@ -153,7 +153,7 @@ class Metrics:
         for name, description, count in (
             ("coalesced_requests", "Requests for a blob that another request was already fetching.",
              self._coalesced_requests),
-            ("replica_fetched_bytes", "Bytes that were fetched from the other replica instead of the upstream.",
+            ("replica_fetched_bytes", "Bytes that were fetched from other replicas instead of the upstream.",
              self._replica_fetched_bytes),
             ("refetched_bytes", "Bytes that were fetched again after they had been evicted.",
              snapshot.store.refetched_bytes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,31 +12,34 @@ from fetching.fetches import Fetches
 from store.store import Store
 from upstream.availability_guard import AvailabilityGuard
 from upstream.client import Client, Settings
-from upstream.replica_first import CONNECT_TIMEOUT_SECONDS, ReplicaFirst
+from upstream.replica_first import CONNECT_TIMEOUT_SECONDS, REPLICA_HEADER, ZONE_HEADER, ReplicaFirst
 
 from gate.ahead import Ahead
 from gate.health import Health
 from gate.manifests import Manifests
 from gate.metrics import Metrics, Snapshot
 from gate.repeats import Repeats
+from gate.replica_addresses import ReplicaAddresses, pod_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from common.endpoint import Endpoint
-    from upstream.source import Source
 
     from gate.configuration import Configuration, Limits
 
 DISTRIBUTION_SOCKET = "distribution.sock"
+# The chart sets it to a label of the pod, if the replicas of a zone have owners of their own.
+ZONE_VARIABLE = "REGISTRY_CACHE_ZONE"
 
 
 class Parts(NamedTuple):
     """The parts of the gate of one cache pod."""
 
     store: Store
-    source: Source
+    source: ReplicaFirst
+    replica_addresses: ReplicaAddresses
     fetches: Fetches
     ahead: Ahead
     manifests: Manifests
@@ -61,15 +65,16 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
     store = Store(volume, limits.capacity_bytes, high_water=limits.high_water)
     client = Client(settings, observe=metrics.observe_upstream_request, log=log, received=metrics.count_pulled_bytes)
     upstream = AvailabilityGuard(client, settings.remote_url, log)
-    source: Source = upstream
-    if configuration.replicas:
-        # The pods of a StatefulSet are named by their ordinals.
-        ordinal = int(socket.gethostname().rpartition("-")[2])
-        source = ReplicaFirst(upstream, _other_replica(configuration.replicas[1 - ordinal], metrics), ordinal)
+    name, zone = socket.gethostname(), os.environ.get(ZONE_VARIABLE, "")
+    headers = {REPLICA_HEADER: name, **({ZONE_HEADER: zone} if zone else {})}
+    others = {pod_name(endpoint): _other_replica(endpoint, headers, metrics) for endpoint in configuration.replicas}
+    others.pop(name, None)
+    source = ReplicaFirst(upstream, others, name, zone)
     fetches = Fetches(store, source, log)
     return Parts(
         store=store,
         source=source,
+        replica_addresses=ReplicaAddresses(configuration.replicas),
         fetches=fetches,
         ahead=Ahead(configuration.fetch_ahead, store, fetches, client.prepare_connections),
         manifests=Manifests(
@@ -103,11 +108,11 @@ def render_metrics(parts: Parts) -> str:
     )
 
 
-def _other_replica(endpoint: Endpoint, metrics: Metrics) -> AvailabilityGuard:
+def _other_replica(endpoint: Endpoint, headers: Mapping[str, str], metrics: Metrics) -> AvailabilityGuard:
     # It is in the same cluster, so it is asked without a proxy.
-    settings = Settings(endpoint.url, no_proxy=("*",), connect_timeout=CONNECT_TIMEOUT_SECONDS)
+    settings = Settings(endpoint.url, no_proxy=("*",), connect_timeout=CONNECT_TIMEOUT_SECONDS, headers=headers)
     client = Client(settings, observe=lambda *_: None, log=log, received=metrics.count_replica_bytes)
-    return AvailabilityGuard(client, "the other replica", log)
+    return AvailabilityGuard(client, f"the replica {pod_name(endpoint)}", log)
 
 
 def _describe(configuration: Configuration) -> dict[str, str]:

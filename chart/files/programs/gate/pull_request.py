@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from store.layout import DIGEST, MAX_REPOSITORY_CHARACTERS, REPOSITORY, TAG
 from upstream.reference import BLOB, MANIFEST, Reference
+from upstream.replica_first import REPLICA_HEADER, ZONE_HEADER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from email.message import Message
 
-# The User-Agent of the upstream client begins with this, so a replica that asks can be told from a node.
-REPLICA_USER_AGENT = "registry-cache"
 # The clients that survive a body that breaks off: they request the rest, and if that is refused, they request it from
-# the upstream (containerd 1.6 to 2.4, core/remotes/docker/httpreadseeker.go).
-RESUMING_USER_AGENTS = ("containerd/", REPLICA_USER_AGENT)
+# the upstream (containerd 1.6 to 2.4, core/remotes/docker/httpreadseeker.go; the client of another cache).
+RESUMING_USER_AGENTS = ("containerd/", "registry-cache")
 _CONTENT_PATH = re.compile(r"/v2/(.+)/(blobs|manifests)/([^/]+)")
 _BYTE_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
@@ -30,16 +30,24 @@ class PullRequest(NamedTuple):
     """The last byte that is wanted, or None for all bytes from the first one on."""
     client: str
     """The address that the front saw, or "" if it is unknown."""
-    from_replica: bool
-    """Whether the other replica of this cache asks, rather than a node."""
+    replica_zone: str | None
+    """The zone of the replica that asks, which may be "", or None if a node asks."""
     can_resume: bool
     """Whether the client survives a body that breaks off."""
 
+    @property
+    def from_replica(self) -> bool:
+        """Whether another replica of this cache asks, rather than a node."""
+        return self.replica_zone is not None
 
-def parse_pull_request(method: str, path: str, headers: Message) -> PullRequest | None:
+
+def parse_pull_request(
+    method: str, path: str, headers: Message, is_replica: Callable[[str, str], bool]
+) -> PullRequest | None:
     """Return the request for a blob or a manifest, or None if the path is of something else.
 
-    Digests by other algorithms than sha256 count as something else.
+    Digests by other algorithms than sha256 count as something else. `is_replica` gets the name in the header of
+    replicas and the address of the client, and returns whether they belong together.
     """
     match = _CONTENT_PATH.fullmatch(path)
     if match is None:
@@ -51,13 +59,15 @@ def parse_pull_request(method: str, path: str, headers: Message) -> PullRequest 
         return None
     first_byte, last_byte = _parse_byte_range(headers.get("Range", ""))
     user_agent = headers.get("User-Agent", "")
+    client, replica = headers.get("X-Real-IP", ""), headers.get(REPLICA_HEADER, "")
+    from_replica = bool(replica) and is_replica(replica, client)
     return PullRequest(
         method=method,
         reference=Reference(BLOB if folder == "blobs" else MANIFEST, repository, identifier),
         first_byte=first_byte,
         last_byte=last_byte,
-        client=headers.get("X-Real-IP", ""),
-        from_replica=user_agent.startswith(REPLICA_USER_AGENT),
+        client=client,
+        replica_zone=headers.get(ZONE_HEADER, "") if from_replica else None,
         can_resume=user_agent.startswith(RESUMING_USER_AGENTS),
     )
 

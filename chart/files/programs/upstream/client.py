@@ -12,6 +12,7 @@ import time
 import urllib.parse
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from upstream.authorization import Authorizer
@@ -50,7 +51,7 @@ class Settings(NamedTuple):
 
     `credentials` and `proxy_credentials` are folders with the files `username` and `password`. `connect_timeout` is the
     part of an answer's time, in seconds, that connecting may take. `credentials_source` and `ca_source` are what
-    messages call the objects that the files come from.
+    messages call the objects that the files come from. `headers` are sent with each request.
     """
 
     remote_url: str
@@ -63,6 +64,7 @@ class Settings(NamedTuple):
     connect_timeout: float = math.inf
     credentials_source: str = "the Secret"
     ca_source: str = "the ConfigMap or Secret of authorities"
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class Range(NamedTuple):
@@ -183,6 +185,7 @@ class Client:
         self._authorizer = Authorizer(
             self._url.origin, settings.credentials, settings.credentials_source, send=self._follow, log=log
         )
+        self._headers = settings.headers
         self._observe = observe
         self._received = received
         self._read_timeout = read_timeout
@@ -232,7 +235,8 @@ class Client:
         prefix = self._url.target.rstrip("/")
         target = f"{prefix}/v2/{urllib.parse.quote(repository)}/{urllib.parse.quote(path, safe='/:')}"
         requested = Range(offset, last_byte)
-        headers = {"Accept": ", ".join(accept) or "*/*", "Accept-Encoding": "identity", **requested.headers}
+        wanted = {"Accept": ", ".join(accept) or "*/*", "Accept-Encoding": "identity"}
+        headers = {**wanted, **requested.headers, **self._headers}
         request = Request(method, method, Url(self._url.origin, target), headers, deadline, reference.is_digest)
         if location is not None:
             near = request._replace(deadline=deadline - (1 - LOCATION_SHARE) * timeout)
