@@ -13,11 +13,11 @@ defaults filled in, its settings, and what follows from them. Scope: root, the e
 {{- if not (kindIs "string" $size) -}}
 {{- $size = int64 $size | toString -}}
 {{- end -}}
-{{- $pods := list (print $name "-0") -}}
-{{- if .entry.highAvailability.enabled -}}
-{{- $pods = append $pods (print $name "-1") -}}
-{{- end -}}
 {{- $settings := include "registry-cache.cacheSettings" (dict "root" .root "upstream" $upstream) | fromJson -}}
+{{- $pods := list -}}
+{{- range $ordinal := until (max $settings.replicas (ternary 2 1 .entry.highAvailability.enabled) | int) -}}
+{{- $pods = append $pods (printf "%s-%d" $name $ordinal) -}}
+{{- end -}}
 path: {{ printf "caches[%d]" .index }}
 upstream: {{ $upstream | quote }}
 remoteURL: {{ $remoteURL | quote }}

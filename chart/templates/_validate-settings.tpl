@@ -21,6 +21,10 @@ or the cache. Scope: root, and the records of all caches.
 {{- $reason := printf "the cache has no proxy; write %s, or leave this out" $proxy -}}
 {{- include "registry-cache.problem" (list (print $path ".proxySecretName") $reason) -}}
 {{- end -}}
+{{- if and (hasKey $settings "replicas") (lt (int $settings.replicas) (len $cache.pods)) -}}
+{{- $reason := printf "is too few, because %s.highAvailability.enabled is true; write at least 2, or leave this out" $cache.path -}}
+{{- include "registry-cache.problem" (list (print $path ".replicas") $reason) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Flat = dict[str, Any]
 
 # Settings of an upstream that stand in for those of all cache pods.
-OVERRIDES = ("resources", "nodeSelector", "tolerations", "affinity", "priorityClassName")
+OVERRIDES = ("replicas", "resources", "nodeSelector", "tolerations", "affinity", "priorityClassName")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Configuration:
     def retains_volumes(self) -> bool:
         """Whether a volume stays when its cache is removed."""
         return self.values.cachePods.volumeClaims.retentionPolicy == "Retain"
+
+    def count_replicas(self, upstream: str) -> int:
+        """Return the number of pods of a cache."""
+        return self.values.count_replicas(self.caches[upstream])
 
     def fields(self, upstream: str) -> Flat:
         """Return the fields of a cache, and what upstreamSettings adds to them."""

@@ -131,10 +131,10 @@ def _traffic() -> list[Panel]:
         ),
         Panel(
             "Rate of bytes from upstreams",
-            "Bytes that were fetched from the upstream, and bytes that one replica fetched from the other instead.",
+            "Bytes that were fetched from the upstream, and bytes that one replica fetched from another one instead.",
             (
                 (_rate("registry_proxy_pulled_bytes_total"), LEGEND),
-                (_rate("registry_cache_replica_fetched_bytes_total"), f"{LEGEND} from the other replica"),
+                (_rate("registry_cache_replica_fetched_bytes_total"), f"{LEGEND} from other replicas"),
             ),
             "Bps",
         ),

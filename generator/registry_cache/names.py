@@ -35,11 +35,11 @@ def object_name(prefix: str, upstream: str) -> str:
     return f"{name[:43].strip('-')}-{_hash(f'{prefix}/{upstream}', 8)}"
 
 
-def service_names(prefix: str, cache: Cache) -> list[str]:
+def service_names(prefix: str, cache: Cache, replicas: int = 1) -> list[str]:
     """Return the names of a cache's Services: the one for clients, and the one by which replicas find each other."""
     own = re.sub("^([0-9])", r"s\1", object_name(prefix, cache.upstream))
     name = f"registry-{cache.serviceNameSuffix}" if cache.serviceNameSuffix else own
-    return [name, f"{own}--peers"] if cache.replicas > 1 else [name]
+    return [name, f"{own}--peers"] if replicas > 1 else [name]
 
 
 def upstream_label(upstream: str) -> str:

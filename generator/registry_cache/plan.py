@@ -13,7 +13,6 @@ from registry_cache.configuration import Configuration, is_below
 from registry_cache.document import quote_value
 
 if TYPE_CHECKING:
-    from registry_cache.model.registry_config import Cache
     from registry_cache.model.values import Values
 
 Action = Literal["created", "changed", "removed", "refused"]
@@ -30,7 +29,11 @@ WITHOUT_RESTART = (
 )
 WITHOUT_RESTART_OF_NODES = ("nodeProgram.updateStrategy", "nodeProgram.revisionHistoryLimit")
 # A single replica has none of these.
-OF_TWO_REPLICAS = ("cachePods.podDisruptionBudget", "cachePods.topologySpreadConstraints")
+OF_SEVERAL_REPLICAS = tuple(
+    f"cachePods.{name}" for name in ("podDisruptionBudget", "topologySpreadConstraints", "ownerPerZone")
+)
+# These decide the number of replicas together.
+OF_REPLICAS = (HIGH_AVAILABILITY, "cachePods.replicas")
 # Objects that no pull depends on: their name in the plan, the values that decide them, and the value that enables them.
 PARTS = (
     ("dashboard", "monitoring.dashboard", "monitoring.dashboard.enabled"),
@@ -109,7 +112,10 @@ def _plan_cache(upstream: str, before: Configuration, after: Configuration) -> C
     if upstream not in before.caches:
         start = "starts empty, or with the volume that an earlier cache of this upstream left behind"
         return Change("cache", upstream, "created", consequences=(start,))
+    replicas = before.count_replicas(upstream), after.count_replicas(upstream)
     own = _differences(before.fields(upstream), after.fields(upstream))
+    if replicas[0] == replicas[1]:
+        own = tuple(one for one in own if one.path != HIGH_AVAILABILITY)
     if before.location != after.location:
         consequences = (
             _describe_move(before, after),
@@ -131,7 +137,7 @@ def _plan_cache(upstream: str, before: Configuration, after: Configuration) -> C
     if not differences:
         return None
     restart = any(not is_below(one.path, WITHOUT_RESTART) for one in differences)
-    consequences = tuple(_consequences(differences, after.caches[upstream], before, restart=restart))
+    consequences = tuple(_consequences(differences, replicas, before, restart=restart))
     return Change("cache", upstream, "changed", restart, "kept", differences, consequences)
 
 
@@ -145,8 +151,9 @@ def _describe_move(before: Configuration, after: Configuration) -> str:
 def _settings_differences(upstream: str, before: Configuration, after: Configuration) -> tuple[Difference, ...]:
     """Return the settings of a cache that differ, under the name that the values give them."""
     differences = _differences(before.cache_settings(upstream), after.cache_settings(upstream))
-    if before.caches[upstream].replicas == after.caches[upstream].replicas == 1:
-        differences = tuple(one for one in differences if not is_below(one.path, OF_TWO_REPLICAS))
+    replicas = {before.count_replicas(upstream), after.count_replicas(upstream)}
+    without_effect = (*(OF_SEVERAL_REPLICAS if replicas == {1} else ()), *(OF_REPLICAS if len(replicas) == 1 else ()))
+    differences = tuple(one for one in differences if not is_below(one.path, without_effect))
     replaced = (*before.replaced_settings(upstream), *after.replaced_settings(upstream))
     return tuple(
         replace(one, path=f"upstreamSettings.{one.path.partition('.')[2]}") if is_below(one.path, replaced) else one
@@ -162,11 +169,11 @@ def _is_impossible(difference: Difference) -> bool:
 
 
 def _consequences(
-    differences: tuple[Difference, ...], cache: Cache, before: Configuration, *, restart: bool
+    differences: tuple[Difference, ...], replicas: tuple[int, int], before: Configuration, *, restart: bool
 ) -> list[str]:
     changed = {one.path: one for one in differences}
     lines = []
-    if restart and cache.replicas > 1:
+    if restart and replicas[1] > 1:
         lines.append("the replicas restart one after the other; the cached content stays")
     elif restart:
         lines.append("nodes pull from the upstream while the cache restarts; the cached content stays")
@@ -180,13 +187,24 @@ def _consequences(
         lines.append("the Service gets a new name and address; nodes pull from the upstream until they know it")
     if CLUSTER_IP in changed and changed[CLUSTER_IP].new:
         lines.append("a Service that exists cannot get another address: delete it first")
-    if high := changed.get(HIGH_AVAILABILITY):
-        fate = "stays until its claim is deleted" if before.retains_volumes else "is deleted"
-        lines.append("the second replica starts empty" if high.new else f"the volume of the second replica {fate}")
+    if replicas[0] != replicas[1]:
+        lines.append(_describe_scaling(*replicas, retains_volumes=before.retains_volumes))
     if retention := changed.get(RETENTION):
         fate = "stays" if retention.new == "Retain" else "is deleted"
         lines.append(f"from now on, its volume {fate} when the cache is removed or the release is uninstalled")
     return lines
+
+
+def _describe_scaling(old: int, new: int, *, retains_volumes: bool) -> str:
+    count, is_one, is_second = abs(new - old), abs(new - old) == 1, {old, new} == {1, 2}
+    if new > old:
+        subject = "the second replica" if is_second else "one more replica" if is_one else f"{count} more replicas"
+        return f"{subject} {'starts' if is_one else 'start'} empty"
+    subject = "the second replica" if is_second else "the last replica" if is_one else f"the last {count} replicas"
+    volumes, fate = ("volume", "is deleted") if is_one else ("volumes", "are deleted")
+    if retains_volumes:
+        fate = "stays until its claim is deleted" if is_one else "stay until their claims are deleted"
+    return f"the {volumes} of {subject} {fate}"
 
 
 def _plan_removal(upstream: str, before: Configuration) -> Change:

@@ -85,8 +85,8 @@ def alerts() -> tuple[Alert, ...]:
             "15m",
             "warning",
             "A replica of the cache of {{ $labels.upstream_host }} is down",
-            "Only {{ $value }} of the replicas is ready. Pulls still work, but the cache is no longer highly "
-            "available.",
+            "Replicas that are ready: {{ $value }}. Pulls still work, but fewer replicas share the load, and a single "
+            "one is not highly available.",
         ),
         Alert(
             "RegistryCacheNodeNotUsingCache",

@@ -84,6 +84,11 @@ class Content:
                 found.append(Entry(index, cache, _at(written, *size_path), size_path))
         return found
 
+    def count_replicas(self, cache: Cache) -> int:
+        """Return the number of pods of a cache, as far as what decides it is valid."""
+        written = self.at("upstreamSettings", cache.upstream, "replicas"), self.at("cachePods", "replicas")
+        return cache.count_replicas(next((one for one in written if type(one) is int), 1))
+
     @cached_property
     def upstreams(self) -> list[str]:
         """The upstreams of all caches, valid or not."""
@@ -137,7 +142,7 @@ def _duplicates(content: Content) -> Iterator[Finding]:
             yield Finding((*entry.path, "upstream"), reason)
             continue
         upstreams[upstream] = entry.place
-        for name in names.service_names(prefix, entry.cache):
+        for name in names.service_names(prefix, entry.cache, content.count_replicas(entry.cache)):
             if name in services:
                 reason = f"the name {name} belongs to the Service of {services[name]}; write another suffix"
                 yield Finding((*entry.path, "serviceNameSuffix"), reason)
@@ -178,6 +183,10 @@ def _upstream_settings_problems(content: Content) -> Iterator[Finding]:
         ):
             proxy = f"{entry.place}.proxy.{entry.cache.remote_scheme}Proxy"
             yield Finding((*path, "proxySecretName"), f"the cache has no proxy; write {proxy}, or leave this out")
+        replicas = _at(settings, "replicas")
+        if entry and type(replicas) is int and 1 <= replicas < entry.cache.count_replicas(1):
+            reason = f"is too few, because {entry.place}.highAvailability.enabled is true"
+            yield Finding((*path, "replicas"), f"{reason}; write at least 2, or leave this out")
 
 
 def _image_problems(content: Content) -> Iterator[Finding]:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     Write = Callable[[object], Path]
 
+TOO_FEW_REPLICAS = (
+    'upstreamSettings["docker.io"].replicas: is too few, because caches[1].highAvailability.enabled is true; write at '
+    "least 2, or leave this out"
+)
 ANOTHER = "; write another suffix"
 DOCKER_HUB = 'image references name Docker Hub docker.io; write "docker.io"'
 # Rules that the schema cannot express, so that the chart has its own.
@@ -108,6 +112,11 @@ COMBINATIONS = [
     ("settings", "said"),
     [
         pytest.param(
+            {"a.b:5000": {"replicas": 1}, "docker.io": {"replicas": 1}},
+            [TOO_FEW_REPLICAS],
+            id="too-few-replicas",
+        ),
+        pytest.param(
             {"dokcer.io": {"caSecretName": "x"}, "quay": {}, "k8s.gcr.io": {}, "a": {}},
             [
                 "upstreamSettings.a: no cache has this upstream",
@@ -141,6 +150,7 @@ def test_settings_of_an_upstream_are_refused_with_the_same_reasons(
     more = {
         "registry.k8s.io": {"remoteURL": "http://a.b", "proxy": {}},
         "a.b:5000": {"proxy": {"httpsProxy": "http://p:3128"}},
+        "docker.io": {"highAvailability": {"enabled": True}},
     }
     caches = [{"upstream": upstream, **more.get(upstream, {})} for upstream in upstreams]
     document = {"caches": caches, "upstreamSettings": settings}

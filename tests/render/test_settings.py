@@ -229,6 +229,37 @@ def test_service_account_of_a_disabled_node_program_is_not_created(chart: Chart)
     assert by_kind(chart(nodeProgram={"enabled": False, "serviceAccount": {"create": True}}), "ServiceAccount") == []
 
 
+def test_caches_have_as_many_replicas_as_the_values_say(chart: Chart) -> None:
+    caches = [{"upstream": upstream} for upstream in ("docker.io", "quay.io", "ghcr.io")]
+    caches[2] |= {"highAvailability": {"enabled": True}}
+    settings = {"quay.io": {"replicas": 4}}
+    for shared, counts in ((1, [1, 4, 2]), (3, [3, 4, 3])):
+        objects = chart(caches=caches, upstreamSettings=settings, cachePods={"replicas": shared})
+        claims = [claim["metadata"]["name"] for claim in by_kind(objects, "PersistentVolumeClaim")]
+        budgets = [budget["metadata"]["name"] for budget in by_kind(objects, "PodDisruptionBudget")]
+        for upstream, count in zip(("docker-io", "quay-io", "ghcr-io"), counts, strict=True):
+            name = f"x-registry-cache-{upstream}"
+            assert cache(objects, upstream)["spec"]["replicas"] == count
+            assert [f"cache-volume-{name}-{ordinal}" in claims for ordinal in range(count + 1)] == [True] * count + [
+                False
+            ]
+            config = json.loads(named(objects, "ConfigMap", name)["data"]["cache.json"])
+            hosts = [replica["host"] for replica in config["replicas"]]
+            assert hosts == [f"{name}-{ordinal}.{name}--peers" for ordinal in range(count) if count > 1]
+            assert (name in budgets) == (count > 1)
+
+
+def test_replicas_know_their_zone_if_each_zone_has_an_owner(chart: Chart) -> None:
+    def zones(**values: Any) -> list[Any]:
+        gate = container(cache(chart(**values)), "gate")
+        return [one["valueFrom"] for one in gate["env"] if one["name"] == "REGISTRY_CACHE_ZONE"]
+
+    label = {"fieldRef": {"fieldPath": "metadata.labels['topology.kubernetes.io/zone']"}}
+    assert zones(cachePods={"ownerPerZone": True, "replicas": 2}) == [label]
+    assert zones(cachePods={"ownerPerZone": True}) == []
+    assert zones(cachePods={"replicas": 2}) == []
+
+
 def test_replicas_are_spread_as_the_values_say(chart: Chart) -> None:
     zones = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
     own = {**zones, "labelSelector": {"matchLabels": {"mine": "yes"}}}

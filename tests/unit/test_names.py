@@ -17,7 +17,11 @@ def test_names_equal_those_of_the_chart(scenario: str) -> None:
     values = load_values(yaml.safe_load((REPOSITORY / "chart" / "ci" / f"{scenario}-values.yaml").read_text()))
     prefix = fullname("x", name_override=values.nameOverride, fullname_override=values.fullnameOverride)
     names = {f"StatefulSet {object_name(prefix, cache.upstream)}" for cache in values.caches}
-    names |= {f"Service {name}" for cache in values.caches for name in service_names(prefix, cache)}
+    names |= {
+        f"Service {name}"
+        for cache in values.caches
+        for name in service_names(prefix, cache, values.count_replicas(cache))
+    }
     if values.monitoring.serviceMonitor.enabled:
         names.add(f"Service {suffixed_name(prefix, 'node')}")
     assert names == {name for name in INVENTORY[scenario] if name.startswith(("StatefulSet ", "Service "))}

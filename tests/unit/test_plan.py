@@ -134,6 +134,43 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             id="one-replica-less-with-its-volume-retained",
         ),
         pytest.param(
+            one(),
+            {**one(), "cachePods": {"replicas": 4}},
+            "docker.io: changed, restarts\n"
+            "  cachePods.replicas: 1 -> 4\n"
+            "  the replicas restart one after the other; the cached content stays\n"
+            "  3 more replicas start empty",
+            id="more-replicas",
+        ),
+        pytest.param(
+            {**one(), "cachePods": {"replicas": 4, "volumeClaims": {"retentionPolicy": "Retain"}}},
+            {
+                **one(),
+                "cachePods": {"replicas": 4, "volumeClaims": {"retentionPolicy": "Retain"}},
+                "upstreamSettings": {"docker.io": {"replicas": 2}},
+            },
+            "docker.io: changed, restarts\n"
+            "  upstreamSettings.replicas: 4 -> 2\n"
+            "  the replicas restart one after the other; the cached content stays\n"
+            "  the volumes of the last 2 replicas stay until their claims are deleted",
+            id="fewer-replicas-of-one-upstream",
+        ),
+        pytest.param(
+            {**one(highAvailability={"enabled": True}), "cachePods": {"replicas": 3}},
+            one(highAvailability={"enabled": True}),
+            "docker.io: changed, restarts\n"
+            "  cachePods.replicas: 3 -> 1\n"
+            "  the replicas restart one after the other; the cached content stays\n"
+            "  the volume of the last replica is deleted",
+            id="as-many-replicas-as-high-availability-has",
+        ),
+        pytest.param(
+            one(highAvailability={"enabled": True}),
+            {**one(), "cachePods": {"replicas": 2}},
+            "Nothing changes.",
+            id="as-many-replicas-by-another-value",
+        ),
+        pytest.param(
             one(highAvailability={"enabled": True}),
             {**one(highAvailability={"enabled": True}), "cachePods": {"tagCheckInterval": "0s"}},
             "docker.io: changed, restarts\n"

@@ -82,6 +82,18 @@ PROXIED = {"proxy": {"httpsProxy": "http://p:3128"}}
             id="no-water",
         ),
         pytest.param(
+            {**one(), "cachePods": {"replicas": 16}},
+            {**one(), "cachePods": {"replicas": 17}},
+            "cachePods.replicas: 17 is not a whole number from 1 to 16; write for example 1",
+            id="too-many-replicas",
+        ),
+        pytest.param(
+            {**one(), "upstreamSettings": {"docker.io": {"replicas": 1}}},
+            {**one(), "upstreamSettings": {"docker.io": {"replicas": 0}}},
+            'upstreamSettings["docker.io"].replicas: 0 is not a whole number from 1 to 16',
+            id="no-replica",
+        ),
+        pytest.param(
             {**one(), "cachePods": {"volumeClaims": {"retentionPolicy": "Retain"}}},
             {**one(), "cachePods": {"volumeClaims": {"retentionPolicy": "Keep"}}},
             'cachePods.volumeClaims.retentionPolicy: "Keep" is not a known value; write "Delete" or "Retain"',

@@ -9,6 +9,13 @@ registry-cache.gateContainer: our program, which decides, fetches, sends manifes
   env:
     - name: PYTHONPATH
       value: /opt/registry-cache
+    {{- if and .settings.ownerPerZone (gt (int .replicas) 1) }}
+    {{- /* Empty where the cluster gives pods no such label. */}}
+    - name: REGISTRY_CACHE_ZONE
+      valueFrom:
+        fieldRef:
+          fieldPath: metadata.labels['topology.kubernetes.io/zone']
+    {{- end }}
   ports:
     - name: debug
       containerPort: {{ .endpoint.metricsPort }}

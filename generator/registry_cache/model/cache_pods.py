@@ -33,6 +33,7 @@ from registry_cache.model.scalars import (
     Passthrough,
     Percent,
     PositiveCount,
+    Replicas,
     Resources,
     Subdomain,
 )
@@ -95,6 +96,7 @@ class UpstreamSettings(Model):
         description="A fixed address of the cache's Service, for firewalls and for nodes that are configured by hand. "
         "It cannot change later.",
     )
+    replicas: Replicas | None = Field(None, description="Instead of cachePods.replicas.", examples=[4])
     resources: UpstreamResources | None = Field(
         None, description="Resources of this cache's containers, instead of cachePods.resources."
     )
@@ -144,14 +146,14 @@ class Service(Model):
     )
     trafficDistribution: Literal["", "PreferClose", "PreferSameZone", "PreferSameNode"] = Field(
         "",
-        description="Sends a node's pulls to the nearer of two replicas (Kubernetes 1.31 or newer), to save traffic "
-        "between zones.",
-        examples=["PreferClose"],
+        description="Sends a node's pulls to the nearest replica, to save traffic between zones: PreferSameZone and "
+        "PreferSameNode (Kubernetes 1.34 or newer), or PreferClose, the older name of PreferSameZone (1.31 or newer).",
+        examples=["PreferSameZone"],
     )
 
 
 class PodDisruptionBudget(Model):
-    """The disruption budgets of caches with two replicas."""
+    """The disruption budgets of caches with several replicas."""
 
     enabled: bool = Field(
         True, description="Lets a drain evict one replica after the other. A single replica never has a budget."
@@ -181,6 +183,18 @@ class LivenessProbe(ProbeTimings):
 class CachePods(Model):
     """The pods of all caches."""
 
+    replicas: Replicas = Field(
+        1,
+        description="The number of pods of each cache, each with a volume of its own. They fetch each blob once for "
+        "all of them. Raise it if many nodes pull at once: docs/guide/high-availability.md says how far. A cache with "
+        "highAvailability.enabled has at least two.",
+    )
+    ownerPerZone: bool = Field(
+        False,
+        description="Makes the replicas of a zone fetch each blob from another zone once. It needs several replicas in "
+        "a zone, and Kubernetes 1.35 or newer, which copies the label topology.kubernetes.io/zone of a node to its "
+        "pods. Without the label it does nothing. Combine it with service.trafficDistribution.",
+    )
     tagCheckInterval: Duration = Field(
         "5s",
         description="How long a cache trusts what it knows about a tag before it asks the upstream again, as a Go "
@@ -214,7 +228,7 @@ class CachePods(Model):
     volumeClaims: VolumeClaims = Field(default_factory=VolumeClaims, description="The claims of the caches' volumes.")
     service: Service = Field(default_factory=Service, description="The Services of the caches.")
     podDisruptionBudget: PodDisruptionBudget = Field(
-        default_factory=PodDisruptionBudget, description="Disruption budgets of caches with two replicas."
+        default_factory=PodDisruptionBudget, description="Disruption budgets of caches with several replicas."
     )
     resources: CacheResources = Field(
         default_factory=CacheResources, description="Resources of each container of a cache pod."
@@ -231,8 +245,8 @@ class CachePods(Model):
     affinity: PodAffinity = Field({})
     topologySpreadConstraints: Objects = Field(
         [SPREAD],
-        description="How the two replicas of a cache are spread. Without a labelSelector, a constraint gets that of "
-        "the cache. By default both may run on one node, so that a cluster with one node can have them.",
+        description="How the replicas of a cache are spread. Without a labelSelector, a constraint gets that of the "
+        "cache. By default several may run on one node, so that a cluster with one node can have them.",
     )
     priorityClassName: PriorityClassName = ""
     podLabels: PodLabels = Field({})

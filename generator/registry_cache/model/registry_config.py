@@ -72,7 +72,8 @@ class HighAvailability(Model):
 
     enabled: bool = Field(
         False,
-        description="Runs two replicas of the cache, each with a volume of its own, on two nodes if there are two.",
+        description="Runs at least two replicas of the cache, each with a volume of its own, on different nodes if "
+        "there are enough. More of them: cachePods.replicas.",
     )
 
 
@@ -114,10 +115,9 @@ class Cache(Model):
         """`http` or `https`: how the cache talks to its upstream."""
         return self.remote_url.partition(":")[0].lower()
 
-    @property
-    def replicas(self) -> int:
-        """The number of cache pods, each with a volume of its own."""
-        return 2 if self.highAvailability.enabled else 1
+    def count_replicas(self, configured: int) -> int:
+        """Return the number of pods if `configured` is what the values of the chart say."""
+        return max(configured, 2 if self.highAvailability.enabled else 1)
 
     @property
     def size_bytes(self) -> Decimal:

@@ -163,6 +163,7 @@ File = Annotated[
 ]
 Port = Annotated[int, Field(title="a port from 1 to 65535", ge=1, le=65535)]
 Count = Annotated[int, Field(title="a whole number from 0", ge=0)]
+Replicas = Annotated[int, Field(title="a whole number from 1 to 16", ge=1, le=16)]
 PositiveCount = Annotated[int, Field(title="a whole number from 1", ge=1)]
 CountOrPercent = Annotated[
     Annotated[str, Field(pattern="^(100|[1-9]?[0-9])%$")] | Annotated[int, Field(ge=0)],

@@ -93,7 +93,7 @@ class Values(Model):
     upstreamSettings: dict[str, UpstreamSettings] = Field(
         {},
         description="Settings for single caches that a RegistryConfig does not have, by upstream: caConfigMapName or "
-        "caSecretName, proxySecretName, clusterIP, and resources, nodeSelector, tolerations, affinity or "
+        "caSecretName, proxySecretName, clusterIP, and replicas, resources, nodeSelector, tolerations, affinity or "
         "priorityClassName instead of those in cachePods.",
         examples=[{"registry.example.com": {"caConfigMapName": "registry-ca"}}],
     )
@@ -111,3 +111,8 @@ class Values(Model):
         "text, in which Helm's template syntax works.",
         examples=[[{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-note"}}]],
     )
+
+    def count_replicas(self, cache: Cache) -> int:
+        """Return the number of pods of a cache, each with a volume of its own."""
+        settings = self.upstreamSettings.get(cache.upstream)
+        return cache.count_replicas((settings and settings.replicas) or self.cachePods.replicas)
