@@ -48,6 +48,7 @@ class CachePod:
     hosts: str = ""
     number: int = 1
     ordinal: int = 0
+    zone: str = ""
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     service: Object = field(init=False)
 
@@ -140,7 +141,7 @@ class CachePod:
         root, configuration = images.unpacked(container["image"])
         script = self.folder / f"{name}.sh"
         files = {f"/etc/{file}": self.folder / file for file in ("hosts", "resolv.conf")}
-        fields = pod_fields(self.name, self.address)
+        fields = pod_fields(self.name, self.address, self.zone)
         script.write_text(container_script(container, root, configuration, self._volumes, files, fields))
         log = self.log_file(name)
         log.touch()

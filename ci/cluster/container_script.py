@@ -75,9 +75,10 @@ def container_script(  # noqa: PLR0913, PLR0917 - the parts of a container
     return "\n".join([*lines, f"exec {shlex.join([*command, *_command(container, image)])}\n"])
 
 
-def pod_fields(name: str, address: str) -> dict[str, str]:
+def pod_fields(name: str, address: str, zone: str = "") -> dict[str, str]:
     """Return the fields of a pod that its containers may have as variables."""
-    return {"metadata.name": name, "metadata.namespace": NAMESPACE, "status.podIP": address}
+    labels = {"metadata.labels['topology.kubernetes.io/zone']": zone}
+    return {"metadata.name": name, "metadata.namespace": NAMESPACE, "status.podIP": address, **labels}
 
 
 def _variables(container: Object, fields: Mapping[str, str]) -> list[str]:
