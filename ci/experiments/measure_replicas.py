@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from upstream.replica_first import rank_replicas
+from fetching.replica_first import rank_replicas
 
 from experiments.cache_client import blob_path, send_request
 from experiments.pod_bench import pod_bench

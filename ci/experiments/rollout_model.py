@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from upstream.replica_first import rank_replicas
+from fetching.replica_first import rank_replicas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

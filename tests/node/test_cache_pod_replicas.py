@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cache_client import blob_path, run_together, send_request
 from experiments.pod_bench import UPSTREAM
+from fetching.replica_first import rank_replicas
 from node.cache_pod_support import assert_no_defect, get, is_right, pull, sent_bytes, sent_references
-from upstream.replica_first import rank_replicas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,6 +16,7 @@ import pytest
 from common.endpoint import Endpoint
 from fetching.fetch import Fetch
 from fetching.fetches import Fetches
+from fetching.replica_first import HOLDINGS_TYPE, ReplicaFirst
 from gate import handler
 from gate.ahead import NEVER, Ahead
 from gate.handler import Server
@@ -30,7 +31,6 @@ from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
 from upstream.errors import NotFound
-from upstream.replica_first import HOLDINGS_TYPE, ReplicaFirst
 from upstreams import oci
 from upstreams.oci import digest
 

@@ -18,10 +18,10 @@ import time
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
+from fetching.replica_first import ALL, HOLDINGS_HEADER, HOLDINGS_TYPE, ZONE_HEADER
 from store.store import NoRoom, WrongContent
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import BLOB
-from upstream.replica_first import ALL, HOLDINGS_HEADER, HOLDINGS_TYPE, ZONE_HEADER
 
 from gate.metrics import CONTENT, DENIED, NO_ROOM, NOT_FOUND, PUSH, VOLUME
 from gate.pull_request import parse_pull_request

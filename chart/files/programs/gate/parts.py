@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.log import log
 from fetching.fetches import Fetches
+from fetching.replica_first import CONNECT_TIMEOUT_SECONDS, REPLICA_HEADER, ZONE_HEADER, ReplicaFirst
 from store.store import Store
 from upstream.availability_guard import AvailabilityGuard
 from upstream.client import Client, Settings
-from upstream.replica_first import CONNECT_TIMEOUT_SECONDS, REPLICA_HEADER, ZONE_HEADER, ReplicaFirst
 
 from gate.ahead import Ahead
 from gate.health import Health

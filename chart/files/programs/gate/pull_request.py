@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from fetching.replica_first import REPLICA_HEADER, ZONE_HEADER
 from store.layout import DIGEST, MAX_REPOSITORY_CHARACTERS, REPOSITORY, TAG
 from upstream.reference import BLOB, MANIFEST, Reference
-from upstream.replica_first import REPLICA_HEADER, ZONE_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""The client of a cache's upstream registry, and the choice between the upstream and another replica."""
+"""The client of a cache's upstream registry."""

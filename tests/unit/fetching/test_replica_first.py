@@ -9,10 +9,7 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from made_sources import Asked, MadeAnswer, MadeSource, whole
-from upstream.errors import Denied, Kind, NotFound, Unavailable
-from upstream.reference import Reference
-from upstream.replica_first import (
+from fetching.replica_first import (
     ALL,
     HOLDINGS_HEADER,
     HOLDINGS_TYPE,
@@ -21,6 +18,9 @@ from upstream.replica_first import (
     ReplicaFirst,
     rank_replicas,
 )
+from made_sources import Asked, MadeAnswer, MadeSource, whole
+from upstream.errors import Denied, Kind, NotFound, Unavailable
+from upstream.reference import Reference
 
 if TYPE_CHECKING:
     from upstream.source import Source
