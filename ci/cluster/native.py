@@ -20,9 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from machine import tools
+from machine import own_network, tools
 from machine.cgroups import Cgroup
 from machine.paths import cluster_folder
 from machine.processes import Place, wait_for
@@ -30,8 +31,12 @@ from upstreams import pki
 from upstreams.upstream import Upstream
 
 from cluster import images, interface
-from cluster.native_network import Network, enter_network, run_ip
+from cluster.native_links import set_links
+from cluster.native_network import TCP_SETTINGS, Network, enter_network, run_ip, write_settings
 from cluster.native_node import NativeNode
+
+if TYPE_CHECKING:
+    from machine.links import Links
 
 MANIFESTS = Path(__file__).parent / "manifests"
 NODE_COUNT = 2
@@ -81,10 +86,13 @@ class NativeCluster:
     def nodes(self) -> list[NativeNode]:
         return [NativeNode(self, number) for number in range(1, NODE_COUNT + 1)]
 
+    @property
+    def upstream_namespace(self) -> str:
+        return f"{self.prefix}-upstream"
+
     @cached_property
     def upstream(self) -> Upstream:
-        namespace = f"{self.prefix}-upstream"
-        place = Place(self.folder / "upstream", self.cgroup("upstream"), enter_network(namespace))
+        place = Place(self.folder / "upstream", self.cgroup("upstream"), enter_network(self.upstream_namespace))
         return Upstream(place, self.network.upstream)
 
     @cached_property
@@ -130,12 +138,16 @@ class NativeCluster:
         self._wait_until_ready()
         (self.folder / "complete").touch()
 
+    def set_links(self, links: Links) -> None:
+        """Replace the rates and the delay of the running cluster's links."""
+        set_links(self, links)
+
     def down(self) -> None:
         """End every process, and remove all control groups, namespaces, links and files that are left."""
         cgroup = self.cgroup()
         cgroup.kill()
         cgroup.remove()
-        for namespace in [f"{self.prefix}-upstream", *(node.namespace for node in self.nodes)]:
+        for namespace in [self.upstream_namespace, *(node.namespace for node in self.nodes)]:
             if Path(f"/run/netns/{namespace}").exists():
                 run_ip("netns", "delete", namespace)
         _remove_empty_namespace_folder()
@@ -189,7 +201,7 @@ class NativeCluster:
         run_ip("link", "add", network.bridge, "type", "bridge")
         run_ip("address", "add", f"{network.control_plane}/24", "dev", network.bridge)
         run_ip("link", "set", network.bridge, "up")
-        ends = {f"{self.prefix}-upstream": network.upstream, **{node.namespace: node.address for node in self.nodes}}
+        ends = {self.upstream_namespace: network.upstream, **{node.namespace: node.address for node in self.nodes}}
         for namespace, address in ends.items():
             link = network.link(address)
             run_ip("netns", "add", namespace)
@@ -199,17 +211,14 @@ class NativeCluster:
             run_ip("-netns", namespace, "link", "set", "lo", "up")
             run_ip("-netns", namespace, "link", "set", "eth0", "up")
             run_ip("-netns", namespace, "route", "add", "default", "via", network.control_plane)
+            own_network.run(*enter_network(namespace), "sh", "-euc", write_settings(TCP_SETTINGS))
         for node in self.nodes:
             route = ["route", "add", network.pods(node.number), "via", node.address]
             run_ip(*route)
             for namespace in ends:
                 if namespace != node.namespace:
                     run_ip("-netns", namespace, *route)
-            subprocess.run(
-                [*enter_network(node.namespace), "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"],
-                check=True,
-                env=tools.program_environment(),
-            )
+            own_network.run(*enter_network(node.namespace), "sh", "-euc", write_settings({"net.ipv4.ip_forward": "1"}))
 
     def _start_control_plane(self) -> None:
         place, network, folder = self.control_plane, self.network, self.control_plane.folder

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from machine import tools
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# One connection must be able to use a fast link over a long delay. Every network namespace, those of pods too, has
+# these settings instead of the machine's.
+TCP_SETTINGS = {
+    "net.ipv4.tcp_rmem": "4096 131072 33554432",
+    "net.ipv4.tcp_wmem": "4096 65536 33554432",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,11 @@ class Network:
 def enter_network(namespace: str) -> tuple[str, ...]:
     """Return the beginning of a command that runs in a network namespace."""
     return ("nsenter", f"--net=/run/netns/{namespace}")
+
+
+def write_settings(settings: Mapping[str, str]) -> str:
+    """Return a line of shell that writes settings of the kernel (man 8 sysctl)."""
+    return "; ".join(f"echo '{value}' > /proc/sys/{name.replace('.', '/')}" for name, value in settings.items())
 
 
 def run_ip(*arguments: str, check: bool = True) -> None:

@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def nginx_configuration(folder: Path, address: str, faults: Mapping[str, UpstreamFault], generation: str) -> str:
-    """Return it for files in `folder`, relative to which nginx runs; the control port answers with `generation`."""
+def nginx_configuration(
+    folder: Path,
+    address: str,
+    faults: Mapping[str, UpstreamFault],
+    generation: str,
+    connection_bytes_per_second: int | None = None,
+) -> str:
+    """Return it for files in `folder`, relative to which nginx runs; the control port answers with `generation`.
+
+    nginx limits each response, which is the same as each connection: HTTP/1.1 has one response at a time.
+    """
+    limit = f"\n  limit_rate {connection_bytes_per_second};" if connection_bytes_per_second else ""
     servers = []
     for name, (host, port) in HOSTS.items():
         fault = faults.get(name, UpstreamFault())
@@ -62,7 +72,7 @@ http {{
   # A cache opens connections before it needs them. One without a request keeps an old worker from ending for this long.
   client_header_timeout 2s;
   proxy_max_temp_file_size 0;
-  proxy_http_version 1.1;
+  proxy_http_version 1.1;{limit}
   server {{
     listen {address}:{CONTROL_PORT};
     location / {{ return 200 '{generation}'; }}

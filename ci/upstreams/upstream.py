@@ -109,6 +109,14 @@ class Upstream:
         """Limit the bandwidth of all responses of an upstream together."""
         self._add(upstream, shared_bytes_per_second=bytes_per_second)
 
+    def limit_connections(self, bytes_per_second: int | None) -> None:
+        """Limit the bandwidth of each connection to the upstreams; `resume` does not end this limit."""
+        if bytes_per_second == self._connection_limit():
+            return
+        self._connection_limit_file().write_text(str(bytes_per_second or ""))
+        self._write_configuration()
+        self._reload()
+
     def fail(self, upstream: str, status: int) -> None:
         """Make an upstream answer every request with an error status."""
         self._add(upstream, status=status, headers=())
@@ -265,6 +273,14 @@ class Upstream:
     def _configuration(self) -> Path:
         return self.folder / "nginx.conf"
 
+    def _connection_limit_file(self) -> Path:
+        return self.folder / "bytes-per-second-of-a-connection"
+
+    def _connection_limit(self) -> int | None:
+        """Return the limit, which another process may have set."""
+        file = self._connection_limit_file()
+        return int(text) if file.exists() and (text := file.read_text()) else None
+
     def _access_log(self) -> Path:
         return self.folder / "access.log"
 
@@ -272,7 +288,9 @@ class Upstream:
         """Write nginx's configuration, with a generation in it by which a reload is known to have taken effect."""
         self._generation_wanted = uuid.uuid4().hex
         self._configuration().write_text(
-            nginx_configuration(self.folder, self.address, self.faults, self._generation_wanted)
+            nginx_configuration(
+                self.folder, self.address, self.faults, self._generation_wanted, self._connection_limit()
+            )
         )
 
     def _reload(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 from cluster.native import NativeCluster
 from cluster.pulls import new_image, pull
 from machine.cgroups import hierarchies
+from machine.links import Links
 from machine.paths import cluster_folder
 from upstreams import pki
 
@@ -49,6 +50,7 @@ def test_down_leaves_nothing_behind(cluster: Cluster) -> None:
     second.up()
     bridge = second.network.bridge
     try:
+        second.set_links(Links(node_rate=10**9, upstream_rate=10**9, upstream_delay=0.01))
         kinds = {line.split()[0] for line in traces(second, bridge)}
         assert kinds == {"namespace", "cgroup", "link", "route", "mount", "process"}, "the comparison sees a cluster"
         assert second.status().startswith(f"{second.name}: up")
