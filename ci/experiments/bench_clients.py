@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import ssl
 import threading
 import time
 import zlib
@@ -13,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from upstreams import oci
+from upstreams import oci, pki
+from upstreams.sites import find_site
 
 from experiments.pod_bench import UPSTREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # The gate sends a blob while it comes only to a client that is known to resume a body that breaks off.
 HEADERS = {"Accept": oci.MANIFEST, "User-Agent": "containerd/v2.4.2"}
@@ -46,8 +48,18 @@ class Connection:
     """A connection that is kept open for one request after the other."""
 
     def __init__(self, url: str) -> None:
-        """Set it up; the first request connects."""
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=LIMIT_SECONDS)
+        """Set it up; the first request connects. With TLS, the URL is that of the upstreams' address."""
+        parts = urlsplit(url)
+        self._headers = dict(HEADERS)
+        if parts.scheme == "https":
+            context = ssl.create_default_context(cafile=str(pki.authority_file()))
+            context.check_hostname = False
+            self._headers["Host"] = find_site(UPSTREAM).server_name
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.netloc, timeout=LIMIT_SECONDS, context=context
+            )
+        else:
+            self._connection = http.client.HTTPConnection(parts.netloc, timeout=LIMIT_SECONDS)
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
 
     def __enter__(self) -> Self:
@@ -95,7 +107,7 @@ class Connection:
         return length
 
     def _send(self, method: str, path: str) -> http.client.HTTPResponse:
-        self._connection.request(method, f"{path}?ns={UPSTREAM}", headers=HEADERS)
+        self._connection.request(method, f"{path}?ns={UPSTREAM}", headers=self._headers)
         response = self._connection.getresponse()
         if method == "HEAD" or response.status != http.client.OK:
             response.read()
@@ -105,14 +117,20 @@ class Connection:
         return response
 
 
-def herd(url: str, repository: str, image: oci.Image, clients: int) -> Herd:
-    """Let clients pull an image at once, each one time and without a second try."""
+def herd(
+    url: str, repository: str, image: oci.Image, clients: int, enter: Callable[[int], None] = lambda _: None
+) -> Herd:
+    """Let clients pull an image at once, each one time and without a second try.
+
+    Each client is a thread, which first calls `enter` with its number.
+    """
     result = Herd()
     codes = {digest: zlib.crc32(blob) for digest, blob in image.blobs.items()}
     barrier = threading.Barrier(clients)
     lock = threading.Lock()
 
-    def pull() -> None:
+    def pull(number: int) -> None:
+        enter(number)
         barrier.wait()
         begun = time.monotonic()
         try:
@@ -129,7 +147,7 @@ def herd(url: str, repository: str, image: oci.Image, clients: int) -> Herd:
                 result.seconds.append(took)
 
     with ThreadPoolExecutor(clients) as pool:
-        for done in [pool.submit(pull) for _ in range(clients)]:
+        for done in [pool.submit(pull, number) for number in range(clients)]:
             done.result()
     return result
 

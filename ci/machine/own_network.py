@@ -59,6 +59,15 @@ def join(process: int, number: int) -> None:
         run("nsenter", "--target", str(process), "--net", "ip", *arguments)
 
 
+def enter(process: int) -> None:
+    """Move this thread, and the threads and programs that it starts, into the network of a process."""
+    network = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
+    try:
+        _check(ctypes.CDLL(None, use_errno=True).setns(network, CLONE_NEWNET))
+    finally:
+        os.close(network)
+
+
 def run(*command: str) -> None:
     """Run a command with the programs of the test bed."""
     subprocess.run(command, check=True, env=tools.program_environment())
