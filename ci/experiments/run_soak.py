@@ -19,11 +19,13 @@ from cluster.native import NativeCluster
 from cluster.release import Release
 from cluster.small_volumes import small_volume
 from machine import environment
+from machine.links import UNLIMITED, Links, parse_rate
 from machine.paths import REPOSITORY
 
 from experiments.soak import VOLUME_BYTES, Outcome, Soak
 from experiments.soak_faults import keep_log
 
+LINK = 200_000_000
 LOGS = REPOSITORY / "build" / "soak"
 
 
@@ -33,6 +35,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--name", default="test", help="the test cluster to use (default: test)")
     parser.add_argument("--minutes", type=float, default=10, help="duration (default: 10)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="the seed of all random choices")  # noqa: S311
+    parser.add_argument(
+        "--link",
+        type=parse_rate,
+        default=LINK,
+        metavar="RATE",
+        help=f"the rate of each node's link, so that bodies are under way when faults strike; {UNLIMITED} is possible "
+        "(default: 200mbit)",
+    )
     options = parser.parse_args(arguments)
     environment.clean_process()
     cluster = choose(options.name)
@@ -40,7 +50,8 @@ def main(arguments: list[str]) -> int:
         print("this needs the native test cluster", file=sys.stderr)
         return 1
     cluster.up()
-    print(f"seed {options.seed}, {options.minutes:g} min", flush=True)
+    rate = f"{options.link / 1e6:g} Mbit/s" if options.link else UNLIMITED
+    print(f"seed {options.seed}, {options.minutes:g} min, link of each node {rate}", flush=True)
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
     release = Release(cluster, name="soak", namespace="soak")
@@ -69,6 +80,8 @@ def main(arguments: list[str]) -> int:
         stack.callback(soak.clean)
         stack.callback(cluster.upstream.resume)
         soak.fill()
+        stack.callback(cluster.set_links, Links())
+        cluster.set_links(Links(node_rate=options.link))
         begun, mark = time.monotonic(), cluster.upstream.mark()
         soak.run(options.minutes * 60)
         sent = sum(request.body_bytes for request in cluster.upstream.requests(mark))
