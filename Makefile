@@ -41,15 +41,15 @@ test: setup ## Run all tests, those on a cluster included (PYTEST_ARGS="tests/un
 	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(COMPLETE))
 
 .PHONY: bench
-bench: setup ## Measure commands, programs, and the cache pod beside distribution alone: about 15 min
-	@$(RUN) -m experiments.run_bench
+bench: setup ## Measure commands, programs, and caches beside distribution alone (BENCH_ARGS="first-pull" for a part): about 45 min
+	@$(RUN) -m experiments.run_bench $(BENCH_ARGS)
 
 .PHONY: simulate
 simulate: setup ## Simulate a roll-out to 1,000 nodes with 1 to 8 replicas, and write docs/images/rollout.svg: about 20 s
 	@$(RUN) -m experiments.simulate_rollout
 
 .PHONY: soak
-soak: setup ## Pull at random while upstreams fail and caches are killed (SOAK_ARGS="--minutes 10 --seed 1"): about 13 min
+soak: setup ## Pull at random while upstreams fail and caches are killed (SOAK_ARGS="--minutes 10 --seed 1 --link 200mbit"): about 13 min
 	@$(RUN) -m experiments.run_soak $(SOAK_ARGS)
 
 .PHONY: faults

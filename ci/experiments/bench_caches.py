@@ -156,6 +156,7 @@ def print_figures(alone: Figures, pod: Figures) -> None:
     """Print all figures, and the promises."""
     size = f"{(LAYERS - 1) * LAYER_BYTES / 1e6:.0f} MB"
     print(f"{CLIENTS} clients at once, a cold image of {LAYERS} layers and {size}, upstream {BANDWIDTH / 1e6:g} MB/s")
+    print("clients on loopback")
     print(f"medians of {HERDS['pod']} herds, of {HERDS['alone']} with distribution alone\n")
     _row("", "distribution", "cache pod")
     for title, form, value in (
@@ -169,7 +170,7 @@ def print_figures(alone: Figures, pod: Figures) -> None:
         ("wrong bodies", "{}", lambda each: sum(len(one.wrong) for one in each.herds)),
     ):
         _row(title, form.format(value(alone)), form.format(value(pod)))
-    print(f"\nWarm blobs, one client that checks digests, medians of {ROUNDS} rounds in turns")
+    print(f"\nWarm blobs on loopback, one client that checks digests, medians of {ROUNDS} rounds in turns")
     print(f"promised: at most {PROMISED_SHARE} of the CPU of distribution\n")
     _row("", "distribution", "cache pod", "share")
     for size_of_blob in WARM:
@@ -186,7 +187,8 @@ def print_figures(alone: Figures, pod: Figures) -> None:
             _row(title, f"{mib:.1f} MiB", f"{each.memory_after_herd[name]:.1f} MiB")
     _row("cache pod, all", *(f"{sum(each.values()):.1f} MiB" for each in (pod.memory_at_start, pod.memory_after_herd)))
     print(
-        f"\nIdle, but probed by {NODES} nodes every {SECONDS_BETWEEN:.0f} s; starts with content, medians of {STARTS}\n"
+        f"\nIdle, but probed by {NODES} nodes every {SECONDS_BETWEEN:.0f} s on loopback; starts with content, medians "
+        f"of {STARTS}\n"
     )
     _row("", "distribution", "cache pod")
     _row("CPU, millicores", f"{alone.idle_millicores:.1f}", f"{pod.idle_millicores:.1f}")

@@ -1,4 +1,4 @@
-"""`make bench`: measures the commands, the node program, and the cache pod beside distribution alone.
+"""`make bench`: measures the commands, the node program, the cache pod beside distribution alone, and first pulls.
 
 docs/benchmarks.md has the results.
 """
@@ -23,6 +23,8 @@ from machine.processes import Place, wait_for
 from upstreams.distribution import Distribution
 
 from experiments.bench_caches import bench_caches
+from experiments.bench_nodes import bench_nodes
+from experiments.first_pull import bench_first_pull
 
 CACHES = 100
 RUNS = 11
@@ -33,7 +35,13 @@ SERVICE_TABLE = '[plugins."io.containerd.grpc.v1.cri".registry]'
 
 def main(arguments: list[str]) -> int:
     """Measure, print the tables, and return the exit code."""
-    parts = {"commands": bench_commands, "node": bench_node_program, "caches": bench_caches}
+    parts = {
+        "commands": bench_commands,
+        "node": bench_node_program,
+        "caches": bench_caches,
+        "many-nodes": bench_nodes,
+        "first-pull": bench_first_pull,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(parts)} (default: all)")
     chosen = parser.parse_args(arguments).parts or list(parts)
@@ -94,7 +102,8 @@ def bench_node_program() -> None:
         time.sleep(SECONDS)  # the resources in this time are measured
         used = (cpu_seconds(process) - before) / (time.monotonic() - begun)
         status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-        print(f"node program, 10 caches, {SECONDS} s, {shipped_settings()['probe']['interval']} between two probes\n")
+        interval = shipped_settings()["probe"]["interval"]
+        print(f"node program, 10 caches on loopback, {SECONDS} s, {interval} between two probes\n")
         print(f"CPU              {used * 1000:>6.2f} millicores")
         print(f"resident memory  {int(status['VmRSS'].split()[0]) / 1024:>6.1f} MiB")
     finally:
