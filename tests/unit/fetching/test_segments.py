@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Self, cast
 
 import pytest
-from fetching import segments
+from fetching import segments, trial
 from fetching.fetches import Fetches
 from made_sources import Asked, MadeAnswer, MadeSource, cut
 from store.store import Store
@@ -75,18 +75,20 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blobs of 12 MiB are large, and more connections always seem to help."""
-    for name, value in {
-        "OBSERVE_SECONDS": 0.1,
-        "MIN_REMAINING_BYTES": 2 * MIB,
-        "TRIAL_BYTES": MIB // 2,
-        "TRIAL_WARM_UP_BYTES": MIB // 4,
-        "MIN_REMAINING_SECONDS": 0.5,
-        "MIN_GAIN": 0.0,
-        "SEGMENT_BYTES": MIB,
-        "GROW_SECONDS": 0.2,
-        "RETRY_PAUSE_SECONDS": 0.01,
-    }.items():
-        monkeypatch.setattr(segments, name, value)
+    for module, name, value in (
+        (trial, "PERIOD_SECONDS", 0.1),
+        (trial, "MAX_CHANGE", 1000.0),
+        (trial, "MIN_REMAINING_BYTES", 2 * MIB),
+        (trial, "MIN_REMAINING_SECONDS", 0.5),
+        (trial, "TRIAL_BYTES", MIB // 2),
+        (trial, "WARM_UP_BYTES", MIB // 4),
+        (trial, "CLEAR_GAIN", 0.0),
+        (segments, "TRIAL_BYTES", MIB // 2),
+        (segments, "SEGMENT_BYTES", MIB),
+        (segments, "GROW_SECONDS", 0.2),
+        (segments, "RETRY_PAUSE_SECONDS", 0.01),
+    ):
+        monkeypatch.setattr(module, name, value)
 
 
 def fetch_all(store: Store, answer: Callable[[Asked], MadeAnswer]) -> list[Asked]:
@@ -121,13 +123,13 @@ def test_ranges_are_used_if_each_connection_is_limited(store: Store) -> None:
 
 
 def test_one_connection_is_enough_for_a_line_that_is_the_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "MIN_GAIN", 1.3)
+    monkeypatch.setattr(trial, "CLEAR_GAIN", 2.0)
     asked = fetch_all(store, answer_at(Line(RATE, shared=True)))
     assert requested_bytes(asked) <= segments.TRIAL_BYTES
 
 
 def test_fast_connection_is_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "FAST_BYTES_PER_SECOND", RATE // 10)
+    monkeypatch.setattr(trial, "FAST_BYTES_PER_SECOND", RATE // 10)
     assert len(fetch_all(store, answer_at(Line(RATE, shared=False)))) == 1
 
 
@@ -192,46 +194,3 @@ def test_additional_connections_are_limited_for_all_blobs(store: Store, monkeypa
 
     fetch_all(store, answer)
     assert most == 3
-
-
-def observed_trial(rate: float) -> tuple[segments.Trial, float]:
-    """Return a trial that is due after a first connection had `rate` for a while, and the time."""
-    trial, now = segments.Trial(), 100.0
-    while not trial.is_due(now, int((now - 100) * rate), 1000 * MIB):
-        now += 0.01
-        assert now < 200
-    return trial, now
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "succeeds"),
-    [
-        pytest.param(1.0, 1.0, True, id="each-is-limited"),
-        pytest.param(0.9, 0.6, True, id="more-together"),
-        pytest.param(0.5, 0.5, False, id="the-line-is-the-limit"),
-        pytest.param(0.9, 0.2, False, id="not-much-more"),
-    ],
-)
-def test_trial_compares_both_connections_with_the_first_one_alone(
-    first: float, second: float, *, succeeds: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(segments, "MIN_GAIN", 1.3)
-    rate = 20 * MIB
-    trial, began = observed_trial(rate)
-    written_before = int((began - 100) * rate)
-    start = trial.begin(1000 * MIB)
-    now = began
-    while trial.is_running:
-        now += 0.001
-        received = min(segments.TRIAL_BYTES, int((now - began) * rate * second))
-        trial.observe_segment(now, written_before + int((now - began) * rate * first), start + received)
-        assert now < began + 10
-    assert trial.has_succeeded == succeeds
-
-
-def test_trial_without_an_answer_does_not_hold_up_the_first_connection() -> None:
-    trial, now = observed_trial(20 * MIB)
-    start = trial.begin(1000 * MIB)
-    trial.observe_segment(now + 1, start + 1, start)
-    assert not trial.is_running
-    assert not trial.has_succeeded

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from upstream.errors import Kind, Unavailable
 
+from fetching.pieces import Pieces
 from fetching.segments import Segments
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Download:
             )
             return Unavailable(Kind.MALFORMED, message)
         broken = None
+        pieces = Pieces()
         try:
             while chunk := answer.read(CHUNK_BYTES):
                 if not self._fetch.wait_until_wanted():
@@ -135,6 +137,8 @@ class Download:
                 self._fetch.note_growth()
                 if end < len(chunk):
                     return None
+                if incoming.written != incoming.size:
+                    pieces.collect_more(len(chunk))
         except Unavailable as error:
             broken = error
         if incoming.size is None:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
+from fetching.pieces import Pieces
 from fetching.threads import start_thread
+from fetching.trial import TRIAL_BYTES, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,19 +28,6 @@ if TYPE_CHECKING:
     from fetching.fetch import Fetch
 
 CHUNK_BYTES = 1 << 18
-# How long one connection is observed before a second one is tried.
-OBSERVE_SECONDS = 0.5
-# A connection that is as fast as this is no obstacle.
-FAST_BYTES_PER_SECOND = 100_000_000
-# No trial, if a blob is nearly there.
-MIN_REMAINING_SECONDS = 1.5
-MIN_REMAINING_BYTES = 32 << 20
-# The range of the trial. On failure, it is received twice. Its first part does not count, since a connection starts
-# slowly.
-TRIAL_BYTES = 3 << 20
-TRIAL_WARM_UP_BYTES = 2 << 20
-# The trial succeeds if both connections together are so many times as fast as the first one was alone.
-MIN_GAIN = 1.3
 SEGMENT_BYTES = 4 << 20
 # One blob has so many connections at most, and all blobs of a cache together so many additional ones.
 MAX_CONNECTIONS = 8
@@ -95,17 +84,17 @@ class Segments:
 
         This also decides when to try, and then whether to use, more connections.
         """
-        written = self._incoming.written + end - start
+        now, written = time.monotonic(), self._incoming.written + end - start
         trial = self._trial
-        if trial.is_due(time.monotonic(), written, self._size):
-            self._next_start = trial.begin(self._size)
+        if trial.is_due(now, written, self._size):
+            self._next_start = trial.begin()
             if not self._start_worker(only_one=True):
                 trial.give_up()
         with self._changed:
-            if self._problem is not None:
+            is_passed = bool(self._segments) and written >= self._segments[0].start
+            if trial.is_running and (self._problem is not None or is_passed):
                 trial.give_up()
-            elif self._segments and trial.is_running:
-                trial.observe_segment(time.monotonic(), written, self._segments[0].written)
+            trial.decide(now, written)
         if trial.has_succeeded:
             if self._workers == 0:
                 self._add_workers()
@@ -232,6 +221,7 @@ class Segments:
             if answer.offset != segment.written:
                 message = "the upstream does not send ranges"
                 raise Unavailable(Kind.MALFORMED, message)
+            pieces = Pieces()
             while segment.written < segment.end and (chunk := answer.read(CHUNK_BYTES)):
                 content = memoryview(chunk)[: segment.end - segment.written]
                 if not self._incoming.write_ahead(segment.written, content):
@@ -239,66 +229,13 @@ class Segments:
                 with self._changed:
                     segment.written += len(content)
                     self._received += len(content)
+                    if self._trial.is_running:
+                        self._trial.observe_second(time.monotonic(), segment.written - segment.start)
                     self._changed.notify_all()
                 if self._is_stopped:
                     return
+                if segment.written < segment.end:
+                    pieces.collect_more(len(chunk))
         if segment.written < segment.end:
             message = f"the upstream ended a range {segment.end - segment.written} bytes too early"
             raise Unavailable(Kind.CUT, message)
-
-
-class Trial:
-    """Whether a second connection to the upstream adds to the speed of the first one."""
-
-    def __init__(self) -> None:
-        """Observe the first connection from now on."""
-        self.is_running = False
-        self.has_succeeded = False
-        self._is_over = False
-        self._observed: deque[tuple[float, int]] = deque()
-        self._rate = 0.0
-        self._start = 0
-        self._warm: tuple[float, int] | None = None
-
-    def is_due(self, now: float, written: int, size: int) -> bool:
-        """Take note of how far the first connection is, and return whether the second one should start."""
-        if self.is_running or self._is_over:
-            return False
-        self._observed.append((now, written))
-        while len(self._observed) > 1 and now - self._observed[1][0] >= OBSERVE_SECONDS:
-            self._observed.popleft()
-        first_time, first_written = self._observed[0]
-        if now - first_time < OBSERVE_SECONDS:
-            return False
-        self._rate = (written - first_written) / (now - first_time)
-        remaining = size - written
-        if self._rate >= FAST_BYTES_PER_SECOND:
-            return False
-        if remaining < max(MIN_REMAINING_BYTES, self._rate * MIN_REMAINING_SECONDS):
-            self._is_over = True
-        return not self._is_over
-
-    def begin(self, size: int) -> int:
-        """Return where the range of the trial starts: where the first connection will not be for a while."""
-        self.is_running = True
-        written = self._observed[-1][1]
-        ahead = max(3 * TRIAL_BYTES, int(self._rate * MIN_REMAINING_SECONDS / 2))
-        self._start = min(written + ahead, size - TRIAL_BYTES)
-        return self._start
-
-    def observe_segment(self, now: float, written: int, segment_written: int) -> None:
-        """Take note of how far both connections are, and decide when the range of the trial is complete."""
-        received = segment_written - self._start
-        if written >= self._start:
-            self.give_up()  # the first connection was faster than expected
-        elif self._warm is None:
-            if received >= TRIAL_WARM_UP_BYTES:
-                self._warm = now, written + received
-        elif received >= TRIAL_BYTES and now > self._warm[0]:
-            rate = (written + received - self._warm[1]) / (now - self._warm[0])
-            self.is_running, self._is_over = False, True
-            self.has_succeeded = rate >= self._rate * MIN_GAIN
-
-    def give_up(self) -> None:
-        """End without success."""
-        self.is_running, self._is_over = False, True
