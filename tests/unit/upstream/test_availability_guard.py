@@ -40,8 +40,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def ask(source: object) -> MadeAnswer:
-    return cast("MadeAnswer", cast("Source", source).open("GET", Reference("blob", "a/b", "x"), timeout=1.0))
+def ask(source: object, offset: int = 0) -> MadeAnswer:
+    answer = cast("Source", source).open("GET", Reference("blob", "a/b", "x"), offset=offset, timeout=1.0)
+    return cast("MadeAnswer", answer)
 
 
 def guarded(failing: Failing, log: list[str]) -> AvailabilityGuard:
@@ -75,6 +76,37 @@ def test_unavailable_source_is_not_asked_for_a_while(clock: list[float], problem
     clock[0] += 0.2
     ask(source)
     assert log == [f"the upstream is unavailable, serving what is cached: {problem}", "the upstream is available again"]
+
+
+@pytest.mark.parametrize("problem", [REFUSED, Unavailable(Kind.RESET, "closed")], ids=str)
+def test_source_that_failed_at_once_is_asked_for_the_rest_of_a_body(clock: list[float], problem: Unavailable) -> None:
+    failing, log = Failing(problem), list[str]()
+    source = guarded(failing, log)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            ask(source, offset=1)
+    assert len(failing.source.asked) == 2
+    with pytest.raises(Unavailable):
+        ask(source)
+    assert len(failing.source.asked) == 2
+    failing.problem = None
+    ask(source, offset=1)
+    ask(source)
+    assert log[1:] == ["the upstream is available again"]
+
+
+@pytest.mark.parametrize(
+    "problem", [Unavailable(Kind.TIMEOUT, "silent"), Unavailable(Kind.SERVER_ERROR, "503", 20.0)], ids=str
+)
+def test_source_that_is_silent_or_asks_to_wait_is_not_asked_for_the_rest(
+    clock: list[float], problem: Unavailable
+) -> None:
+    failing = Failing(problem)
+    source = guarded(failing, [])
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            ask(source, offset=1)
+    assert len(failing.source.asked) == 1
 
 
 @pytest.mark.parametrize(

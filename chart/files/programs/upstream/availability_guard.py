@@ -21,6 +21,9 @@ PAUSE_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 60.0
 # Problems of a single answer, which do not make the source unavailable.
 SINGLE_ANSWER_KINDS = frozenset({Kind.CLIENT_ERROR, Kind.SERVER_ERROR, Kind.MALFORMED, Kind.REDIRECTS})
+# Problems that are noticed at once. The rest of a body is requested nevertheless: a fetch pauses between its attempts,
+# and it loses its clients if an upstream that restarts is not asked again for five seconds.
+IMMEDIATE_KINDS = frozenset({Kind.REFUSED, Kind.RESET})
 
 
 class AvailabilityGuard:
@@ -46,10 +49,16 @@ class AvailabilityGuard:
         location: Url | None = None,
         timeout: float,
     ) -> Answer:
-        """Request as `Client.open` does, or raise at once what was raised a few seconds ago."""
+        """Request as `Client.open` does, or raise at once what was raised a few seconds ago.
+
+        A request for the rest of a body is also made if the source failed at once the last time.
+        """
         with self._lock:
-            if self._problem is not None and time.monotonic() < self._paused_until:
-                raise Unavailable(self._problem.kind, str(self._problem))
+            problem = self._problem
+            if problem is not None and time.monotonic() < self._paused_until:
+                may_resume = problem.kind in IMMEDIATE_KINDS and problem.retry_after is None
+                if not offset or not may_resume:
+                    raise Unavailable(problem.kind, str(problem))
         try:
             answer = self._source.open(
                 method,
@@ -60,9 +69,9 @@ class AvailabilityGuard:
                 location=location,
                 timeout=timeout,
             )
-        except Unavailable as problem:
-            if problem.kind not in SINGLE_ANSWER_KINDS or problem.retry_after is not None:
-                self._note_unavailable(problem)
+        except Unavailable as error:
+            if error.kind not in SINGLE_ANSWER_KINDS or error.retry_after is not None:
+                self._note_unavailable(error)
             else:
                 self._note_available()
             raise
