@@ -53,8 +53,8 @@ soak: setup ## Pull at random while upstreams fail and caches are killed (SOAK_A
 	@$(RUN) -m experiments.run_soak $(SOAK_ARGS)
 
 .PHONY: faults
-faults: setup ## Measure what each fault of a cache costs a pull, and write docs/faults.md and docs/faults-bare.md: about 30 min
-	@$(RUN) -m experiments.run_faults
+faults: setup ## Measure what each fault of a cache costs a pull, and write docs/faults*.md: about 35 min
+	@$(RUN) -m experiments.run_faults $(FAULTS_ARGS)
 
 .PHONY: lint
 lint: setup ## Check style and types

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc  # type: ignore[import-untyped]
@@ -40,6 +41,10 @@ RELEASES: dict[str, Callable[[], Path]] = {
     "1.6": tools.containerd_1_6,
     "1.7": tools.containerd_1_7,
     "2.x": lambda: tools.go_binary("containerd", "containerd"),
+}
+# The releases between those.
+OLDER_RELEASES: dict[str, Callable[[], Path]] = {
+    f"2.{minor}": partial(tools.containerd_2, minor) for minor in (0, 1, 2, 3)
 }
 
 
@@ -82,8 +87,12 @@ class Containerd:
         return self.place.folder / self.release
 
     @property
+    def program(self) -> Path:
+        return (RELEASES | OLDER_RELEASES)[self.release]()
+
+    @property
     def version(self) -> str:
-        done = subprocess.run([RELEASES[self.release](), "--version"], capture_output=True, text=True, check=True)
+        done = subprocess.run([self.program, "--version"], capture_output=True, text=True, check=True)
         return done.stdout.split()[2].removeprefix("v").partition("~")[0]
 
     def start(self) -> None:
@@ -106,7 +115,7 @@ state = '{self.folder}/state'
   config_path = '{self.certs}'
 """
         )
-        self.place.start(f"containerd-{self.release}", [RELEASES[self.release](), "--config", configuration])
+        self.place.start(f"containerd-{self.release}", [self.program, "--config", configuration])
         self._channel = grpc.insecure_channel(f"unix://{self.folder}/socket")
         wait_for(f"containerd {self.release}", self._answers, NOTICE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Writes the figures of `make faults` into docs/faults.md and docs/faults-bare.md."""
+"""Writes the figures of `make faults` into docs/faults.md, docs/faults-bare.md and docs/faults-first-pull.md."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import statistics
 from typing import TYPE_CHECKING
 
+from experiments.cold_body_faults import COLD_BODY_FAULTS, LAYER_BYTES
 from experiments.faults import BARE
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from experiments.bare_node import Pull
     from experiments.bare_scenarios import Outcome
     from experiments.cluster_fault_costs import Row, Timed
+    from experiments.cold_body_faults import ColdBodyResult
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 QUOTED = re.compile(r' ".*"')
@@ -66,6 +68,21 @@ def bare_figures(versions: Mapping[str, str], measured: Measured, outcomes: Mapp
     )
 
 
+def cold_body_figures(
+    versions: Mapping[str, str], direct: Mapping[str, Pull], results: Mapping[str, ColdBodyResult]
+) -> str:
+    """Return the table for docs/faults-first-pull.md."""
+    seconds = ", ".join(f"{direct[release].seconds:.1f} s with {version}" for release, version in versions.items())
+    rows = []
+    for fault in COLD_BODY_FAULTS:
+        result = results[fault.title]
+        longer = fault.layer_bytes / LAYER_BYTES
+        pulls = [_first_pull(result, release, direct[release].seconds * longer) for release in versions]
+        rows.append([fault.title, *pulls, _source_of_rest(result), f"{result.fetched_bytes / fault.layer_bytes:.2f}"])
+    head = ["in the middle of the layer", *versions.values(), "rest of the layer", "fetched by the cache, in layers"]
+    return f"Without a cache, such a pull takes {seconds}.\n\n{_with_rule(head, rows)}"
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
@@ -106,6 +123,20 @@ def _before(costs: Costs, release: str, measured: Measured) -> str:
     if release in costs.held:
         return f"hangs; ends {costs.freed[release]:.2f} s after its connection"
     return _pull(release, costs.before[release], measured)
+
+
+def _first_pull(result: ColdBodyResult, release: str, direct_seconds: float) -> str:
+    pull = result.pulls[release]
+    if not pull.error:
+        return f"{pull.seconds - direct_seconds:+.1f} s"
+    retry = result.retries[release]
+    return "fails" if retry.error else f"fails once; the next try takes {retry.seconds:.1f} s"
+
+
+def _source_of_rest(result: ColdBodyResult) -> str:
+    if not result.direct:
+        return "cache"
+    return "upstream" if result.direct == set(result.pulls) else "cache or upstream"
 
 
 def _later(costs: Costs, measured: Measured) -> list[str]:

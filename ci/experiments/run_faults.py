@@ -1,4 +1,4 @@
-"""`make faults`: measures what each fault of a cache costs, and writes docs/faults.md and docs/faults-bare.md."""
+"""`make faults`: measures what each fault of a cache costs, and writes the pages docs/faults*.md."""
 
 from __future__ import annotations
 
@@ -17,31 +17,34 @@ from machine import environment
 from machine.paths import REPOSITORY
 
 from experiments.bare_fault_costs import measure_all
-from experiments.bare_node import bare_node
+from experiments.bare_node import OLDER_RELEASES, RELEASES, bare_node
 from experiments.bare_scenarios import SCENARIOS
 from experiments.cluster_fault_costs import Row, measure
 from experiments.cluster_faults import VALUES, Scene
-from experiments.fault_pages import bare_figures, cluster_figures, replace_figures
+from experiments.cold_body_faults import COLD_BODY_FAULTS, cold_body_bed, measure_cold_body
+from experiments.fault_pages import bare_figures, cluster_figures, cold_body_figures, replace_figures
 from experiments.faults import IN_CLUSTER
 
 RUNS = 3
 CLUSTER_PAGE = REPOSITORY / "docs" / "faults.md"
 BARE_PAGE = REPOSITORY / "docs" / "faults-bare.md"
+FIRST_PULL_PAGE = REPOSITORY / "docs" / "faults-first-pull.md"
+BACK_ENDS = ("cluster", "bare", "first-pull")
 
 
 def main(arguments: list[str]) -> int:
     """Measure, write the pages, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("back_ends", nargs="*", metavar="BACK-END", help="cluster or bare (default: both)")
+    parser.add_argument("back_ends", nargs="*", metavar="BACK-END", help=f"{', '.join(BACK_ENDS)} (default: all)")
     parser.add_argument("--name", default="test", help="the test cluster to use (default: test)")
     parser.add_argument("--runs", type=int, default=RUNS, help=f"how often each fault is measured (default: {RUNS})")
     parser.add_argument(
         "--only", default="", help="a pattern of the faults to measure in the cluster, whose figures are only printed"
     )
     options = parser.parse_args(arguments)
-    back_ends = options.back_ends or ["cluster", "bare"]
-    if unknown := set(back_ends) - {"cluster", "bare"}:
-        parser.error(f"{', '.join(unknown)}: write cluster or bare")
+    back_ends = options.back_ends or BACK_ENDS
+    if unknown := set(back_ends) - set(BACK_ENDS):
+        parser.error(f"{', '.join(unknown)}: write {', '.join(BACK_ENDS)}")
     environment.clean_process()
     if "cluster" in back_ends:
         cluster = choose(options.name)
@@ -51,6 +54,8 @@ def main(arguments: list[str]) -> int:
         measure_in_cluster(cluster, options.runs, options.only)
     if "bare" in back_ends:
         measure_bare()
+    if "first-pull" in back_ends:
+        measure_first_pulls()
     return 0
 
 
@@ -90,6 +95,18 @@ def measure_bare() -> None:
             outcomes[scenario.title] = scenario.run(node)
             _print(f"{scenario.title}: {outcomes[scenario.title].remark}")
         replace_figures(BARE_PAGE, bare_figures(versions, measured, outcomes))
+
+
+def measure_first_pulls() -> None:
+    """Measure the faults in the middle of a layer, with all releases of containerd, and write them."""
+    releases = sorted({**RELEASES, **OLDER_RELEASES})
+    with tempfile.TemporaryDirectory() as work, cold_body_bed(Path(work), releases) as bed:
+        direct = bed.pull_directly()
+        results = {}
+        for fault in COLD_BODY_FAULTS:
+            results[fault.title] = measure_cold_body(bed, fault)
+            _print(f"{fault.title}: {results[fault.title]}")
+        replace_figures(FIRST_PULL_PAGE, cold_body_figures(bed.versions, direct, results))
 
 
 def _print(text: str) -> None:

@@ -92,6 +92,11 @@ def containerd_1_7() -> Path:
     return go_tools("go-for-tests")["containerd-1"].folder(cache_folder()) / "containerd"
 
 
+def containerd_2(minor: int) -> Path:
+    """Return an older containerd 2, which only `make faults` runs."""
+    return go_tools("go-for-tests")[f"containerd-2-{minor}"].folder(cache_folder()) / "containerd"
+
+
 def faketime() -> Path:
     """Return the library that gives a program, by LD_PRELOAD, a wall clock of its own."""
     root = _package_set("faketime").folder(cache_folder())
@@ -143,6 +148,11 @@ def ensure_faults() -> None:
     """Get what the faults without Kubernetes need: three releases of containerd and a clock that jumps."""
     ensure_containerds()
     _run_missing(_fault_steps())
+
+
+def ensure_older_containerds() -> None:
+    """Get the releases of containerd 2 before the one of the test cluster."""
+    _run_missing(_go_step(tool) for name, tool in go_tools("go-for-tests").items() if name.startswith("containerd-2-"))
 
 
 def ensure_all() -> None:

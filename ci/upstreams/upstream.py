@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -95,6 +96,12 @@ class Upstream:
             self._start_nginx()
         else:
             self._reload()
+
+    def restart(self, pause_seconds: float) -> None:
+        """Stop the upstreams for a while; their faults stay."""
+        self.stop()
+        time.sleep(pause_seconds)
+        self._start_nginx()
 
     def hang(self) -> None:
         """Make the upstreams accept connections and never answer."""
