@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import PurePath
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from machine import environment, tools
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from xdist.scheduler import LoadScopeScheduling
 
 # How long an example takes means nothing on a machine that has other work.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -17,20 +16,44 @@ settings.load_profile("busy machine")
 environment.clean_process()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests that one worker of pytest-xdist runs one after the other.
+# The cluster rung takes longest. These files have a cluster of their own, and take about as long as the others.
+SECOND_CLUSTER = {
+    "test_any_cluster.py",
+    "test_cache_pod.py",
+    "test_cache_upstream.py",
+    "test_cache_volumes.py",
+    "test_discover.py",
+    "test_failing_disk.py",
+    "test_links.py",
+    "test_monitoring.py",
+    "test_nodes.py",
+    "test_pulls.py",
+    "test_replicas.py",
+    "test_two_replicas.py",
+}
 
-    A rung that shares a network or a cluster is one group, and each file of the others. About half of the files of the
-    cluster rung, by their duration, name a second group themselves: those have a second cluster.
+
+class RungScheduling(LoadScopeScheduling):
+    """Lets one worker run the tests of a group one after the other.
+
+    pytest-xdist's own `loadgroup` has no effect with pytest 9.2, which has no attribute `_nodeid` any more.
     """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group(item.path, item.config.rootpath)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return the group of a test: a rung that shares a network or a cluster, and each file of the others."""
+        file = PurePath(nodeid.partition("::")[0])
+        rung = file.parts[1]
+        if rung == "cluster":
+            return "second cluster" if file.name in SECOND_CLUSTER else "cluster"
+        return rung if rung == "node" else str(file)
 
 
-def _group(file: Path, root: Path) -> str:
-    rung = file.relative_to(root).parts[1]
-    return rung if rung in {"cluster", "node"} else file.stem
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RungScheduling:
+    """Group the tests; those of the cluster rung start first."""
+    missing = {name for name in SECOND_CLUSTER if not (config.rootpath / "tests/cluster" / name).is_file()}
+    assert not missing, f"tests/conftest.py names files that do not exist: {missing}"
+    return RungScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cluster.interface import Cluster
     from cluster.release import Release
 
-pytestmark = [pytest.mark.cluster, pytest.mark.portable, pytest.mark.xdist_group("second cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.portable]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from upstreams.oci import Image
     from upstreams.upstream import Upstream
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 # The container that hangs, by cache.
 HUNG = {"ghcr.io": "front", "quay.io": "gate", "registry.k8s.io": "distribution"}

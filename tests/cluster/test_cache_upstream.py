@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from upstreams.oci import Image
     from upstreams.upstream import Upstream
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 PUBLIC = "docker.io"
 PRIVATE = "registry.example.com"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cluster.release import Release
     from upstreams.oci import Image
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 SMALL = "docker.io"
 SIZE = 64 << 20

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cluster.interface import Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 FOUR = ("docker.io", "ghcr.io", "registry.example.com", "registry.k8s.io")
 LAYER_BYTES = 3_000_000

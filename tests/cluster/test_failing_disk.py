@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.release import Release
     from upstreams.oci import Image
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 UPSTREAM = "docker.io"
 SIZE = 256 << 20

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cluster.native import NativeCluster
     from cluster.native_node import NativeNode
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 RATE = 80_000_000
 DELAY = 0.1

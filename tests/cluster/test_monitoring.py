@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from upstreams.access_log import Request
     from upstreams.oci import Image
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 # One cache each for exact numbers, a volume that is too small, an upstream that fails, the loss of one of two replicas,
 # refused credentials, and the loss of a cache.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cluster.interface import Cluster, Node
     from cluster.release import Release
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 CONFIGURATION = "/etc/containerd/config.toml"
 NODES = "app.kubernetes.io/component=node"

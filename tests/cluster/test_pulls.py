@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cluster.release import Release
     from upstreams.upstream import Upstream
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cluster.interface import Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 UPSTREAM = "docker.io"
 COUNT = 3

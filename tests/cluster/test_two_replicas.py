@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cluster.interface import Cluster
     from cluster.release import Release
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second cluster")]
+pytestmark = pytest.mark.cluster
 
 DOCKER_HUB = {"upstream": "docker.io", "volume": {"size": "1Gi"}, "highAvailability": {"enabled": True}}
 
