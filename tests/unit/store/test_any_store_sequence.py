@@ -11,6 +11,7 @@ import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from made_stores import (
     put_blob,
     small_disk,
 )
+from store import room
 from store.store import NoRoom, Store
 from upstreams.oci import INDEX, MANIFEST, digest
 
@@ -58,6 +60,7 @@ repositories = st.sampled_from(REPOSITORIES)
 tags = st.sampled_from(TAGS)
 actions = st.one_of(
     st.tuples(st.just("put_blob"), repositories, st.sampled_from([*LAYERS, *CONFIGS])),
+    st.tuples(st.just("put_blob_out_of_order"), repositories, st.sampled_from([*LAYERS])),
     st.tuples(st.just("put_blob_of_unknown_size"), repositories, st.sampled_from([*LAYERS])),
     st.tuples(st.just("abandon_blob"), st.sampled_from([*LAYERS])),
     st.tuples(st.just("put_manifest"), repositories, st.sampled_from([*MANIFESTS]), st.sampled_from([None, *TAGS])),
@@ -76,6 +79,8 @@ class AnySequence(RuleBasedStateMachine):
     @initialize(inodes=st.sampled_from([70, 150, 2000]), capacity=st.sampled_from([600 * KIB, 8192 * KIB]))
     def start(self, inodes: int, capacity: int) -> None:
         self.stack = ExitStack()
+        # Most layers are large enough to be given room in several steps.
+        self.stack.enter_context(mock.patch.object(room, "STEP_BYTES", 96 * KIB))
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.root = self.stack.enter_context(small_disk(folder, "size=1500k", f"nr_inodes={inodes}"))
         self.capacity = capacity
@@ -229,6 +234,19 @@ class AnySequence(RuleBasedStateMachine):
 
     def do_put_blob(self, repository: str, content: bytes) -> None:
         put_blob(self.store, repository, content)
+
+    def do_put_blob_out_of_order(self, repository: str, content: bytes) -> None:
+        """Write the last third first, as connections do that fetch ranges, and then the first and the second one."""
+        first, second = len(content) // 3, 2 * len(content) // 3
+        incoming = self.store.begin_blob(digest(content), len(content))
+        try:
+            incoming.write_ahead(second, memoryview(content)[second:])
+            incoming.write(content[:first])
+            incoming.write_ahead(first, memoryview(content)[first:second])
+            incoming.append_written(len(content) - first)
+            incoming.commit(repository)
+        finally:
+            incoming.abandon()
 
     def do_put_blob_of_unknown_size(self, repository: str, content: bytes) -> None:
         """Write a blob of unknown size while another one is abandoned."""

@@ -21,6 +21,7 @@ from made_stores import (
     remount,
     small_disk,
 )
+from store import room
 from store.store import NoRoom, Store
 from upstreams.oci import digest
 
@@ -88,6 +89,75 @@ def test_incoming_blobs_share_the_room(disk: Path, open_store: Callable[..., Sto
         incoming.commit("one")
     assert store.statistics().stored_bytes == 6 * MIB == bytes_on_disk(disk)
     assert store.statistics().usable_bytes <= 8 * MIB
+    assert find_faults(disk) == []
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "STEP_BYTES", MIB)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_large_blob_that_breaks_off_early_has_evicted_little(
+    disk: Path, open_store: Callable[..., Store], clock: Clock
+) -> None:
+    store = open_store(disk, 64 * MIB)
+    names = []
+    for number in range(7):
+        clock.now += 1
+        names.append(put_blob(store, "one", content(number, MIB)))
+    incoming = store.begin_blob(digest(content(9, 7 * MIB)), 7 * MIB)
+    incoming.write(bytes(MIB + 1))
+    incoming.abandon()
+    assert [number for number, name in enumerate(names) if store.find_blob(name) is None] == [0, 1]
+    large = put_blob(store, "one", content(9, 7 * MIB))
+    assert store.blob_path(large).read_bytes() == content(9, 7 * MIB)
+    assert store.statistics().stored_bytes == bytes_on_disk(disk) <= 8 * MIB
+    assert find_faults(disk) == []
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_room_of_a_large_blob_is_not_promised_twice(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    first = store.begin_blob(digest(content(1, 5 * MIB)), 5 * MIB)
+    with pytest.raises(NoRoom, match="5242880 of 8388608 are reserved"):
+        store.begin_blob(digest(content(2, 5 * MIB)), 5 * MIB)
+    unknown = store.begin_blob(digest(content(3, 5 * MIB)), None)
+    unknown.write(content(3, 5 * MIB)[: 3 * MIB])
+    with pytest.raises(NoRoom, match="are reserved"):
+        unknown.write(bytes(MIB))
+    unknown.abandon()
+    first.write(content(1, 5 * MIB))
+    first.commit("one")
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_room_is_made_for_bytes_that_are_written_ahead(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    put_blob(store, "one", content(1, 4 * MIB))
+    whole = content(2, 7 * MIB)
+    incoming = store.begin_blob(digest(whole), len(whole))
+    assert incoming.write_ahead(5 * MIB, memoryview(whole)[5 * MIB :])
+    assert incoming.write_ahead(100, memoryview(whole)[100 : 5 * MIB])
+    incoming.write(whole[:100])
+    incoming.append_written(len(whole) - 100)
+    incoming.commit("one")
+    assert store.blob_path(incoming.digest).read_bytes() == whole
+    assert store.statistics().stored_bytes == bytes_on_disk(disk)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_blob_ends_where_others_have_taken_its_room(disk: Path, open_store: Callable[..., Store]) -> None:
+    store = open_store(disk, 64 * MIB)
+    incoming = store.begin_blob(digest(content(1, 5 * MIB)), 5 * MIB)
+    incoming.write(content(1, 5 * MIB)[: 2 * MIB])
+    fill_disk(disk / "foreign")
+    with pytest.raises(NoRoom, match="1048576 more bytes are needed, but the volume has room for 0"):
+        incoming.write(bytes(1))
+    assert not incoming.reservation.reserved_bytes % MIB
+    (disk / "foreign").unlink()
+    incoming.write(content(1, 5 * MIB)[2 * MIB :])
+    incoming.commit("one")
     assert find_faults(disk) == []
 
 

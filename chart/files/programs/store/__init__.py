@@ -17,6 +17,6 @@ distribution can read and that the next `Store.load` repairs. Nothing else is st
 modification time of its file, and everything else follows from the folder.
 
 There are two locks. `Index.lock` guards the index and the names in the folder. It is held for a few system calls on
-names at a time; no content is read, written or flushed under it. `Room.lock` is held while room is made and reserved,
-and is taken first where both are needed.
+names at a time; no content is read, written or flushed under it. `Room.lock` is held while blobs are admitted and room
+is made, and is taken first where both are needed.
 """

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from store.layout import LAYER, Link, check_names
 
 if TYPE_CHECKING:
+    import threading
     from io import FileIO
     from pathlib import Path
 
@@ -52,9 +52,8 @@ class IncomingBlob:
         self._owner = owner
         self._hash = hashlib.sha256()
         self._written = 0
-        # Held while the file is written or closed, so that a thread that writes ahead neither changes what was appended
-        # nor writes to another file that has got the same descriptor.
-        self._lock = threading.Lock()
+        # How far room was made for it.
+        self._room_end = 0
 
     @property
     def written(self) -> int:
@@ -79,7 +78,7 @@ class IncomingBlob:
             OSError: The disk reported another error.
         """
         if self.size is None:
-            self._owner.room.reserve_growth(self.reservation, len(content))
+            self._owner.room.admit_growth(self.reservation, self.written + len(content))
         elif self.written + len(content) > self.size:
             self.abandon()
             message = f"more came than the expected {self.size} bytes"
@@ -122,15 +121,16 @@ class IncomingBlob:
                 message = "the file of the blob was truncated"
                 raise OSError(message)
             self._hash.update(buffer[:read])
-            with self._lock:
+            with self.reservation.lock:
                 self._written += read
 
     def _write(self, content: memoryview, offset: int, *, appends: bool = False) -> int:
         """Write some bytes and return how many, or 0 if those at `offset` may not be written any more."""
 
         def write() -> int:
-            # Only for one attempt, because eviction between two attempts needs other locks.
-            with self._lock:
+            # Only for one attempt, because eviction between two attempts needs other locks. A thread that writes ahead
+            # must not change what was appended.
+            with self.reservation.lock:
                 if not appends and (offset < self._written or self.reservation.descriptor < 0):
                     return 0
                 written = os.pwrite(self.reservation.descriptor, content, offset)
@@ -139,6 +139,9 @@ class IncomingBlob:
                     self._written += written
                 return written
 
+        end = offset + len(content)
+        if end > self._room_end:
+            self._room_end = self._owner.room.reserve(self.reservation, end)
         return self._owner.room.evict_while_full(write, len(content))
 
     def commit(self, repository: str) -> None:
@@ -182,14 +185,14 @@ class IncomingBlob:
         """Check the content, flush it to the disk with `now` as its last use, and return the file's status."""
         self.verify()
         descriptor = self.reservation.descriptor
-        if self.size is None:
-            os.ftruncate(descriptor, self.written)
+        # Room is made in whole blocks.
+        os.ftruncate(descriptor, self.written)
         os.utime(descriptor, (now, now))
         os.fsync(descriptor)
         return os.fstat(descriptor)
 
     def close(self) -> None:
         """Close the file for writing, even if the disk reports an error."""
-        with self._lock:
+        with self.reservation.lock:
             descriptor, self.reservation.descriptor = self.reservation.descriptor, -1
         os.close(descriptor)

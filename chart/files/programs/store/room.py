@@ -1,7 +1,10 @@
 """Room on the volume: its limits, reservations for incoming blobs, and eviction.
 
-`Room.evict_until` is the only place that evicts. `Room.lock` is held while room is made and reserved, so that two
-threads do not count on the same bytes.
+An incoming blob is admitted with its whole size at the start, so that no two blobs count on the same bytes. Room for it
+is made in steps, so that a large blob that breaks off early has evicted little.
+
+`Room.evict_until` is the only place that evicts. `Room.lock` is held while blobs are admitted and room is made, so that
+two threads do not count on the same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 
 # The unit in which file systems allocate room.
 BLOCK_BYTES = 4096
-# The room that is reserved at a time for an incoming blob of unknown size.
+# The room that is made at a time for an incoming blob.
+STEP_BYTES = 256 * 1024 * 1024
+# The room that an incoming blob of unknown size is admitted with at a time.
 GROWTH_BYTES = 16 * 1024 * 1024
 # The inodes to keep free, or a 20th of all on a small volume. A blob takes about six, with its folders and one link.
 MIN_FREE_INODES = 300
@@ -53,10 +58,15 @@ class Reservation:
 
     descriptor: int
     """The open file, -1 when it is closed."""
+    admitted_bytes: int = 0
+    """Bytes that no other incoming blob may count on."""
     reserved_bytes: int = 0
+    """The first of these bytes, for which room was made."""
     written_bytes: int = 0
     allocated: bool = False
     """Whether the file system has set the reserved bytes aside; else they are only counted here."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the file is changed or closed, since another file may get its descriptor then."""
 
     @property
     def disk_bytes(self) -> int:
@@ -112,54 +122,65 @@ class Room:
         incoming_bytes = sum(each.disk_bytes for each in self.reservations)
         return min(self.capacity, self._index.stored_bytes + incoming_bytes + free_bytes)
 
-    def missing_bytes(self, size: int) -> int:
-        """Return how many bytes have to be evicted to hold `size` more; zero or less means none.
+    def check(self, size: int) -> None:
+        """Check whether `size` more bytes would find room if everything that is stored was evicted.
 
         Raises:
-            NoRoom: There would not be enough room even if everything was evicted.
+            NoRoom: It would not.
             OSError: The disk does not say how full it is.
         """
         needed = _whole_blocks(size)
         with self._index.lock:
             usable = self.usable_bytes(self.free_bytes())
-            reserved = self._reserved_bytes()
-            missing = needed - (usable - self._index.stored_bytes - reserved)
+            reserved = sum(each.admitted_bytes for each in self.reservations)
         if needed > usable:
             message = f"{needed} bytes are needed, but the volume has room for {usable}"
             raise NoRoom(message)
         if needed > usable - reserved:
             message = f"{needed} bytes are needed, but {reserved} of {usable} are reserved for incoming blobs"
             raise NoRoom(message)
-        return missing
 
-    def reserve(self, reservation: Reservation, size: int) -> None:
-        """Reserve `size` more bytes, and evict as much as needed; the caller holds `lock`.
+    def admit(self, reservation: Reservation, size: int) -> None:
+        """Let an incoming blob take `size` bytes in all, and make room for the first step.
 
         Raises:
             NoRoom: The volume cannot hold that. Nothing was evicted if that was clear from the start.
             OSError: The disk reported another error.
         """
-        self._make_room(size)
-        self._allocate(reservation, size)
+        with self.lock:
+            self.check(size)
+            reservation.admitted_bytes = _whole_blocks(size)
+            self._make_step(reservation, reservation.reserved_bytes + 1)
 
-    def reserve_growth(self, reservation: Reservation, size: int) -> None:
-        """Reserve room in advance for a blob of unknown size that is about to grow by `size` bytes.
+    def admit_growth(self, reservation: Reservation, end: int) -> None:
+        """Admit a blob of unknown size in advance, when it is about to grow to `end` bytes.
 
         Raises:
             NoRoom: The volume cannot hold that.
-            OSError: The disk reported another error.
+            OSError: The disk does not say how full it is.
         """
-        missing = reservation.written_bytes + size - reservation.reserved_bytes
+        missing = end - reservation.admitted_bytes
         if missing <= 0:
             return
         with self.lock:
             growth = max(GROWTH_BYTES, missing)
             try:
-                self._make_room(growth)
+                self.check(growth)
             except NoRoom:
                 growth = missing
-                self._make_room(growth)
-            self._allocate(reservation, growth)
+                self.check(growth)
+            reservation.admitted_bytes += _whole_blocks(growth)
+
+    def reserve(self, reservation: Reservation, end: int) -> int:
+        """Make room for an admitted blob up to the byte `end` at least, and return how far there is room.
+
+        Raises:
+            NoRoom: The volume cannot hold that.
+            OSError: The disk reported another error.
+        """
+        with self.lock:
+            self._make_step(reservation, end)
+            return reservation.reserved_bytes
 
     def evict_while_full(self, action: Callable[[], T], size: int = 0, keep: str = "") -> T:
         """Run an action that takes `size` bytes, and evict and run it again while the disk reports that it is full.
@@ -205,7 +226,7 @@ class Room:
         """
         with self.lock:
             with self._index.lock:
-                reserved = self._reserved_bytes()
+                reserved = sum(each.reserved_bytes for each in self.reservations)
                 layers = [blob for blob in self._index.blobs.values() if not blob.revisions]
                 latest = max(layers, key=lambda blob: blob.last_use).disk_bytes if layers else 0
                 manifests = self._index.stored_bytes - sum(blob.disk_bytes for blob in layers)
@@ -234,26 +255,30 @@ class Room:
                     break
         return evicted
 
-    def _make_room(self, size: int) -> None:
-        missing = self.missing_bytes(size)
-        if self.evict_until(lambda evicted: evicted.disk_bytes >= missing).disk_bytes < missing:
-            message = f"{_whole_blocks(size)} bytes are needed, but the stored content could not be evicted"
+    def _make_step(self, reservation: Reservation, end: int) -> None:
+        """Make room up to `end`, and ahead of it, and set it aside so that nobody else takes it."""
+        start = reservation.reserved_bytes
+        if min(end, reservation.admitted_bytes) <= start or reservation.descriptor < 0:
+            return
+        step = min(reservation.admitted_bytes - start, max(STEP_BYTES, _whole_blocks(end - start)))
+        with self._index.lock:
+            reserved = sum(each.reserved_bytes for each in self.reservations)
+            room = self.usable_bytes(self.free_bytes()) - reserved
+            missing = step - (room - self._index.stored_bytes)
+        if step > room:
+            message = f"{step} more bytes are needed, but the volume has room for {room}"
             raise NoRoom(message)
-
-    def _allocate(self, reservation: Reservation, size: int) -> None:
-        """Set room that was made aside, so that nobody else takes it."""
-        before = reservation.reserved_bytes
-        reservation.reserved_bytes += _whole_blocks(size)
+        if self.evict_until(lambda evicted: evicted.disk_bytes >= missing).disk_bytes < missing:
+            message = f"{step} more bytes are needed, but the stored content could not be evicted"
+            raise NoRoom(message)
+        reservation.reserved_bytes += step
         try:
-            self.evict_while_full(partial(_allocate, reservation.descriptor, before, size), size)
+            self.evict_while_full(partial(_allocate, reservation, start, step), step)
             reservation.allocated = True
         except BaseException as error:
             if not (isinstance(error, OSError) and error.errno in CANNOT_ALLOCATE):
-                reservation.reserved_bytes = before
+                reservation.reserved_bytes = start
                 raise
-
-    def _reserved_bytes(self) -> int:
-        return sum(each.reserved_bytes for each in self.reservations)
 
     def _is_out_of_inodes(self, size: int) -> bool:
         """Return whether inodes, not bytes, are why the disk is full; what failed may have been undone since."""
@@ -274,10 +299,13 @@ def _whole_blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def _allocate(descriptor: int, offset: int, size: int) -> None:
-    """Let the file system set room aside for a file, all or nothing."""
-    try:
-        os.posix_fallocate(descriptor, offset, size)
-    except OSError:
-        os.ftruncate(descriptor, offset)
-        raise
+def _allocate(reservation: Reservation, offset: int, size: int) -> None:
+    """Let the file system set room aside for a file, unless it was closed, all or nothing."""
+    with reservation.lock:
+        if reservation.descriptor < 0:
+            return
+        try:
+            os.posix_fallocate(reservation.descriptor, offset, size)
+        except OSError:
+            os.ftruncate(reservation.descriptor, offset)
+            raise

@@ -254,9 +254,9 @@ class Store:
             self._writer.add_link_if_possible(digest, link)
 
     def begin_blob(self, digest: str, size: int | None) -> IncomingBlob:
-        """Begin to write a blob, and reserve room for it; the least recently used content is evicted for it.
+        """Begin to write a blob, and reserve room for it; the least recently used content is evicted as it grows.
 
-        If the size is unknown, room is reserved as the blob grows.
+        If the size is unknown, room is also reserved as the blob grows.
 
         Raises:
             ValueError: The digest is not valid.
@@ -350,4 +350,4 @@ class Store:
             NoRoom: It would not.
             OSError: The disk does not say how full it is.
         """
-        self._room.missing_bytes(size)
+        self._room.check(size)

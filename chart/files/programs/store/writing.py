@@ -43,17 +43,16 @@ class Writer:
         """Begin to write a blob; see `Store.begin_blob`."""
         check_digest(digest)
         path = self.files.temporary_path()
-        with self.room.lock:
-            reservation = Reservation(self.room.evict_while_full(partial(create_file, path)))
-            incoming = IncomingBlob(digest, size, path, reservation, self)
-            with self.lock:
-                self.room.reservations.add(reservation)
-            try:
-                if size:
-                    self.room.reserve(reservation, size)
-            except BaseException:
-                incoming.abandon()
-                raise
+        reservation = Reservation(self.room.evict_while_full(partial(create_file, path)))
+        incoming = IncomingBlob(digest, size, path, reservation, self)
+        with self.lock:
+            self.room.reservations.add(reservation)
+        try:
+            if size:
+                self.room.admit(reservation, size)
+        except BaseException:
+            incoming.abandon()
+            raise
         return incoming
 
     def commit_blob(self, blob: IncomingBlob, links: list[Link], references: dict[str, int] | None = None) -> None:
