@@ -31,7 +31,7 @@ SYSTEM_CALLS: list[tuple[Any, str]] = [
         (os, name)
         for name in (
             *("rename", "unlink", "mkdir", "rmdir", "open", "close", "stat", "fstat", "statvfs", "listdir", "utime"),
-            *("write", "pread", "pwrite", "fsync", "ftruncate", "posix_fallocate"),
+            *("write", "pread", "preadv", "pwrite", "fsync", "fdatasync", "truncate", "ftruncate", "posix_fallocate"),
         )
     ],
     (io, "open"),
@@ -126,11 +126,13 @@ def content(number: int, size: int = 64 * KIB) -> bytes:
 
 
 def put_blob(store: Store, repository: str, content: bytes) -> str:
-    """Store a layer, written in two pieces, and return its digest."""
+    """Store a layer, written in two pieces after what was there already, and return its digest."""
     incoming = store.begin_blob(digest(content), len(content))
     try:
-        incoming.write(content[: len(content) // 2])
-        incoming.write(memoryview(content)[len(content) // 2 :])
+        incoming.append_written(incoming.recorded)
+        middle = max(incoming.written, len(content) // 2)
+        incoming.write(content[incoming.written : middle])
+        incoming.write(memoryview(content)[middle:])
         incoming.commit(repository)
     finally:
         incoming.abandon()

@@ -13,13 +13,15 @@ from fetching import download, fetches
 from fetching.fetches import Fetches
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
-from made_stores import manifest_of
+from made_stores import is_empty, manifest_of
+from store import incoming_blob
 from store.store import NoRoom, Store, WrongContent
-from upstream.errors import NotFound, Unavailable
+from upstream.errors import Kind, NotFound, Unavailable
 from upstream.reference import BLOB, Reference
 from upstreams.oci import digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from fetching.fetch import Fetch
@@ -129,6 +131,74 @@ def test_fetch_gives_up_if_the_upstream_always_breaks_off_at_the_same_byte(store
     assert isinstance(finish(fetches_from(source, store), blob()).failure, Unavailable)
     assert len(source.asked) == 1 + download.MAX_FRUITLESS_RESPONSES
     assert list((tmp_path / "parts").iterdir()) == []
+
+
+def break_off_for_good(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a fetch fail after 9000 bytes, which the next one finds on the volume."""
+    monkeypatch.setattr(incoming_blob, "RESUMABLE_BYTES", len(CONTENT))
+    source = MadeSource(lambda _: MadeAnswer([CONTENT[:9000], cut()], len(CONTENT)))
+    assert isinstance(finish(fetches_from(source, store), blob()).failure, Unavailable)
+    assert store.interrupted_size(digest(CONTENT)) == 9000
+
+
+def send_rest(asked: Asked) -> MadeAnswer:
+    return MadeAnswer([CONTENT[asked.offset :]], len(CONTENT) - asked.offset, asked.offset)
+
+
+def refuse_range(asked: Asked) -> MadeAnswer:
+    if asked.offset:
+        raise Unavailable(Kind.CLIENT_ERROR, "416")
+    return whole(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("answer", "offsets"),
+    [(send_rest, [9000]), (lambda _: whole(CONTENT), [9000]), (refuse_range, [9000, 0])],
+    ids=["ranges", "no ranges", "refused ranges"],
+)
+def test_next_fetch_of_a_large_blob_resumes(
+    store: Store, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Asked], MadeAnswer], offsets: list[int]
+) -> None:
+    break_off_for_good(store, monkeypatch)
+    source = MadeSource(answer)
+    assert finish(fetches_from(source, store), blob()).failure is None
+    assert [asked.offset for asked in source.asked] == offsets
+    assert store.blob_path(digest(CONTENT)).read_bytes() == CONTENT
+
+
+def test_clients_follow_what_is_on_the_volume_before_the_upstream_sends_the_rest(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_off_for_good(store, monkeypatch)
+    come = threading.Event()
+    source = MadeSource(lambda asked: MadeAnswer([come, CONTENT[9000:]], len(CONTENT) - 9000, asked.offset))
+    fetch, _ = fetches_from(source, store).get(blob())
+    progress = fetch.wait_for_more(8999, TIMEOUT_SECONDS)
+    assert (progress.written, progress.size) == (9000, len(CONTENT))
+    with fetch.open() as file:
+        assert file.read(9000) == CONTENT[:9000]
+    come.set()
+    assert fetch.wait_for_end(TIMEOUT_SECONDS)
+    assert fetch.failure is None
+
+
+def test_interrupted_blob_stays_while_the_upstream_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_off_for_good(store, monkeypatch)
+
+    def answer(_: Asked) -> MadeAnswer:
+        raise Unavailable(Kind.REFUSED, "away")
+
+    assert isinstance(finish(fetches_from(MadeSource(answer), store), blob()).failure, Unavailable)
+    assert store.interrupted_size(digest(CONTENT)) == 9000
+
+
+def test_wrong_rest_of_an_interrupted_blob_removes_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    break_off_for_good(store, monkeypatch)
+    source = MadeSource(lambda asked: MadeAnswer([bytes(len(CONTENT) - 9000)], len(CONTENT) - 9000, asked.offset))
+    assert isinstance(finish(fetches_from(source, store), blob()).failure, WrongContent)
+    assert is_empty(tmp_path)
 
 
 def test_break_after_the_last_byte_does_no_harm(store: Store) -> None:

@@ -31,7 +31,7 @@ from made_stores import (
     put_blob,
     small_disk,
 )
-from store import room
+from store import incoming_blob, room
 from store.store import NoRoom, Store
 from upstreams.oci import INDEX, MANIFEST, digest
 
@@ -62,6 +62,8 @@ actions = st.one_of(
     st.tuples(st.just("put_blob"), repositories, st.sampled_from([*LAYERS, *CONFIGS])),
     st.tuples(st.just("put_blob_out_of_order"), repositories, st.sampled_from([*LAYERS])),
     st.tuples(st.just("put_blob_of_unknown_size"), repositories, st.sampled_from([*LAYERS])),
+    st.tuples(st.just("put_blob_recorded"), repositories, st.sampled_from([*LAYERS])),
+    st.tuples(st.just("interrupt_blob"), st.sampled_from([*LAYERS])),
     st.tuples(st.just("abandon_blob"), st.sampled_from([*LAYERS])),
     st.tuples(st.just("put_manifest"), repositories, st.sampled_from([*MANIFESTS]), st.sampled_from([None, *TAGS])),
     st.tuples(st.just("mark_used"), repositories, st.sampled_from([*ALL])),
@@ -79,8 +81,9 @@ class AnySequence(RuleBasedStateMachine):
     @initialize(inodes=st.sampled_from([70, 150, 2000]), capacity=st.sampled_from([600 * KIB, 8192 * KIB]))
     def start(self, inodes: int, capacity: int) -> None:
         self.stack = ExitStack()
-        # Most layers are large enough to be given room in several steps.
+        # Most layers are large enough to be given room in several steps, and to be resumed.
         self.stack.enter_context(mock.patch.object(room, "STEP_BYTES", 96 * KIB))
+        self.stack.enter_context(mock.patch.object(incoming_blob, "RESUMABLE_BYTES", 100_000))
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.root = self.stack.enter_context(small_disk(folder, "size=1500k", f"nr_inodes={inodes}"))
         self.capacity = capacity
@@ -112,7 +115,7 @@ class AnySequence(RuleBasedStateMachine):
         before = self.snapshot()
         self.start_again()
         assert self.only_links_lack_room()
-        assert find_faults(self.root) == [] or self.store.inaccessible != {}
+        assert self.find_faults() == [] or self.store.inaccessible != {}
         assert self.disturbed or self.snapshot() == before
         self.disturbed = False
 
@@ -214,16 +217,19 @@ class AnySequence(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "root"))
     @invariant()
     def index_equals_the_disk(self) -> None:
-        statistics = self.store.statistics()
-        blobs = self.store._index.blobs.values()
-        assert statistics.stored_bytes == bytes_on_disk(self.root) == sum(blob.disk_bytes for blob in blobs)
+        statistics, index = self.store.statistics(), self.store._index
+        assert bytes_on_disk(self.root) == sum(blob.disk_bytes for blob in index.blobs.values())
+        interrupted_bytes = sum(path.stat().st_blocks * 512 for path in self.interrupted_paths())
+        assert interrupted_bytes == sum(blob.disk_bytes for blob in index.interrupted.values())
+        assert statistics.stored_bytes == bytes_on_disk(self.root) + interrupted_bytes
+        assert not index.interrupted.keys() & index.blobs.keys()
         assert statistics.stored_bytes <= max(self.capacity, statistics.usable_bytes)
-        assert self.store._room.reservations == set()
+        assert self.store._room.reservations == self.store._writer._incoming == set()
 
     @precondition(lambda self: hasattr(self, "root") and not self.disturbed)
     @invariant()
     def nothing_is_wrong(self) -> None:
-        assert find_faults(self.root) == []
+        assert self.find_faults() == []
 
     # Helpers
 
@@ -241,9 +247,10 @@ class AnySequence(RuleBasedStateMachine):
         incoming = self.store.begin_blob(digest(content), len(content))
         try:
             incoming.write_ahead(second, memoryview(content)[second:])
-            incoming.write(content[:first])
-            incoming.write_ahead(first, memoryview(content)[first:second])
-            incoming.append_written(len(content) - first)
+            incoming.append_written(incoming.recorded)
+            incoming.write(content[incoming.written : max(incoming.written, first)])
+            incoming.write_ahead(incoming.written, memoryview(content)[incoming.written : second])
+            incoming.append_written(len(content) - incoming.written)
             incoming.commit(repository)
         finally:
             incoming.abandon()
@@ -259,10 +266,32 @@ class AnySequence(RuleBasedStateMachine):
         finally:
             incoming.abandon()
 
+    def do_put_blob_recorded(self, repository: str, content: bytes) -> None:
+        """Write a blob in four pieces, and record each, so that a killed program leaves it behind."""
+        incoming = self.store.begin_blob(digest(content), len(content))
+        try:
+            incoming.append_written(incoming.recorded)
+            while incoming.written < len(content):
+                incoming.write(content[incoming.written :][: max(1, len(content) // 4)])
+                self.store.record_incoming_blobs()
+            incoming.commit(repository)
+        finally:
+            incoming.abandon()
+
+    def do_interrupt_blob(self, content: bytes) -> None:
+        """Write a third of what is missing, or end earlier."""
+        incoming = self.store.begin_blob(digest(content), len(content))
+        try:
+            incoming.append_written(incoming.recorded)
+            incoming.write(content[incoming.written :][: len(content) // 3])
+        finally:
+            incoming.interrupt()
+
     def do_abandon_blob(self, content: bytes) -> None:
         incoming = self.store.begin_blob(digest(content), len(content))
         try:
-            incoming.write(content[:-1])
+            incoming.append_written(incoming.recorded)
+            incoming.write(content[incoming.written : -1])
         finally:
             incoming.abandon()
 
@@ -276,6 +305,15 @@ class AnySequence(RuleBasedStateMachine):
 
     def do_set_tag(self, repository: str, tag: str, content: bytes) -> None:
         self.store.set_tag(repository, tag, digest(content))
+
+    def interrupted_paths(self) -> list[Path]:
+        layout, index = self.store._layout, self.store._index
+        return [layout.interrupted_path(name, blob.size) for name, blob in index.interrupted.items()]
+
+    def find_faults(self) -> list[str]:
+        """Return what is wrong with the folder; interrupted blobs are not."""
+        known = {f"left over: {path}" for path in self.interrupted_paths()}
+        return [fault for fault in find_faults(self.root) if fault not in known]
 
     def only_links_lack_room(self) -> bool:
         """Return whether all errors of the disk are links that found no room: the disk is full, whoever filled it."""
@@ -294,7 +332,8 @@ class AnySequence(RuleBasedStateMachine):
             name: (blob.size, blob.disk_bytes, blob.links, blob.revisions, blob.references)
             for name, blob in index.blobs.items()
         }
-        return blobs, index.tags, index.stated_sizes
+        interrupted = {name: (blob.size, blob.disk_bytes) for name, blob in index.interrupted.items()}
+        return blobs, index.tags, index.stated_sizes, interrupted
 
 
 TestAnySequence = AnySequence.TestCase

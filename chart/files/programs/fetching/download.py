@@ -6,10 +6,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from upstream.errors import Kind, Unavailable
+from upstream.errors import Denied, Kind, NotFound, Unavailable
 
+from fetching.fetch import Abandoned
 from fetching.pieces import Pieces
-from fetching.segments import Segments
+from fetching.segments import APPEND_BYTES, Segments
 
 if TYPE_CHECKING:
     import threading
@@ -72,11 +73,14 @@ class Download:
             self._store.check_room(expected_size)
         incoming: IncomingBlob | None = None
         try:
-            with self._source.open("GET", self._fetch.reference, timeout=HEAD_TIMEOUT_SECONDS) as answer:
-                size = answer.length if expected_size is None else expected_size
+            with self._open_first() as answer:
+                size = expected_size
+                if size is None and answer.length is not None:
+                    size = answer.offset + answer.length
                 # Content is evicted only now that the upstream is sending.
                 incoming = self._store.begin_blob(digest, size)
                 self._fetch.note_start(incoming, size)
+                self._append_recorded(incoming)
                 broken = self._receive(answer, incoming)
             if broken is not None:
                 self._resume(incoming, broken)
@@ -84,15 +88,42 @@ class Download:
             # The clients need not wait until the disk has it.
             self._fetch.note_verified()
             incoming.commit(self._fetch.reference.repository)
+        except (Unavailable, NotFound, Denied, Abandoned):
+            if incoming is not None:
+                incoming.interrupt()
+            raise
         except BaseException:
             if incoming is not None:
                 incoming.abandon()
             raise
 
+    def _open_first(self) -> Answer:
+        """Request the blob, or the rest of an interrupted one."""
+        reference = self._fetch.reference
+        if offset := self._store.interrupted_size(reference.identifier):
+            try:
+                return self._source.open("GET", reference, offset=offset, timeout=HEAD_TIMEOUT_SECONDS)
+            except Unavailable as problem:
+                # The upstream may support no range, or not this one.
+                if problem.kind not in (Kind.CLIENT_ERROR, Kind.MALFORMED):
+                    raise
+        return self._source.open("GET", reference, timeout=HEAD_TIMEOUT_SECONDS)
+
+    def _append_recorded(self, incoming: IncomingBlob) -> None:
+        """Append what an earlier fetch has left, which is compared with the digest like everything else."""
+        while incoming.written < incoming.recorded:
+            self._check_wanted()
+            incoming.append_written(min(APPEND_BYTES, incoming.recorded - incoming.written))
+            self._fetch.note_growth()
+
+    def _check_wanted(self) -> None:
+        if not self._fetch.wait_until_wanted():
+            self._abandon_unwanted(self._fetch)
+
     def _receive(self, answer: Answer, incoming: IncomingBlob) -> Unavailable | None:
         """Write the first response to the volume, with the help of others if it is slow; return what broke it off."""
         size = incoming.size
-        if size is None or answer.headers.get("Accept-Ranges") != "bytes":
+        if size is None or not (answer.offset or answer.headers.get("Accept-Ranges") == "bytes"):
             return self._copy(answer, incoming)
         open_range = partial(self._open_range, answer.location)
         segments = Segments(incoming, size, open_range, self._connections)
@@ -128,8 +159,7 @@ class Download:
         pieces = Pieces()
         try:
             while chunk := answer.read(CHUNK_BYTES):
-                if not self._fetch.wait_until_wanted():
-                    self._abandon_unwanted(self._fetch)
+                self._check_wanted()
                 skipped = min(skip, len(chunk))
                 skip -= skipped
                 end = len(chunk) if segments is None else segments.limit(skipped, len(chunk))

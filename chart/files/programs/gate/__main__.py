@@ -76,6 +76,7 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS
     while server.active_requests and time.monotonic() < deadline:
         time.sleep(0.1)
+    parts.store.record_incoming_blobs()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Keeps the volume within the limits of the configuration."""
+"""Keeps the volume within the limits of the configuration, and records what has come of large blobs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ INTERVAL_SECONDS = 5.0
 
 
 def keep_house(store: Store, metrics: Metrics, configuration_folder: Path, stop: threading.Event) -> None:
-    """Expire and evict content every few seconds until `stop` is set.
+    """Record incoming blobs, and expire and evict content, every few seconds until `stop` is set.
 
     The limits are read again each time, since the kubelet updates the file while the gate runs.
     """
     logged_problem = ""
     while not stop.wait(INTERVAL_SECONDS):
         problem = ""
+        store.record_incoming_blobs()
         try:
             _clean_up(store, metrics, read_limits(configuration_folder))
         except (OSError, ValueError) as error:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 READ_BYTES = 1 << 18
+# A blob of this size survives as an interrupted blob if its fetch ends too early.
+RESUMABLE_BYTES = 256 << 20
 
 
 class WrongContent(Exception):
@@ -36,6 +38,9 @@ class Owner(Protocol):
     def commit_blob(self, blob: IncomingBlob, links: list[Link]) -> None:
         """Make a blob part of the store, or abandon it."""
 
+    def end_blob(self, blob: IncomingBlob, *, keep: bool) -> None:
+        """Close a blob that was not committed, and keep what was recorded of it, or remove it."""
+
 
 class IncomingBlob:
     """A blob that is being written, and that many may read; its writer has to commit or to abandon it.
@@ -43,12 +48,26 @@ class IncomingBlob:
     One thread appends to it. Others may write ahead: bytes after those that were appended so far.
     """
 
-    def __init__(self, digest: str, size: int | None, path: Path, reservation: Reservation, owner: Owner) -> None:
-        """Write to the open file of a reservation; `size` is None if it is unknown."""
+    def __init__(  # noqa: PLR0913 - only the store begins blobs
+        self,
+        digest: str,
+        size: int | None,
+        path: Path,
+        reservation: Reservation,
+        owner: Owner,
+        *,
+        recorded: int = 0,
+    ) -> None:
+        """Write to the open file of a reservation; `size` is None if it is unknown.
+
+        The first `recorded` bytes are in the file already. They have to be appended with `append_written`.
+        """
         self.digest = digest
         self.size = size
         self.path = path
         self.reservation = reservation
+        self.recorded = recorded
+        """How many of the first bytes survive if the program is killed."""
         self._owner = owner
         self._hash = hashlib.sha256()
         self._written = 0
@@ -157,15 +176,31 @@ class IncomingBlob:
         self._owner.commit_blob(self, [Link(LAYER, repository)])
 
     def abandon(self) -> None:
-        """Remove the blob, unless it was committed or abandoned before."""
-        with self._owner.lock:
-            if self.reservation.descriptor < 0:
-                return
-            self._owner.room.reservations.discard(self.reservation)
-            with self._owner.files.recording_errors(self.path):
-                self.close()
-            with self._owner.files.recording_errors(self.path), suppress(FileNotFoundError):
-                self.path.unlink()
+        """Remove the blob, unless it was committed or ended before."""
+        self._owner.end_blob(self, keep=False)
+
+    def interrupt(self) -> None:
+        """End the blob, and keep what was appended for the next fetch if it is large, unless it was ended before."""
+        self.record()
+        self._owner.end_blob(self, keep=True)
+
+    def record(self) -> None:
+        """Flush a large blob and record how much was appended, so that this much survives if the program is killed.
+
+        Errors of the disk are only recorded.
+        """
+        written, files = self._written, self._owner.files
+        if self.size is None or self.size < RESUMABLE_BYTES or not self.recorded < written < self.size:
+            return
+        with files.recording_errors(self.digest), suppress(FileNotFoundError):
+            # The kernel reports an error of the disk once for each open file, so the commit will see it too.
+            with self.open_for_reading() as file:
+                os.fdatasync(file.fileno())
+            path = files.layout.interrupted_path(self.digest, written)
+            with self._owner.lock:
+                if self.reservation.descriptor >= 0 and written > self.recorded and not path.exists():
+                    self.path.rename(path)
+                    self.path, self.recorded = path, written
 
     def verify(self) -> None:
         """Compare what was written with the expected size and digest.

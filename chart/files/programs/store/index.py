@@ -51,13 +51,16 @@ class Index:
         self.blobs: dict[str, Blob] = {}
         self.tags: dict[tuple[str, str], str] = {}
         """The digest that each tag of a repository points to."""
+        self.interrupted: dict[str, Blob] = {}
+        """The beginnings of blobs that the next fetches of them resume."""
         self.stored_bytes = 0
+        """Bytes that all of that takes on the disk."""
         self.stated_sizes: dict[str, Counter[int]] = {}
         """For each digest that manifests refer to: the sizes that they state, and how many manifests state each."""
 
     def clear(self) -> None:
         """Forget everything."""
-        for each in (self.blobs, self.tags, self.stated_sizes):
+        for each in (self.blobs, self.tags, self.interrupted, self.stated_sizes):
             each.clear()
         self.stored_bytes = 0
 
@@ -74,6 +77,15 @@ class Index:
         blob = self.blobs.pop(digest)
         self.set_references(blob, {})
         self.stored_bytes -= blob.disk_bytes
+
+    def add_interrupted(self, digest: str, blob: Blob) -> None:
+        """Add an interrupted blob."""
+        self.interrupted[digest] = blob
+        self.stored_bytes += blob.disk_bytes
+
+    def remove_interrupted(self, digest: str) -> None:
+        """Remove an interrupted blob."""
+        self.stored_bytes -= self.interrupted.pop(digest).disk_bytes
 
     def has_link(self, digest: str, link: Link) -> bool:
         """Return whether a link leads to a blob."""

@@ -8,7 +8,8 @@ Below `docker/registry/v2`, each blob is a file, and each link is a small file t
     repositories/<repository>/_manifests/tags/<tag>/current/link                the tag points to it
     repositories/<repository>/_manifests/tags/<tag>/index/sha256/<digits>/link  the tag points to it, or did so before
 
-Distribution ignores the folder `parts` beside `docker`, which holds files that are not complete yet.
+Distribution ignores the folder `parts` beside `docker`, which holds files that are not complete yet. Those that survive
+a restart are interrupted blobs, `parts/<digits>.<bytes>`, which have that many of the blob's first bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 REPOSITORY = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
 MAX_REPOSITORY_CHARACTERS = 255
+INTERRUPTED = re.compile(r"([0-9a-f]{64})\.([1-9][0-9]{0,17})")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 # The kinds of links.
@@ -60,6 +62,10 @@ class Layout:
         check_digest(digest)
         digits = digest.removeprefix("sha256:")
         return Path(f"{self.blobs}/sha256/{digits[:2]}/{digits}/data")
+
+    def interrupted_path(self, digest: str, size: int) -> Path:
+        """Return the path of the first `size` bytes of a blob."""
+        return self.incoming / f"{digest.removeprefix('sha256:')}.{size}"
 
     def link_path(self, link: Link, digest: str = "") -> Path:
         """Return the path of a link to a blob; that of kind `TAG_CURRENT` is the same for all blobs."""

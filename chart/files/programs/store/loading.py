@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from store.files import RESOURCE_ERRORS, disk_bytes, write_file
 from store.index import Blob
-from store.layout import DIGEST, LAYER, REVISION, TAG_CURRENT, TAG_INDEX, Link, digest_of, read_references
+from store.interrupted import keep_interrupted
+from store.layout import DIGEST, INTERRUPTED, LAYER, REVISION, TAG_CURRENT, TAG_INDEX, Link, digest_of, read_references
 from store.removal import DAMAGED
 
 if TYPE_CHECKING:
@@ -46,10 +47,8 @@ class Loader:
             for folder in (layout.incoming, layout.blobs, layout.repositories):
                 with self._files.recording_errors(folder):
                     folder.mkdir(parents=True, exist_ok=True)
-            for path in self._files.list_folder(layout.incoming):
-                with self._files.recording_errors(path):
-                    path.unlink()
             self._load_blobs()
+            self._load_interrupted()
             for path in self._files.list_folder(layout.repositories):
                 self._load_repositories(path.name)
             self._verify_manifests()
@@ -78,6 +77,15 @@ class Loader:
             # The clock was set back. Without this, each start would prolong the blob's life.
             os.utime(path, (self._now, self._now))
             blob.last_use_on_disk = self._now
+
+    def _load_interrupted(self) -> None:
+        """Keep the interrupted blobs, and remove other files that are not complete."""
+        for path in self._files.list_folder(self._layout.incoming):
+            with self._files.recording_errors(path):
+                if name := INTERRUPTED.fullmatch(path.name):
+                    keep_interrupted(self._index, f"sha256:{name[1]}", path, int(name[2]), self._now)
+                else:
+                    path.unlink()
 
     def _load_repositories(self, name: str) -> None:
         """Read a folder that is a repository, or contains some, or both."""

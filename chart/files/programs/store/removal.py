@@ -39,6 +39,8 @@ class Removal:
     def remove_unused(self, digest: str, blob: Blob, last_use: float, *, reason: str) -> bool:
         """Take the lock, remove a blob unless it was used after `last_use`, and return whether it was removed."""
         with self._index.lock:
+            if self._index.interrupted.get(digest) is blob:
+                return self.remove_interrupted(digest)
             unused = self._index.blobs.get(digest) is blob and blob.last_use == last_use
             return unused and self.remove_blob(digest, reason)
 
@@ -59,6 +61,17 @@ class Removal:
             self._evicted[digest] = None
             if len(self._evicted) > MAX_REMEMBERED_BLOBS:
                 del self._evicted[next(iter(self._evicted))]
+        return True
+
+    def remove_interrupted(self, digest: str) -> bool:
+        """Remove an interrupted blob, and return whether that succeeded."""
+        path = self._files.layout.interrupted_path(digest, self._index.interrupted[digest].size)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._files.inaccessible[str(path)] = error
+            return False
+        self._index.remove_interrupted(digest)
         return True
 
     def remove_tag(self, repository: str, tag: str) -> None:

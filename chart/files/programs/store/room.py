@@ -122,14 +122,14 @@ class Room:
         incoming_bytes = sum(each.disk_bytes for each in self.reservations)
         return min(self.capacity, self._index.stored_bytes + incoming_bytes + free_bytes)
 
-    def check(self, size: int) -> None:
+    def check_room(self, size: int) -> None:
         """Check whether `size` more bytes would find room if everything that is stored was evicted.
 
         Raises:
             NoRoom: It would not.
             OSError: The disk does not say how full it is.
         """
-        needed = _whole_blocks(size)
+        needed = whole_blocks(size)
         with self._index.lock:
             usable = self.usable_bytes(self.free_bytes())
             reserved = sum(each.admitted_bytes for each in self.reservations)
@@ -148,8 +148,8 @@ class Room:
             OSError: The disk reported another error.
         """
         with self.lock:
-            self.check(size)
-            reservation.admitted_bytes = _whole_blocks(size)
+            self.check_room(size)
+            reservation.admitted_bytes = whole_blocks(size)
             self._make_step(reservation, reservation.reserved_bytes + 1)
 
     def admit_growth(self, reservation: Reservation, end: int) -> None:
@@ -165,11 +165,11 @@ class Room:
         with self.lock:
             growth = max(GROWTH_BYTES, missing)
             try:
-                self.check(growth)
+                self.check_room(growth)
             except NoRoom:
                 growth = missing
-                self.check(growth)
-            reservation.admitted_bytes += _whole_blocks(growth)
+                self.check_room(growth)
+            reservation.admitted_bytes += whole_blocks(growth)
 
     def reserve(self, reservation: Reservation, end: int) -> int:
         """Make room for an admitted blob up to the byte `end` at least, and return how far there is room.
@@ -229,7 +229,7 @@ class Room:
                 reserved = sum(each.reserved_bytes for each in self.reservations)
                 layers = [blob for blob in self._index.blobs.values() if not blob.revisions]
                 latest = max(layers, key=lambda blob: blob.last_use).disk_bytes if layers else 0
-                manifests = self._index.stored_bytes - sum(blob.disk_bytes for blob in layers)
+                manifests = sum(blob.disk_bytes for blob in self._index.blobs.values() if blob.revisions)
                 high_water = int(self.high_water * self.usable_bytes(self.free_bytes()))
                 excess = self._index.stored_bytes + reserved - max(high_water, reserved + latest + manifests)
             for_bytes = self.evict_until(lambda evicted: evicted.disk_bytes >= excess)
@@ -239,13 +239,15 @@ class Room:
     def evict_until(self, enough: Callable[[Evicted], bool], *, manifests_last: bool = True, keep: str = "") -> Evicted:
         """Evict the least recently used blobs until `enough` says so or none is left, and return the evicted ones.
 
-        Manifests go last by default, since they are small. The digest `keep` is not evicted.
+        Interrupted blobs are among them. Manifests go last by default, since they are small. The digest `keep` is not
+        evicted.
         """
         evicted = Evicted()
         if enough(evicted):
             return evicted
         with self._index.lock:
-            blobs = [(digest, blob, blob.last_use) for digest, blob in self._index.blobs.items() if digest != keep]
+            known = [*self._index.blobs.items(), *self._index.interrupted.items()]
+            blobs = [(digest, blob, blob.last_use) for digest, blob in known if digest != keep]
         blobs.sort(key=lambda each: (manifests_last and each[1].revisions > 0, each[2]))
         for digest, blob, last_use in blobs:
             if self._remove(digest, blob, last_use):
@@ -260,7 +262,7 @@ class Room:
         start = reservation.reserved_bytes
         if min(end, reservation.admitted_bytes) <= start or reservation.descriptor < 0:
             return
-        step = min(reservation.admitted_bytes - start, max(STEP_BYTES, _whole_blocks(end - start)))
+        step = min(reservation.admitted_bytes - start, max(STEP_BYTES, whole_blocks(end - start)))
         with self._index.lock:
             reserved = sum(each.reserved_bytes for each in self.reservations)
             room = self.usable_bytes(self.free_bytes()) - reserved
@@ -284,7 +286,7 @@ class Room:
         """Return whether inodes, not bytes, are why the disk is full; what failed may have been undone since."""
         status = os.statvfs(self._root)
         free_bytes = status.f_bavail * status.f_frsize
-        return status.f_files > 0 and status.f_favail < MIN_FREE_INODES and free_bytes > _whole_blocks(size)
+        return status.f_files > 0 and status.f_favail < MIN_FREE_INODES and free_bytes > whole_blocks(size)
 
     def _has_few_inodes(self) -> bool:
         """Return whether fewer inodes are free than should be, on a file system that counts them."""
@@ -295,7 +297,8 @@ class Room:
         return status.f_files > 0 and status.f_favail < min(MIN_FREE_INODES, usable // 20)
 
 
-def _whole_blocks(size: int) -> int:
+def whole_blocks(size: int) -> int:
+    """Return how many bytes a file system allocates for a file of `size` bytes."""
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from store.files import RESOURCE_ERRORS, Files
 from store.incoming_blob import IncomingBlob, WrongContent
 from store.index import Index
+from store.interrupted import MAX_AGE_SECONDS
 from store.layout import Layout, check_digest, check_names, digest_of, manifest_links, read_references
 from store.loading import Loader
 from store.removal import DAMAGED, EVICTED, EXPIRED, Removal
@@ -265,6 +266,19 @@ class Store:
         """
         return self._writer.begin_blob(digest, size)
 
+    def interrupted_size(self, digest: str) -> int:
+        """Return how many of the first bytes of a blob are left of an earlier fetch, from where the next one resumes.
+
+        `begin_blob` returns them as `IncomingBlob.recorded`.
+        """
+        with self._index.lock:
+            blob = self._index.interrupted.get(digest)
+            return 0 if blob is None else blob.size
+
+    def record_incoming_blobs(self) -> None:
+        """Record how far large incoming blobs are, so that the next fetches resume there if the program is killed."""
+        self._writer.record_incoming_blobs()
+
     def put_manifest(self, repository: str, content: bytes, tag: str | None = None) -> str:
         """Store a manifest in a repository, let a tag point to it, and return its digest.
 
@@ -323,11 +337,18 @@ class Store:
                 self._removal.remove_tag(repository, tag)
 
     def expire(self, ttl: float) -> list[str]:
-        """Remove what was not used for more than `ttl` seconds, and return the digests; 0 keeps everything."""
-        if ttl <= 0:
-            return []
+        """Remove what was not used for more than `ttl` seconds, and return the digests; 0 keeps everything.
+
+        Interrupted blobs are removed after a day at the latest.
+        """
         now = self._now()
+        interrupted_ttl = min(ttl, MAX_AGE_SECONDS) if ttl > 0 else MAX_AGE_SECONDS
         with self._index.lock:
+            for digest, blob in list(self._index.interrupted.items()):
+                if now - blob.last_use > interrupted_ttl:
+                    self._removal.remove_interrupted(digest)
+            if ttl <= 0:
+                return []
             blobs = list(self._index.blobs.items())
             for _, blob in blobs:
                 # A last use in the future means that the clock was set back.
@@ -350,4 +371,4 @@ class Store:
             NoRoom: It would not.
             OSError: The disk does not say how full it is.
         """
-        self._room.check(size)
+        self._room.check_room(size)

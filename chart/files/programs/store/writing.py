@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from common.files import flush_folder
 
-from store.files import create_file, disk_bytes, write_file
+from store.files import RESOURCE_ERRORS, create_file, disk_bytes, write_file
 from store.incoming_blob import IncomingBlob
 from store.index import Blob
+from store.interrupted import keep_interrupted
 from store.layout import check_digest
-from store.room import NoRoom, Reservation
+from store.room import NoRoom, Reservation, whole_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,22 +39,81 @@ class Writer:
         self.room = room
         self._removal = removal
         self._now = now
+        self._incoming: set[IncomingBlob] = set()
 
     def begin_blob(self, digest: str, size: int | None) -> IncomingBlob:
         """Begin to write a blob; see `Store.begin_blob`."""
         check_digest(digest)
+        incoming = self._resume_blob(digest, size) or self._create_blob(digest, size)
+        try:
+            if size:
+                self.room.admit(incoming.reservation, size)
+        except BaseException:
+            incoming.interrupt()
+            raise
+        return incoming
+
+    def _create_blob(self, digest: str, size: int | None) -> IncomingBlob:
         path = self.files.temporary_path()
         reservation = Reservation(self.room.evict_while_full(partial(create_file, path)))
         incoming = IncomingBlob(digest, size, path, reservation, self)
         with self.lock:
-            self.room.reservations.add(reservation)
-        try:
-            if size:
-                self.room.admit(reservation, size)
-        except BaseException:
-            incoming.abandon()
-            raise
+            self._add_incoming(incoming)
         return incoming
+
+    def _resume_blob(self, digest: str, size: int | None) -> IncomingBlob | None:
+        """Go on with an interrupted blob, or remove it if it is of no use."""
+        with self.lock:
+            blob = self._index.interrupted.get(digest)
+            if blob is None:
+                return None
+            path = self.files.layout.interrupted_path(digest, blob.size)
+            descriptor = -1
+            if size is not None and blob.size < size:
+                try:
+                    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                except OSError as error:
+                    if error.errno in RESOURCE_ERRORS:
+                        raise
+            if descriptor < 0:
+                self._removal.remove_interrupted(digest)
+                return None
+            self._index.remove_interrupted(digest)
+            room = whole_blocks(blob.size)
+            reservation = Reservation(descriptor, reserved_bytes=room, written_bytes=room)
+            incoming = IncomingBlob(digest, size, path, reservation, self, recorded=blob.size)
+            self._add_incoming(incoming)
+            return incoming
+
+    def _add_incoming(self, blob: IncomingBlob) -> None:
+        self._incoming.add(blob)
+        self.room.reservations.add(blob.reservation)
+
+    def _remove_incoming(self, blob: IncomingBlob) -> None:
+        self._incoming.remove(blob)
+        self.room.reservations.remove(blob.reservation)
+
+    def record_incoming_blobs(self) -> None:
+        """Record how far all large incoming blobs are; see `IncomingBlob.record`."""
+        with self.lock:
+            blobs = list(self._incoming)
+        for blob in blobs:
+            blob.record()
+
+    def end_blob(self, blob: IncomingBlob, *, keep: bool) -> None:
+        """Close a blob that was not committed, and keep what was recorded of it, or remove it."""
+        with self.lock:
+            if blob.reservation.descriptor < 0:
+                return
+            self._remove_incoming(blob)
+            with self.files.recording_errors(blob.path):
+                blob.close()
+            if keep and blob.recorded:
+                with self.files.recording_errors(blob.path):
+                    keep_interrupted(self._index, blob.digest, blob.path, blob.recorded, self._now())
+                    return
+            with self.files.recording_errors(blob.path), suppress(FileNotFoundError):
+                blob.path.unlink()
 
     def commit_blob(self, blob: IncomingBlob, links: list[Link], references: dict[str, int] | None = None) -> None:
         """Make a blob part of the store, and add its links; see `IncomingBlob.commit`."""
@@ -121,9 +181,11 @@ class Writer:
         with self.lock:
             changed = self.files.rename(blob.path, path)
             blob.path = path
-            self.room.reservations.remove(blob.reservation)
+            self._remove_incoming(blob)
             self._index.add_blob(blob.digest, stored)
             self._removal.count_stored(blob.digest, stored.size)
+            if blob.digest in self._index.interrupted:
+                self._removal.remove_interrupted(blob.digest)
             self.files.inaccessible.pop(blob.digest, None)
             # Everything was flushed before, so that an error has no meaning.
             with suppress(OSError):
