@@ -10,7 +10,7 @@ from typing import Any
 from gate.metrics import Metrics as CacheMetrics
 from gate.metrics import Snapshot
 from node_program.metrics import Metrics as NodeMetrics
-from store.store import Statistics
+from store.statistics import Statistics
 
 OTHERS = {"up", "kube_pod_container_status_restarts_total"}
 EMPTY_CACHE = Snapshot(

@@ -23,7 +23,7 @@ from upstream.reference import BLOB, MANIFEST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from store.store import Statistics
+    from store.statistics import Statistics
 
 TYPES = (BLOB, MANIFEST)
 # The results of a lookup of a tag: the upstream said what it means, it did so within the check interval, it could not

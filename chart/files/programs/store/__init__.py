@@ -10,6 +10,7 @@
     interrupted    the beginning of a large blob, for the next fetch of it
     writing        writing of blobs and links
     loading        reading and repair of the volume at the start
+    statistics     its figures
 
 The gate is the only program that changes the volume. Distribution reads links and manifests at the same time, and nginx
 reads blobs. They see each file complete or not at all: a file gets its name when it is flushed to the disk, and content

@@ -125,6 +125,13 @@ class Index:
         for digest, size in references.items():
             self.stated_sizes.setdefault(digest, Counter())[size] += 1
 
+    def missing_layers(self, manifest: str) -> dict[str, int]:
+        """Return the layers of a stored manifest that are not stored, with their sizes, in its order."""
+        blob = self.blobs.get(manifest)
+        # The config comes last.
+        layers = [] if blob is None else list(blob.references.items())[:-1]
+        return {digest: size for digest, size in layers if digest not in self.blobs}
+
     def walk_references(self, digest: str) -> Iterator[tuple[str, Blob]]:
         """Yield a blob and all stored blobs that it refers to, directly or through other manifests."""
         seen = {digest}

@@ -74,6 +74,23 @@ class Removal:
         self._index.remove_interrupted(digest)
         return True
 
+    def expire(self, ttl: float, now: float) -> list[str]:
+        """Remove the blobs that were not used for more than `ttl` seconds, and return their digests."""
+        with self._index.lock:
+            blobs = list(self._index.blobs.items())
+            for _, blob in blobs:
+                # A last use in the future means that the clock was set back.
+                blob.last_use = min(blob.last_use, now)
+            old = [(digest, blob, blob.last_use) for digest, blob in blobs if now - blob.last_use > ttl]
+        return [each[0] for each in old if self.remove_unused(*each, reason=EXPIRED)]
+
+    def expire_interrupted(self, ttl: float, now: float) -> None:
+        """Remove the interrupted blobs that no fetch resumed for more than `ttl` seconds."""
+        with self._index.lock:
+            for digest, blob in list(self._index.interrupted.items()):
+                if now - blob.last_use > ttl:
+                    self.remove_interrupted(digest)
+
     def remove_tag(self, repository: str, tag: str) -> None:
         """Remove a tag, and all links to the manifests that it pointed to before.
 

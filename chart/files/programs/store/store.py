@@ -8,7 +8,7 @@ import os
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from store.files import RESOURCE_ERRORS, Files
 from store.incoming_blob import IncomingBlob, WrongContent
@@ -18,43 +18,19 @@ from store.layout import Layout, check_digest, check_names, digest_of, manifest_
 from store.loading import Loader
 from store.removal import DAMAGED, EVICTED, EXPIRED, Removal
 from store.room import NoRoom, Room
+from store.statistics import Statistics
 from store.writing import Writer
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable
     from pathlib import Path
 
     from store.index import Blob
 
-__all__ = ["DAMAGED", "EVICTED", "EXPIRED", "IncomingBlob", "NoRoom", "Statistics", "Store", "WrongContent"]
+__all__ = ["DAMAGED", "EVICTED", "EXPIRED", "IncomingBlob", "NoRoom", "Store", "WrongContent"]
 
 # The last use of a blob is written to the disk no more often than this.
 LAST_USE_INTERVAL_SECONDS = 60.0
-
-
-class Statistics(NamedTuple):
-    """The state of the store; all sizes are in bytes."""
-
-    stored_bytes: int
-    blobs: int
-    """All blobs, including manifests."""
-    manifests: int
-    tags: int
-    usable_bytes: int
-    """The room that content may take."""
-    free_bytes: int
-    """The free room on the file system."""
-    least_recent_use: float | None
-    """The last use of the least recently used blob, in seconds since the epoch."""
-    removed: Counter[str]
-    """How many blobs were removed since the start, by reason."""
-    refetched_bytes: int
-    """How much was stored again since the start, after it had been evicted."""
-    inaccessible_files: int
-    """How many files and folders could not be read, written or removed."""
-    high_water: float
-    """The share of the usable bytes above which content is evicted."""
 
 
 class Store:
@@ -216,11 +192,7 @@ class Store:
     def missing_layers(self, digest: str) -> dict[str, int]:
         """Return the layers of a stored manifest that are not stored, with their sizes, in its order."""
         with self._index.lock:
-            manifest = self._index.blobs.get(digest)
-            references = {} if manifest is None else manifest.references
-            # The config comes last.
-            layers = list(references.items())[:-1]
-            return {layer: size for layer, size in layers if layer not in self._index.blobs}
+            return self._index.missing_layers(digest)
 
     # Writing
 
@@ -342,19 +314,8 @@ class Store:
         Interrupted blobs are removed after a day at the latest.
         """
         now = self._now()
-        interrupted_ttl = min(ttl, MAX_AGE_SECONDS) if ttl > 0 else MAX_AGE_SECONDS
-        with self._index.lock:
-            for digest, blob in list(self._index.interrupted.items()):
-                if now - blob.last_use > interrupted_ttl:
-                    self._removal.remove_interrupted(digest)
-            if ttl <= 0:
-                return []
-            blobs = list(self._index.blobs.items())
-            for _, blob in blobs:
-                # A last use in the future means that the clock was set back.
-                blob.last_use = min(blob.last_use, now)
-            old = [(digest, blob, blob.last_use) for digest, blob in blobs if now - blob.last_use > ttl]
-        return [each[0] for each in old if self._removal.remove_unused(*each, reason=EXPIRED)]
+        self._removal.expire_interrupted(min(ttl, MAX_AGE_SECONDS) if ttl > 0 else MAX_AGE_SECONDS, now)
+        return self._removal.expire(ttl, now) if ttl > 0 else []
 
     def evict_above_high_water(self) -> list[str]:
         """Evict in advance, so that the next blobs find room at once, and return the digests."""
