@@ -88,11 +88,12 @@ def test_disk_that_cannot_be_written_costs_no_pull(native: NativeCluster, releas
     for pull in (*new, *cached):
         print(f"{pull.image}: {pull.seconds:.2f} s from {pull.served_by}")
     assert [each.served_by for each in cached] == ["cache", "cache"]
-    assert {each.served_by for each in new} == {"upstream"}
+    # The disk reports the error when the blob is flushed, and by then the node has it.
+    assert {each.served_by for each in new} <= {"upstream", "upstream through the cache"}
     text = release.metrics_text(UPSTREAM)
-    refused = re.search(r'^registry_cache_refused_requests_total\{[^}]*reason="volume"\} (\d+)', text, re.MULTILINE)
-    assert refused is not None
-    assert int(refused[1]) >= len(fresh), "because of the error of the disk, and not because there is no room"
+    failing = re.search(r"^registry_cache_inaccessible_files\{[^}]*\} (\d+)", text, re.MULTILINE)
+    assert failing is not None
+    assert int(failing[1]) >= 1, "which is what the alert looks at"
 
 
 def _cached(native: NativeCluster, release: Release, name: str) -> tuple[str, Image]:

@@ -26,7 +26,8 @@ LIMIT_SECONDS = 30.0
 
 @pytest.fixture
 def pod(bench: Bench) -> Iterator[CachePod]:
-    with bench.pod() as running:
+    """A pod that fetches nothing ahead, because the first request for such a blob is a hit."""
+    with bench.pod(values={"cachePods": {"fetchAhead": "Never"}}) as running:
         yield running
 
 

@@ -79,6 +79,16 @@ def test_wrong_bytes_that_were_written_ahead_are_not_kept(store: Store, tmp_path
     assert is_empty(tmp_path)
 
 
+def test_disk_that_cannot_flush_a_blob_is_reported_until_one_is_stored(store: Store) -> None:
+    incoming = store.begin_blob(digest(content(1)), len(content(1)))
+    incoming.write(content(1))
+    with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "broken")), pytest.raises(OSError, match="broken"):
+        incoming.commit("one")
+    assert store.statistics().inaccessible_files == 1
+    put_blob(store, "one", content(2))
+    assert store.statistics().inaccessible_files == 0
+
+
 def test_empty_blob_is_kept(store: Store, open_store: Callable[..., Store], tmp_path: Path) -> None:
     put_blob(store, "one", b"")
     assert store.find_blob(digest(b"")) == 0

@@ -303,14 +303,15 @@ class Handler(BaseHTTPRequestHandler):
                 headers["Content-Range"] = f"bytes {first_byte}-{end - 1}/{size}"
             self._send_blob_head(206 if is_partial else 200, request.reference.identifier, headers)
             self.wfile.flush()
-            self._send_growing_file(fetch, file.fileno(), first_byte, end)
+            self._send_growing_file(fetch, file.fileno(), request, first_byte, end)
 
-    def _send_growing_file(self, fetch: Fetch, file: int, offset: int, end: int) -> None:
+    def _send_growing_file(self, fetch: Fetch, file: int, request: PullRequest, offset: int, end: int) -> None:
         """Send a file while it grows, and its last byte only after the blob has been compared with its digest."""
         while offset < end:
             progress = fetch.wait_for_more(offset if offset < end - 1 else end, FOLLOW_SECONDS)
             available = end if progress.is_verified else min(progress.written, end - 1)
-            if not progress.is_verified and (fetch.failure is not None or fetch.is_stalled):
+            is_lost = fetch.failure is not None or (fetch.is_stalled and request.can_resume)
+            if is_lost and not progress.is_verified:
                 # The connection breaks off, and a request for the rest is refused.
                 self.close_connection = True
                 return

@@ -1,8 +1,9 @@
 """Counts what the cache does, for Prometheus (text format 0.0.4); every sample has the label `upstream_host`.
 
 `registry_proxy_*` mean what they mean in distribution (registry/proxy/proxymetrics.go), so that dashboards for it work.
-A hit is a request that needed no fetch of its own, so a request that joins a fetch is one. Requests of other
-replicas are not counted, and bytes from them do not count as bytes from the upstream.
+A hit is a request that needed no fetch of its own, so a request that joins a fetch is one, and so is one for a blob
+that was fetched ahead. Requests of other replicas are not counted, and bytes from them do not count as bytes from the
+upstream.
 
 Every series exists from the start, with the value 0, so that a first failure is an increase. There are about 200
 series, whatever is stored and however many clients there are.

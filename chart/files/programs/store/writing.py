@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from store.room import Room
 
 
+# The name under which the last error of the disk is recorded that kept a complete blob from being stored.
+COMMITS = "commits"
+
+
 class Writer:
     """Adds blobs and links, and evicts for them where the volume is full; the `Owner` of its incoming blobs."""
 
@@ -122,7 +126,10 @@ class Writer:
             status = blob.complete(now)
             stored = Blob(blob.written, disk_bytes(status), now, now, verified=True)
             changed = self.room.evict_while_full(partial(self._place_blob, blob, stored))
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError):
+                # The clients have the blob already, so nothing else would show that the disk takes no more.
+                self.files.inaccessible[COMMITS] = error
             blob.abandon()
             raise
         self.add_links(blob.digest, links, references, changed)
@@ -187,6 +194,7 @@ class Writer:
             if blob.digest in self._index.interrupted:
                 self._removal.remove_interrupted(blob.digest)
             self.files.inaccessible.pop(blob.digest, None)
+            self.files.inaccessible.pop(COMMITS, None)
             # Everything was flushed before, so that an error has no meaning.
             with suppress(OSError):
                 blob.close()
