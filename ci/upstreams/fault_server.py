@@ -153,7 +153,10 @@ class FaultServer:
         line, _, rest = head.decode("latin-1").partition("\r\n")
         method, path, _ = line.split(" ", 2)
         pairs = (one.partition(":") for one in rest.splitlines() if one)
-        headers = {name: value.strip() for name, _, value in pairs}
+        headers: dict[str, str] = {}
+        for name, _, value in pairs:
+            # A header that comes several times means a list (RFC 9110, section 5.3); distribution sends Accept so.
+            headers[name] = ", ".join([*([headers[name]] if name in headers else []), value.strip()])
         self.request_count += 1
         fault, target, name = self.fault, self.target, ""
         if HEADER in headers:

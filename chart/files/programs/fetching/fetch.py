@@ -21,7 +21,7 @@ STALLED_AFTER_SECONDS = 5.0
 # Clients that follow a fetch learn about its progress each time that one of these has passed: to wake fifty of them for
 # each chunk would cost more than to send it.
 PROGRESS_BYTES = 1 << 20
-PROGRESS_SECONDS = 0.02
+PROGRESS_SECONDS = 0.05
 
 # A fetch that was started before any client requested the blob receives this much, and then waits for a client.
 AHEAD_BYTES = 1 << 20
