@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
 from fetching.fetch import Abandoned
-from fetching.pieces import Pieces
+from fetching.pieces import CHUNK_BYTES, Pieces
 from fetching.segments import APPEND_BYTES, Segments
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from fetching.fetch import Fetch
 
-# The most that a connection holds in memory.
-CHUNK_BYTES = 1 << 18
 # How long the upstream may take to begin its response.
 HEAD_TIMEOUT_SECONDS = 10.0
 # How long a download tries to resume without receiving a byte.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+# The most that a connection holds in memory.
+CHUNK_BYTES = 1 << 18
 # After a piece that is smaller than this, so long is waited for more.
 SMALL_BYTES = 1 << 15
 COLLECT_SECONDS = 0.005

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import BLOB
 
+from fetching.threads import start_thread
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Unpack
 
     from upstream.client import Answer
     from upstream.reference import Reference
-    from upstream.source import Source
-    from upstream.urls import Url
+    from upstream.source import Options, Source
 
 # How long other replicas have for the head of an answer, or for its first byte if one has to fetch the blob itself.
 BLOB_TIMEOUT_SECONDS = 12.0
@@ -77,43 +79,24 @@ class ReplicaFirst:
         # What other replicas wait for from this one, and their zones.
         self._awaited: Counter[tuple[str, str]] = Counter()
 
-    def open(  # noqa: PLR0913 - whatever a request can say
-        self,
-        method: str,
-        reference: Reference,
-        *,
-        accept: Sequence[str] = (),
-        offset: int = 0,
-        last_byte: int | None = None,
-        location: Url | None = None,
-        timeout: float,
-    ) -> Answer:
+    def open(self, method: str, reference: Reference, *, timeout: float, **options: Unpack[Options]) -> Answer:
         """Request as `Client.open` does; the upstream is asked if no other replica can help."""
         is_blob = reference.kind == BLOB
         deadline = time.monotonic() + min(timeout, BLOB_TIMEOUT_SECONDS if is_blob else MANIFEST_TIMEOUT_SECONDS)
         # A location is always one of the upstream, since replicas do not redirect.
-        for name in self._choose_replicas(reference, offset) if location is None else ():
+        is_elsewhere = options.get("location") is not None
+        for name in () if is_elsewhere else self._choose_replicas(reference, options.get("offset", 0)):
             left = deadline - time.monotonic()
             if left <= 0:
                 break
             try:
-                return self._others[name].open(
-                    method, reference, accept=accept, offset=offset, last_byte=last_byte, timeout=left
-                )
+                return self._others[name].open(method, reference, timeout=left, **options)
             except Denied:
                 break
             except Unavailable as problem:
                 if problem.kind in ANSWER_KINDS:
                     break
-        return self._upstream.open(
-            method,
-            reference,
-            accept=accept,
-            offset=offset,
-            last_byte=last_byte,
-            location=location,
-            timeout=timeout,
-        )
+        return self._upstream.open(method, reference, timeout=timeout, **options)
 
     @contextmanager
     def answering(self, reference: Reference, zone: str | None) -> Iterator[None]:
@@ -185,11 +168,9 @@ class ReplicaFirst:
 
         threads = []
         for name in names[1:]:
-            thread = threading.Thread(target=ask, args=(name,), daemon=True)
             # If the container already has as many threads as it is allowed to have, this replica is left out.
-            with suppress(RuntimeError):
-                thread.start()
-                threads.append(thread)
+            with suppress(Unavailable):
+                threads.append(start_thread(ask, name))
         if names:
             ask(names[0])
         for thread in threads:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
-from fetching.pieces import Pieces
+from fetching.pieces import CHUNK_BYTES, Pieces
 from fetching.threads import start_thread
 from fetching.trial import TRIAL_BYTES, Trial
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from fetching.fetch import Fetch
 
-CHUNK_BYTES = 1 << 18
 SEGMENT_BYTES = 4 << 20
 # One blob has so many connections at most, and all blobs of a cache together so many additional ones.
 MAX_CONNECTIONS = 8
@@ -180,7 +179,6 @@ class Segments:
         self._connections.release()
         with self._changed:
             self._workers -= 1
-            self._changed.notify_all()
 
     def _note_problem(self, problem: Unavailable) -> None:
         with self._changed:

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def start_thread(work: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - whatever `work` takes
-    """Run `work` in a thread that ends with the program.
+def start_thread(work: Callable[..., None], *arguments: Any) -> threading.Thread:  # noqa: ANN401 - whatever `work` takes
+    """Run `work` in a thread that ends with the program, and return the thread.
 
     Raises:
         Unavailable: The container has as many threads as it may have. `work` was not started.
     """
     try:
-        threading.Thread(target=work, args=arguments, daemon=True).start()
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        thread.start()
     except RuntimeError as error:
         raise Unavailable(Kind.UNREACHABLE, str(error)) from error
+    return thread

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from typing import Unpack
 
     from upstream.client import Answer
     from upstream.reference import Reference
-    from upstream.source import Source
-    from upstream.urls import Url
+    from upstream.source import Options, Source
 
 # How long an unavailable source is not asked again, unless it asks for a longer pause, up to MAX_PAUSE_SECONDS.
 PAUSE_SECONDS = 5.0
@@ -38,17 +38,7 @@ class AvailabilityGuard:
         self._problem: Unavailable | None = None
         self._paused_until = 0.0
 
-    def open(  # noqa: PLR0913 - whatever a request can say
-        self,
-        method: str,
-        reference: Reference,
-        *,
-        accept: Sequence[str] = (),
-        offset: int = 0,
-        last_byte: int | None = None,
-        location: Url | None = None,
-        timeout: float,
-    ) -> Answer:
+    def open(self, method: str, reference: Reference, *, timeout: float, **options: Unpack[Options]) -> Answer:
         """Request as `Client.open` does, or raise at once what was raised a few seconds ago.
 
         A request for the rest of a body is also made if the source failed at once the last time.
@@ -57,18 +47,10 @@ class AvailabilityGuard:
             problem = self._problem
             if problem is not None and time.monotonic() < self._paused_until:
                 may_resume = problem.kind in IMMEDIATE_KINDS and problem.retry_after is None
-                if not offset or not may_resume:
+                if not options.get("offset") or not may_resume:
                     raise Unavailable(problem.kind, str(problem))
         try:
-            answer = self._source.open(
-                method,
-                reference,
-                accept=accept,
-                offset=offset,
-                last_byte=last_byte,
-                location=location,
-                timeout=timeout,
-            )
+            answer = self._source.open(method, reference, timeout=timeout, **options)
         except Unavailable as error:
             if error.kind not in SINGLE_ANSWER_KINDS or error.retry_after is not None:
                 self._note_unavailable(error)

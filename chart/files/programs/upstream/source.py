@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,18 +12,17 @@ if TYPE_CHECKING:
     from upstream.urls import Url
 
 
+class Options(TypedDict, total=False):
+    """What a request can say besides what it is for; `Client.open` has the meanings and the defaults."""
+
+    accept: Sequence[str]
+    offset: int
+    last_byte: int | None
+    location: Url | None
+
+
 class Source(Protocol):
     """The upstream, another replica, or a choice between them."""
 
-    def open(  # noqa: PLR0913 - whatever a request can say
-        self,
-        method: str,
-        reference: Reference,
-        *,
-        accept: Sequence[str] = (),
-        offset: int = 0,
-        last_byte: int | None = None,
-        location: Url | None = None,
-        timeout: float,
-    ) -> Answer:
+    def open(self, method: str, reference: Reference, *, timeout: float, **options: Unpack[Options]) -> Answer:
         """Request a manifest or a blob, as `Client.open` does."""
