@@ -3,8 +3,8 @@
 Programs, mounts and users are those of the rendered chart, and the programs come from the images of the test cluster;
 nothing here knows what a cache consists of. The work of the kubelet and of the container runtime is done as they do it:
 volumes, a root file system that is read-only, a process tree and an /etc/hosts of its own for each container, one
-network and one host name for the pod. Containers are not restarted, their memory is not limited, and liveness probes
-have no effect.
+network and one host name for the pod. Liveness probes have no effect. Only with `has_limits` is the memory of each
+container limited, by a control group of its own, and does a container that ends start again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from machine import own_network
 from machine.processes import Place, wait_for
 
 from cluster import images
+from cluster.container_limits import Limits
 from cluster.container_script import container_script, pod_fields, pod_script
 from cluster.pod_manifest import NAMESPACE, refuse_unknown_fields, render
 from cluster.pod_volumes import PodVolumes, Tmpfs
@@ -50,7 +51,9 @@ class CachePod:
     ordinal: int = 0
     zone: str = ""
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    has_limits: bool = False
     service: Object = field(init=False)
+    limits: Limits | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Render the chart."""
@@ -59,6 +62,8 @@ class CachePod:
         objects = render({"caches": [self.cache], **self.values}, folder / "values.yaml")
         (self._stateful_set,) = [one for one in objects if one["kind"] == "StatefulSet"]
         refuse_unknown_fields(self.spec)
+        if self.has_limits:
+            self.limits = Limits(self.place, f"pod-{self.number}")
         (claim,) = self._stateful_set["spec"]["volumeClaimTemplates"]
         config_maps = {one["metadata"]["name"]: one["data"] for one in objects if one["kind"] == "ConfigMap"}
         self._volumes = PodVolumes(
@@ -120,6 +125,8 @@ class CachePod:
             self._hold_namespaces()
         for container in self.containers:
             self.start_container(container)
+        if self.limits:
+            self.limits.keep_running(lambda name: self._process(name) is not None, self.start_container)
         if wait:
             self.wait_until_ready()
 
@@ -147,7 +154,8 @@ class CachePod:
         log.touch()
         log.chmod(0o666)  # the program may open /dev/stderr once more, as with a container runtime
         namespaces = ["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-        self.place.start(self._log_name(name), [*self._enter(), "unshare", *namespaces, "sh", script])
+        place = self.limits.place(container) if self.limits else self.place
+        place.start(self._log_name(name), [*self._enter(), "unshare", *namespaces, "sh", script])
         wait_for(f"{name} to run", lambda: self._runs(name), READY_SECONDS, 0.02)
 
     def stop(self) -> dict[str, float]:
@@ -178,6 +186,8 @@ class CachePod:
 
     def close(self) -> None:
         """End the pod and release its resources; a volume in memory is lost."""
+        if self.limits:
+            self.limits.close()
         for name in self.containers:
             if self._process(name) is not None:
                 with suppress(ProcessLookupError):  # it ended in the meantime

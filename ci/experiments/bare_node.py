@@ -133,6 +133,10 @@ state = '{self.folder}/state'
             return Pull(time.monotonic() - begun, error.details())
         return Pull(time.monotonic() - begun)
 
+    def remove(self, reference: str) -> None:
+        """Remove an image and its content, if it is there (CRI's api.proto: RemoveImageRequest.image.image)."""
+        self._call("ImageService/RemoveImage", _field(_field(reference.encode())), PULL_SECONDS)
+
     def partial_bytes(self) -> int:
         """Return the size of the largest blob that it is fetching."""
         largest = 0

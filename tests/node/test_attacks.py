@@ -1,0 +1,58 @@
+"""What attackers do to a cache costs neither the pulls of a node nor any other content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from experiments.all_attacks import ATTACKS
+from experiments.attack_bed import AttackBed, attack_bed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The machine has other work. A pull that waits for an attack takes longer than this.
+MARGIN_SECONDS = 3.0
+# These have an effect still: docs/attacks.md says which one.
+NOT_MENDED = frozenset(
+    {
+        "made-up-repositories",
+        "unknown-digests",
+        "held-requests",
+        "huge-manifests",
+        "unfinished-headers",
+        "joined-fetches",
+        "abandoned-fetches",
+        "range-of-incoming-blob",
+        "foreign-endpoints",
+        "odd-names",
+        "endless-blob",
+        "dripping-blob",
+        "refused-redirect",
+        "relative-token-server",
+        "slow-answer",
+        "many-manifests",
+        "manifests-of-many-layers",
+        "endless-trailers",
+        "large-headers",
+        "many-tokens",
+        "endless-token",
+        "link-local-redirect",
+        "two-gates",
+        "slow-reader",
+        "slow-scrapes",
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackBed]:
+    with attack_bed(tmp_path_factory.mktemp("a"), MARGIN_SECONDS) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in NOT_MENDED])
+def test_attack_has_no_effect(bed: AttackBed, name: str) -> None:
+    result = ATTACKS[name].run(bed)
+    print(result)
+    assert result.broken == []
