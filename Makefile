@@ -39,6 +39,11 @@ COMPLETE := --numprocesses=4 --cov=registry_cache --cov-branch --cov-report=term
 test: setup ## Run all tests, those on a cluster included (PYTEST_ARGS="tests/unit" for a part)
 	@$(if $(PYTEST_ARGS),,$(RUN) -m cluster.prepare)
 	@$(RUN) -m pytest $(or $(PYTEST_ARGS),$(COMPLETE))
+	@$(if $(PYTEST_ARGS),,$(RUN) -m machine.shipped_python)
+
+.PHONY: test-programs
+test-programs: setup ## Run the tests of the programs on the Python version and the stack size of the image: about 1 min
+	@$(RUN) -m machine.shipped_python $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: setup ## Measure commands, programs, and caches beside distribution alone (BENCH_ARGS="first-pull" for a part): about 45 min

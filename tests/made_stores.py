@@ -30,7 +30,20 @@ SYSTEM_CALLS: list[tuple[Any, str]] = [
     *[
         (os, name)
         for name in (
-            *("rename", "unlink", "mkdir", "rmdir", "open", "close", "stat", "fstat", "statvfs", "listdir", "utime"),
+            *(
+                "rename",
+                "unlink",
+                "mkdir",
+                "rmdir",
+                "open",
+                "close",
+                "stat",
+                "fstat",
+                "statvfs",
+                "listdir",
+                "scandir",
+                "utime",
+            ),
             *("write", "pread", "preadv", "pwrite", "fsync", "fdatasync", "truncate", "ftruncate", "posix_fallocate"),
         )
     ],

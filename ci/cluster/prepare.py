@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from machine import SetupFailed, environment, tools
+from machine import SetupFailed, environment, shipped_python, tools
 from upstreams import pki
 
 from cluster import images
@@ -15,6 +15,7 @@ def main() -> int:
     environment.clean_process()
     try:
         tools.ensure_all()
+        shipped_python.ensure()
         images.archives()
         pki.authority()
     except SetupFailed as error:

@@ -13,6 +13,7 @@ which is the only one that sees them: programs of the machine keep the libraries
 from __future__ import annotations
 
 import hashlib
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 LOADER_PACKAGES = ("libc6_",)
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # The quotes and the path of the script itself hold wherever the cache folder is moved.
 WRAPPER = """#!/bin/sh
 root=${{0%/*}}/..
@@ -37,7 +39,8 @@ class PackageSet:
     """Debian packages that are unpacked into one folder.
 
     With `whole` they are exactly the content of the folder, and otherwise everything that they depend on is added,
-    except the C library. `programs` are paths of programs that get a script in the folder `programs`.
+    except the C library. `programs` are paths of programs that get a script in the folder `programs`. `suite` is a
+    release of Debian other than the machine's; its packages must be the whole.
     """
 
     name: str
@@ -45,10 +48,13 @@ class PackageSet:
     seconds: int
     whole: bool = False
     programs: tuple[str, ...] = ()
+    suite: str = ""
 
     def folder(self, cache: Path) -> Path:
         """Return where they are unpacked, one folder for each choice of packages."""
-        key = hashlib.sha256(" ".join((*self.packages, *self.programs)).encode()).hexdigest()[:12]
+        key = hashlib.sha256(
+            " ".join((*self.packages, *self.programs, *filter(None, (self.suite,)))).encode()
+        ).hexdigest()[:12]
         return cache / "debian" / f"{self.name}-{key}"
 
     def unpack(self, work: Path) -> None:
@@ -73,6 +79,9 @@ class PackageSet:
         """Download the packages into `work`, and return their archives."""
         apt = _apt(work)
         _run([*apt, "update"], work)
+        if self.suite:
+            apt += _other_suite(apt, self.suite, work)
+            _run([*apt, "update"], work)
         if self.whole:
             _run([*apt, "download", *self.packages], work / "archives")
         else:
@@ -108,6 +117,20 @@ def _apt(work: Path) -> list[str]:
         "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled": "false",
     }
     return ["apt-get", *(f"-o{name}={value}" for name, value in settings.items())]
+
+
+def _other_suite(apt: list[str], suite: str, work: Path) -> list[str]:
+    """Return the options that let apt take another release of Debian from where the machine's comes from."""
+    targets = [*apt, "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages", "Component: main"]
+    done = subprocess.run(targets, env=environment.for_downloads(), capture_output=True, text=True, check=False)
+    repositories = dict(reversed([line.split(" ", 1) for line in done.stdout.splitlines()]))
+    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    if codename not in repositories:
+        message = f"apt does not have Debian {codename}, so Debian {suite} cannot be found beside it: {done.stderr}"
+        raise SetupFailed(message)
+    sources = work / "sources.list"
+    sources.write_text(f"deb [signed-by={KEYRING}] {repositories[codename]} {suite} main\n")
+    return [f"-oDir::Etc::sourcelist={sources}", "-oDir::Etc::sourceparts=/dev/null"]
 
 
 def _run(command: list[str], folder: Path) -> None:

@@ -111,22 +111,22 @@ def program_environment(**variables: str) -> dict[str, str]:
 
 def ensure_client() -> None:
     """Get helm and kubectl, which are all that rendering the chart and an existing cluster need."""
-    _run_missing([_client_step()])
+    run_missing([_client_step()])
 
 
 def ensure_yaml_language_server() -> None:
     """Get the server that checks and completes YAML in editors."""
-    _run_missing([_yaml_language_server_step()])
+    run_missing([_yaml_language_server_step()])
 
 
 def ensure_registry() -> None:
     """Get the programs of the upstream registries and of the images, which a kind cluster needs too."""
-    _run_missing([*_debian_steps("tools", *IMAGES), _go_step(go_tools()["distribution"])])
+    run_missing([*_debian_steps("tools", *IMAGES), _go_step(go_tools()["distribution"])])
 
 
 def custom_resources() -> list[Path]:
     """Return the definitions of the monitoring operators' custom resources, after getting those that are missing."""
-    _run_missing(_definition_steps())
+    run_missing(_definition_steps())
     return [
         _definitions_folder(name) / file
         for name, entry in pinned()["custom-resources"].items()
@@ -136,29 +136,29 @@ def custom_resources() -> list[Path]:
 
 def ensure_native() -> None:
     """Get everything that the native cluster runs."""
-    _run_missing(_native_steps())
+    run_missing(_native_steps())
 
 
 def ensure_containerds() -> None:
     """Get a containerd of either major version."""
-    _run_missing([*_debian_steps("containerd-1"), _go_step(go_tools()["containerd"])])
+    run_missing([*_debian_steps("containerd-1"), _go_step(go_tools()["containerd"])])
 
 
 def ensure_faults() -> None:
     """Get what the faults without Kubernetes need: three releases of containerd and a clock that jumps."""
     ensure_containerds()
-    _run_missing(_fault_steps())
+    run_missing(_fault_steps())
 
 
 def ensure_older_containerds() -> None:
     """Get the releases of containerd 2 before the one of the test cluster."""
-    _run_missing(_go_step(tool) for name, tool in go_tools("go-for-tests").items() if name.startswith("containerd-2-"))
+    run_missing(_go_step(tool) for name, tool in go_tools("go-for-tests").items() if name.startswith("containerd-2-"))
 
 
 def ensure_all() -> None:
     """Get everything that any test runs."""
     single = [_client_step(), _yaml_language_server_step(), *_definition_steps()]
-    _run_missing([*single, *_native_steps(), *_debian_steps("containerd-1"), *_fault_steps()])
+    run_missing([*single, *_native_steps(), *_debian_steps("containerd-1"), *_fault_steps()])
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _package_set(name: str) -> PackageSet:
     return PackageSet(name=name, **{**entry, **lists})
 
 
-def _run_missing(steps: Iterable[Step]) -> None:
+def run_missing(steps: Iterable[Step]) -> None:
     """Run the steps whose folders are missing, and print what is done and how long it takes."""
     missing = [step for step in steps if not step.folder.is_dir()]
     if not missing:

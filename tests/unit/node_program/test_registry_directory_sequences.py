@@ -40,7 +40,19 @@ TEXTS = [
 SYSTEM_CALLS: list[tuple[Any, str]] = [
     *[
         (os, name)
-        for name in ("rename", "link", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "open", "fsync", "listdir")
+        for name in (
+            "rename",
+            "link",
+            "unlink",
+            "mkdir",
+            "rmdir",
+            "chmod",
+            "fchmod",
+            "open",
+            "fsync",
+            "listdir",
+            "scandir",
+        )
     ],
     (io, "open"),
     (fcntl, "flock"),

@@ -89,14 +89,18 @@ def test_repositories_inside_each_other_are_kept_apart(
 def test_folder_that_cannot_be_listed_does_not_count_as_empty(store: Store, tmp_path: Path) -> None:
     name = put_blob(store, "one", content(1))
     group = store.blob_path(name).parent.parent
-    real = os.listdir
 
-    def broken(path: Any) -> list[str]:
-        if Path(path) == group:
-            raise OSError(errno.EIO, "broken")
-        return real(path)
+    def breaking(real: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(path: Any) -> Any:
+            if Path(path) == group:
+                raise OSError(errno.EIO, "broken")
+            return real(path)
 
-    with mock.patch.object(os, "listdir", broken):
+        return call
+
+    # pathlib uses the one or the other.
+    listdir, scandir = breaking(os.listdir), breaking(os.scandir)
+    with mock.patch.object(os, "listdir", listdir), mock.patch.object(os, "scandir", scandir):
         store.load()
     assert store.inaccessible[str(group)].errno == errno.EIO
     assert store.find_blob(name) is None

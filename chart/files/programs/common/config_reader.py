@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from common.durations import parse_duration
+from common.json_reader import parse_json
 
 if TYPE_CHECKING:
     import re
@@ -71,7 +71,7 @@ def read_config(path: Path, convert: Callable[[Fields], T]) -> T:
         InvalidConfiguration: The file cannot be read, or something in it is missing or cannot be used.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except OSError as error:
         message = f"{path}: cannot be read: {error.strerror or error}"
         raise InvalidConfiguration(message) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from common.config_reader import InvalidConfiguration
 from common.http_status import StatusServer
 from common.log import log
+from common.stacks import set_stack_size
 
 from gate.configuration import read_configuration, read_limits
 from gate.handler import Server
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("/var/lib/registry"), help="the volume")
     parser.add_argument("--run", type=Path, default=Path("/run/registry-cache"), help="the folder of the sockets")
     options = parser.parse_args()
+    set_stack_size()
     raise_file_limit()
     try:
         serve(options.config, options.root, options.run)

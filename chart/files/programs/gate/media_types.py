@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
+
+from common.json_reader import parse_json
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -45,8 +46,8 @@ def determine_media_type(content: bytes) -> str | None:
     is one of OCI, or of the first version of Docker's schema.
     """
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        document = parse_json(content)
+    except ValueError:
         return None
     if not isinstance(document, dict) or "schemaVersion" not in document:
         return None

@@ -8,7 +8,6 @@ whether it is the cache itself or what it gets from the upstream.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 import time
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.config_reader import read_config, to_optional_text, to_text
 from common.endpoint import Endpoint, read_endpoint
+from common.json_reader import parse_json
+from common.stacks import set_stack_size
 
 if TYPE_CHECKING:
     from common.config_reader import Fields
@@ -59,6 +60,7 @@ class Cache(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Check every cache in the file and return the exit code."""
+    set_stack_size()
     failed = False
     for cache in read_config(Path(arguments[0]), _read_caches):
         try:
@@ -140,9 +142,9 @@ def find_smallest_blob(cache: Cache) -> tuple[str, str]:
     repository, _, tag = name.partition(":")
     manifests = f"{cache.endpoint.url}/v2/{repository}/manifests"
     try:
-        manifest = json.loads(fetch(f"{manifests}/{digest or tag or 'latest'}"))
+        manifest: Any = parse_json(fetch(f"{manifests}/{digest or tag or 'latest'}"))
         if "manifests" in manifest:
-            manifest = json.loads(fetch(f"{manifests}/{manifest['manifests'][0]['digest']}"))
+            manifest = parse_json(fetch(f"{manifests}/{manifest['manifests'][0]['digest']}"))
         blobs: list[dict[str, Any]] = [manifest["config"], *manifest["layers"]]
         return repository, str(min(blobs, key=lambda blob: int(blob["size"]))["digest"])
     except (ValueError, LookupError, TypeError) as error:

@@ -18,6 +18,7 @@ import threading  # noqa: E402
 import time  # noqa: E402
 
 from common.log import describe_oserror, log  # noqa: E402
+from common.stacks import set_stack_size  # noqa: E402
 
 from node_program import configuration  # noqa: E402
 from node_program.configuration import Configuration  # noqa: E402
@@ -35,6 +36,7 @@ CHECK_SECONDS = 60.0
 
 def main(arguments: list[str]) -> int:
     """Run until told to end, and return the exit code."""
+    set_stack_size()
     run(configuration.from_arguments(arguments, __doc__))
     return 0
 

@@ -15,10 +15,11 @@ a restart are interrupted blobs, `parts/<digits>.<bytes>`, which have that many 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+from common.json_reader import parse_json
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # github.com/distribution/reference, regexp.go
@@ -121,8 +122,8 @@ def read_references(manifest: bytes) -> dict[str, int]:
     The result is empty if the content is not a manifest, or has more than `MAX_REFERENCES` of them.
     """
     try:
-        document = json.loads(manifest)
-    except (ValueError, RecursionError):
+        document = parse_json(manifest)
+    except ValueError:
         return {}
     if not isinstance(document, dict):
         return {}

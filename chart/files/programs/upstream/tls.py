@@ -60,6 +60,9 @@ class TrustedAuthorities:
         # opposite of those of 3.11.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        # Many servers close a connection without the end that TLS has for it. HTTP knows where a body ends, and with
+        # Python 3.13, the error would make a session useless that can be resumed.
+        context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
         context.set_alpn_protocols(["http/1.1"])
         if self._file is not None:
             context.load_verify_locations(cafile=self._file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -10,6 +9,8 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NamedTuple
+
+from common.json_reader import parse_json
 
 from upstream.errors import Kind, Unavailable
 
@@ -45,10 +46,12 @@ def parse_token(body: bytes, date: str | None, requested_at: float) -> Token:
     """
     message = "not a token"
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
+        answer = parse_json(body)
+    except ValueError:
         raise ValueError(message) from None
-    value = (answer.get("token") or answer.get("access_token")) if isinstance(answer, dict) else None
+    if not isinstance(answer, dict):
+        raise ValueError(message)  # noqa: TRY004 - as for every other answer without a token
+    value = answer.get("token") or answer.get("access_token")
     if not isinstance(value, str) or not _VALUE.fullmatch(value):
         raise ValueError(message)
     lifetime = answer.get("expires_in")
