@@ -360,6 +360,13 @@ def test_file_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
     assert node.check(UNKNOWN) == Finding(reads=None, problem=said)
 
 
+@pytest.mark.parametrize("value", ["[" * 2000 + "]" * 2000, "9" * 5000], ids=["nested-too-deeply", "huge-number"])
+def test_file_that_the_parser_gives_up_on_is_unknown(tmp_path: Path, value: str) -> None:
+    finding = Node(tmp_path, {MAIN: f"x = {value}\n"}).check(UNKNOWN)
+    assert finding.reads is None
+    assert "is not valid TOML" in finding.problem
+
+
 def test_link_inside_the_mounted_directory_is_followed(tmp_path: Path) -> None:
     node = Node(tmp_path, {"real/config.toml": V2})
     node.path(MAIN).symlink_to("link/config.toml")

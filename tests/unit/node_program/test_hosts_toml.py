@@ -66,6 +66,8 @@ def test_existing_mirrors_follow_the_cache(before: str) -> None:
     ("before", "message"),
     [
         pytest.param("server = \n", "not TOML", id="broken"),
+        pytest.param(f"x = {'[' * 2000}{']' * 2000}\n", "not TOML", id="nested-too-deeply"),
+        pytest.param(f"x = {'9' * 5000}\n", "not TOML", id="huge-number"),
         pytest.param('host."https://one".capabilities = ["pull"]\n', "not TOML|in front", id="dotted"),
         pytest.param('x = [\n  ["a"],\n]\n', "not TOML|in front", id="list-of-lists"),
         pytest.param('[host."http://10.0.0.1:5000"]\n', "names http://10.0.0.1:5000 already", id="same-host"),

@@ -170,7 +170,8 @@ def parse_file(path: str, text: str) -> File:
     """
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Besides what is not TOML, the parser rejects numbers with thousands of digits, and recurses with each bracket.
         message = f"{path} is not valid TOML: {error}"
         raise Unknown(message) from error
     return File(

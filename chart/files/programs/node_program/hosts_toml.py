@@ -112,7 +112,8 @@ def _parse(text: str) -> dict[str, Any]:
     try:
         text.encode()  # bytes that are not UTF-8 were read as surrogates; containerd ignores such a file
         content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeEncodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Besides what is not TOML, the parser rejects numbers with thousands of digits, and recurses with each bracket.
         message = f"it is not TOML: {error}"
         raise CannotMerge(message) from error
     hosts = content.get("host", {})
