@@ -65,6 +65,10 @@ faults: setup ## Measure what each fault of a cache costs a pull, and write docs
 attack: setup ## Attack a cache in every known way while a node pulls, and write docs/attacks.md (ATTACK_ARGS="--only tokens"): about 15 min
 	@$(RUN) -m experiments.run_attacks $(ATTACK_ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## Give odd input to everything that gets input from others, for 10 min (FUZZ_ARGS="--minutes 60 --only token")
+	@$(RUN) -m experiments.run_fuzz $(FUZZ_ARGS)
+
 .PHONY: lint
 lint: setup ## Check style and types
 	$(VENV)/bin/ruff check .
