@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import select
 import socket
 import threading
@@ -35,7 +36,8 @@ RIGHT = {"username": USERNAME, "password": PASSWORD}
 WRONG = {"username": USERNAME, "password": "another-password"}
 PROXY_LOGIN = {"username": "proxy-user", "password": "proxy-password-%41:"}
 PROXY_PORT = 3128
-NO_KEYS = "does not exist or has no keys username and password"
+NO_KEYS = "has neither the keys username and password nor a key .dockerconfigjson or .dockercfg"
+ABSENT = "does not exist or is empty"
 
 
 def cache_of(site: str, **more: Any) -> dict[str, Any]:
@@ -218,6 +220,19 @@ def test_certificates_of_a_private_authority_are_taken_from_a_bundle(bench: Benc
         pod.close()
 
 
+@pytest.mark.parametrize("key", [".dockerconfigjson", ".dockercfg"])
+def test_pull_secret_of_the_kubelet_is_taken(bench: Bench, key: str) -> None:
+    """The entry of the upstream is used, and those of other registries are sent nowhere."""
+    image = bench.push(f"pull-secret-{key[1:]}", site=PRIVATE)
+    auth = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
+    entries = {"other.example.com": {"username": "x", "password": "y"}, f"https://{PRIVATE}": {"auth": auth}}
+    content = json.dumps({"auths": entries} if key == ".dockerconfigjson" else entries)
+    with bench.pod(cache_of(PRIVATE), secrets={"login": {key: content}}) as pod:
+        pull(pod, f"pull-secret-{key[1:]}", image)
+        assert "ready" in pod.log("gate").splitlines()
+        assert_nowhere(pod, PASSWORD, auth)
+
+
 def test_missing_secret_delays_nothing(bench: Bench) -> None:
     image = bench.push("no-secret")
     with bench.pod({"upstream": UPSTREAM, "secretReferenceName": "nowhere"}) as pod:
@@ -226,13 +241,16 @@ def test_missing_secret_delays_nothing(bench: Bench) -> None:
         for digest in image.blobs:
             assert send_request(pod, blob_path("no-secret", digest)).status == 200
         print(f"{time.monotonic() - begun:.1f} s")
-        assert pod.log("gate").splitlines().count(f"the Secret nowhere {NO_KEYS}, continuing without it") == 1
+        assert pod.log("gate").splitlines().count(f"the Secret nowhere {ABSENT}, continuing without it") == 1
 
 
 def test_secret_with_other_keys_is_reported_at_the_start_without_its_values(bench: Bench) -> None:
     other = {"user": USERNAME, "token": PASSWORD}
     with bench.pod(cache_of(PRIVATE), secrets={"login": other}) as pod:
-        assert pod.log("gate").splitlines().count(f"the Secret login {NO_KEYS}, continuing without it") == 1
+        lines = pod.log("gate").splitlines()
+        assert lines.count(f"the Secret login {NO_KEYS}, continuing without it") == 1
+        assert lines.count(f"ready, but the Secret login {NO_KEYS}") == 1
+        assert json.loads(send_request(pod, "/v2/").body) == {"warning": f"the Secret login {NO_KEYS}"}
         assert send_request(pod, manifest_path("any")).status == 403
         assert_nowhere(pod, PASSWORD)
 

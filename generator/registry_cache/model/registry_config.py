@@ -92,7 +92,8 @@ class Cache(Model):
     )
     secretReferenceName: Subdomain | None = Field(
         None,
-        description="A Secret in the release's namespace with the keys username and password for the upstream.",
+        description="A Secret in the release's namespace with the credentials for the upstream: the keys username and "
+        "password, or a pull secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg.",
         examples=["registry-example-com"],
     )
     proxy: Proxy = Field(default_factory=Proxy, description="The HTTP proxy between the cache and its upstream.")

@@ -103,6 +103,12 @@ def result_of(cache: FakeCache, image: str = "a/b:1") -> str:
     return prove.check_cache(cache.described(image), pause_seconds=0)
 
 
+def test_cache_that_reports_a_problem_fails_with_its_words(cache: FakeCache) -> None:
+    cache.answers["/v2/"] = 200, b'{"warning": "the Secret login does not exist or is empty"}'
+    with pytest.raises(prove.CheckFailed, match="the cache answers, but the Secret login does not exist or is empty"):
+        prove.check_cache(cache.described())
+
+
 def test_second_pull_from_the_volume_passes(cache: FakeCache) -> None:
     assert "pulled a/b:1 through the cache, and again from its volume (1 blob hits" in result_of(cache)
 

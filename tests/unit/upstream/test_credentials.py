@@ -43,7 +43,7 @@ def test_credentials_are_sent_byte_for_byte(tmp_path: Path, value: str, end: str
 def test_one_newline_at_the_end_is_dropped_and_bytes_that_are_not_text_are_kept(tmp_path: Path) -> None:
     (tmp_path / "username").write_bytes(b"\n\n")
     (tmp_path / "password").write_bytes(b"\xff\x00\r\n")
-    assert read_credentials(tmp_path) == (b"\n", b"\xff\x00\r")
+    assert read_credentials(tmp_path) == Credentials(b"\n", b"\xff\x00\r")
 
 
 def test_missing_or_empty_secret_has_no_credentials(tmp_path: Path) -> None:

@@ -68,8 +68,9 @@ def read_limits(folder: Path) -> Limits:
 
 
 def _to_configuration(fields: Fields) -> Configuration:
+    upstream = fields.take("upstream", to_text)
     return Configuration(
-        upstream=fields.take("upstream", to_text),
+        upstream=upstream,
         settings=Settings(
             remote_url=fields.take("remoteURL", to_text),
             credentials=fields.take("credentials", _to_path_or_none),
@@ -80,6 +81,7 @@ def _to_configuration(fields: Fields) -> Configuration:
             ca_file=fields.take("caFile", _to_path_or_none),
             credentials_source=fields.take("credentialsSource", to_optional_text),
             ca_source=fields.take("caSource", to_optional_text),
+            registry=upstream,
         ),
         tag_check_interval_seconds=fields.take("tagCheckInterval", to_seconds),
         fetch_ahead=fields.take("fetchAhead", _to_ahead_mode),

@@ -127,7 +127,9 @@ class Handler(BaseHTTPRequestHandler):
         health = self._parts.health
         if path == "/v2/":
             if health.problem is None:
-                self._send(200, b"{}", JSON)
+                # `helm test` shows the warning. A registry's answer is a JSON object too.
+                body = {"warning": health.warning} if health.warning else {}
+                self._send(200, json.dumps(body).encode(), JSON)
             else:
                 self._refuse(503, "UNAVAILABLE", health.problem)
         elif not health.is_loaded:

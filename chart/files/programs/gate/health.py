@@ -10,6 +10,7 @@ from common.log import log
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
     from pathlib import Path
 
 CHECK_SECONDS = 2.0
@@ -18,20 +19,25 @@ CHECK_SECONDS = 2.0
 class Health:
     """The readiness of the pod: the volume has been read and is readable, and distribution answers."""
 
-    def __init__(self, volume: Path, distribution_socket: Path) -> None:
-        """Start as not ready."""
+    def __init__(
+        self, volume: Path, distribution_socket: Path, find_warning: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """Start as not ready; `find_warning` returns what limits a pod that is ready."""
+        self._find_warning = find_warning
         self._volume = volume
         self._distribution_socket = distribution_socket
         self.problem: str | None = "the volume is being read"
+        self.warning: str | None = None
         self.is_loaded = False
         self.is_stopping = False
 
     def check(self) -> None:
         """Look for a problem, and log it when it has changed."""
-        problem = self._find_problem()
-        if problem != self.problem:
-            log("ready" if problem is None else f"not ready: {problem}")
-        self.problem = problem
+        problem, warning = self._find_problem(), self._find_warning()
+        if (problem, warning) != (self.problem, self.warning):
+            ready = f"ready, but {warning}" if warning else "ready"
+            log(ready if problem is None else f"not ready: {problem}")
+        self.problem, self.warning = problem, warning
 
     def check_until(self, stop: threading.Event) -> None:
         """Check every few seconds until `stop` is set."""

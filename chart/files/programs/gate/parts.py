@@ -87,7 +87,7 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         repeats=Repeats(),
         verifying=threading.Lock(),
         metrics=metrics,
-        health=Health(volume, sockets / DISTRIBUTION_SOCKET),
+        health=Health(volume, sockets / DISTRIBUTION_SOCKET, client.find_problem),
         is_upstream_away=lambda: upstream.is_away,
         count_refused_credentials=lambda: client.credentials_refused,
         count_upstream_connections=lambda: client.connections_opened,

@@ -76,14 +76,18 @@ def check_cache(cache: Cache, pause_seconds: float = 1) -> str:
     """Check a cache and return what it did.
 
     Raises:
-        CheckFailed: The cache does not answer, its upstream cannot be reached or refuses, or no second pull was a hit.
+        CheckFailed: The cache does not answer or reports a problem, its upstream cannot be reached or refuses, or no
+            second pull was a hit.
     """
     try:
-        fetch(f"{cache.endpoint.url}/v2/")
+        warning = read_warning(fetch(f"{cache.endpoint.url}/v2/"))
         at_start = read_counters(cache)
     except RequestFailed as problem:
         message = f"the cache does not answer as it should: {problem}"
         raise CheckFailed(message) from problem
+    if warning:
+        message = f"the cache answers, but {warning}"
+        raise CheckFailed(message)
     if not cache.image:
         return "the cache answers; there is no image to pull through it (set one in helmTest.images)"
     try:
@@ -111,6 +115,15 @@ def check_cache(cache: Cache, pause_seconds: float = 1) -> str:
         raise CheckFailed(message) from problem
     message = f"{cache.image} can be pulled through the cache, but never comes from its volume: nothing is stored there"
     raise CheckFailed(message)
+
+
+def read_warning(body: bytes) -> str:
+    """Return what a cache that answers reports about itself, such as a Secret without credentials, or nothing."""
+    try:
+        answer = parse_json(body)
+    except ValueError:
+        return ""
+    return str(answer.get("warning", "")) if isinstance(answer, dict) else ""
 
 
 def find_smallest_blob_upstream(cache: Cache, pause_seconds: float) -> tuple[str, str]:

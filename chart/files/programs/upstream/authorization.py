@@ -16,22 +16,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from upstream.challenges import Challenge, parse_challenges
-from upstream.credentials import read_credentials
 from upstream.errors import Denied, Kind, Unavailable, translate_errors
 from upstream.exchange import Request
+from upstream.pull_secret import UnusableSecret
 from upstream.tokens import TokenCache, parse_token
 from upstream.urls import Url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
-    from pathlib import Path
 
     from upstream.credentials import Credentials
     from upstream.exchange import Reply
+    from upstream.pull_secret import MountedSecret
     from upstream.tokens import Token
     from upstream.urls import Origin
 
 MAX_TOKEN_BYTES = 1024 * 1024
+# What the client calls itself where it exchanges an identity token.
+CLIENT_ID = "registry-cache"
 # How long a line of the same topic is not logged again.
 LOG_AGAIN_SECONDS = 300.0
 # How long refused credentials are not tried again. Servers lock out clients that try too often.
@@ -60,19 +62,17 @@ class Authorizer:
     def __init__(
         self,
         origin: Origin,
-        folder: Path | None,
-        source: str,
+        secret: MountedSecret | None,
         *,
         send: Callable[[Request, str | None], Reply],
         log: Callable[[str], None],
     ) -> None:
-        """Take the folder with the credentials; `source` is what messages call the object that it comes from.
+        """Take the Secret with the credentials, if there is one.
 
         `send` sends a request with a header Authorization, or without one for None.
         """
         self._origin = origin
-        self._folder = folder
-        self._source = source
+        self._secret = secret
         self._send = send
         self._log = log
         self._lock = threading.Lock()
@@ -88,46 +88,52 @@ class Authorizer:
         # How often the upstream or its token server refused the credentials with status 401.
         self.credentials_refused = 0
 
-    def read_credentials(self) -> Credentials | None:
-        """Return the credentials, and log what is wrong with them."""
+    def find_problem(self) -> str | None:
+        """Return what is wrong with the Secret with the credentials, or None."""
         try:
-            credentials = read_credentials(self._folder)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self._log_seldom("unreadable", f"the credentials cannot be read, continuing without them: {reason}")
-            return None
-        if credentials is None and self._folder is not None:
-            # These look alike here, because the kubelet mounts an empty folder for a Secret that does not exist.
-            problem = f"{self._source} does not exist or has no keys username and password"
-            self._log_seldom("absent", f"{problem}, continuing without it")
-        return credentials
+            if self._secret is not None:
+                self._secret.read()
+        except UnusableSecret as problem:
+            return str(problem)
+        return None
+
+    def log_problem(self) -> None:
+        """Log what is wrong with the Secret, unless that was done a while ago."""
+        if problem := self.find_problem():
+            self._log_seldom("secret", f"{problem}, continuing without it")
+
+    def _read_credentials(self, repository: str) -> tuple[Credentials, ...]:
+        """Return the credentials for a repository, in the order in which to try them."""
+        try:
+            return () if self._secret is None else self._secret.read().choose(repository)
+        except UnusableSecret:
+            self.log_problem()
+            return ()
 
     def open(self, request: Request, repository: str) -> Reply:
         """Send a request with the credentials, or without if they do not help, since public images need none.
 
         Raises:
-            Denied: The upstream refuses access in both ways.
+            Denied: The upstream refuses access in each way.
             Unavailable: There is no useful answer.
         """
-        credentials = self.read_credentials()
-        try:
-            with self._after_first_request(request.deadline):
-                return self._open_as(credentials, request, repository)
-        except _Refused as refusal:
-            reason = str(refusal)
-        if credentials is None:
-            raise Denied(reason)
-        changed = self.read_credentials()
-        if changed not in (None, credentials):
+        tried: list[Credentials] = []
+        reason = ""
+        # They are read again after each attempt, since the Secret may have changed.
+        while untried := [one for one in self._read_credentials(repository) if one not in tried]:
+            tried.append(untried[0])
             try:
-                return self._open_as(changed, request, repository)
+                with self._after_first_request(request.deadline):
+                    return self._open_as(untried[0], request, repository)
             except _Refused as refusal:
                 reason = str(refusal)
-        self._log_seldom(reason, f"the credentials cannot be used: {reason}; trying {repository} without them")
+        if tried:
+            self._log_seldom(reason, f"the credentials cannot be used: {reason}; trying {repository} without them")
         try:
-            return self._open_as(None, request, repository)
+            with self._after_first_request(request.deadline):
+                return self._open_as(None, request, repository)
         except _Refused as refusal:
-            message = f"with the credentials, {reason}; without them, {refusal}"
+            message = f"with the credentials, {reason}; without them, {refusal}" if tried else str(refusal)
             raise Denied(message) from None
 
     @contextmanager
@@ -181,7 +187,8 @@ class Authorizer:
         if challenge is None:
             return _Authorization()
         if challenge.scheme == "basic":
-            if credentials is None:
+            # An identity token can only be exchanged for a token.
+            if credentials is None or credentials.identity_token:
                 return _Authorization()
             key: Hashable = ("basic", scope, credentials)
             self._check_not_refused(key)
@@ -200,17 +207,15 @@ class Authorizer:
             raise _Refused(message)
         key = (realm, service, scope, credentials)
         self._check_not_refused(key)
-        query = urllib.parse.urlencode([*([("service", service)] if service else []), ("scope", scope)])
-        url = Url(realm.origin, f"{realm.target}{'&' if '?' in realm.target else '?'}{query}")
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-        request = Request("GET", "token", url, headers, deadline)
+        request = _token_request(realm, service, scope, credentials, deadline)
         token, is_new = self._tokens.get(key, deadline, lambda: self._fetch_token(request, credentials, key))
         return _Authorization(f"Bearer {token.value}", key=key, token=token, is_new=is_new)
 
     def _fetch_token(self, request: Request, credentials: Credentials | None, key: Hashable) -> Token:
         requested_at = time.monotonic()
         try:
-            reply = self._send(request, credentials.basic() if credentials else None)
+            # With an identity token, the credentials are in the body.
+            reply = self._send(request, credentials.basic() if credentials and not request.body else None)
             try:
                 if not reply.refuses_access:
                     return _read_token(reply, requested_at)
@@ -263,6 +268,20 @@ class Authorizer:
                 return
             self._logged[topic] = now + LOG_AGAIN_SECONDS
         self._log(line)
+
+
+def _token_request(realm: Url, service: str, scope: str, credentials: Credentials | None, deadline: float) -> Request:
+    """Return the request for a token; an identity token takes the way of OAuth 2 (distribution, auth/oauth.md)."""
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    parameters = [*([("service", service)] if service else []), ("scope", scope)]
+    if credentials is None or not credentials.identity_token:
+        query = urllib.parse.urlencode(parameters)
+        url = Url(realm.origin, f"{realm.target}{'&' if '?' in realm.target else '?'}{query}")
+        return Request("GET", "token", url, headers, deadline)
+    grant = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID), ("refresh_token", credentials.identity_token)]
+    body = urllib.parse.urlencode([*grant, *parameters]).encode()
+    headers |= {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": str(len(body))}
+    return Request("POST", "token", realm, headers, deadline, body=body)
 
 
 def _read_token(reply: Reply, requested_at: float) -> Token:

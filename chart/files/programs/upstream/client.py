@@ -20,6 +20,7 @@ from upstream.connections import Connections
 from upstream.errors import Kind, NotFound, Unavailable
 from upstream.exchange import Request, outcome_of
 from upstream.proxies import Proxies
+from upstream.pull_secret import MountedSecret
 from upstream.reference import BLOB
 from upstream.tls import TrustedAuthorities
 from upstream.urls import UNESCAPED, Url
@@ -49,7 +50,8 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)
 class Settings(NamedTuple):
     """How to reach the upstream; anything that is not configured is empty or None.
 
-    `credentials` and `proxy_credentials` are folders with the files `username` and `password`. `connect_timeout` is the
+    `credentials` is the folder of a pull secret (pull_secret.py), in which the upstream is called `registry`, and
+    `proxy_credentials` one with the files `username` and `password`. `connect_timeout` is the
     part of an answer's time, in seconds, that connecting may take. `credentials_source` and `ca_source` are what
     messages call the objects that the files come from. `headers` are sent with each request.
     """
@@ -65,6 +67,7 @@ class Settings(NamedTuple):
     credentials_source: str = "the Secret"
     ca_source: str = "the ConfigMap or Secret of authorities"
     headers: Mapping[str, str] = MappingProxyType({})
+    registry: str = ""
 
 
 class Range(NamedTuple):
@@ -182,21 +185,27 @@ class Client:
         proxies = Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy)
         authorities = TrustedAuthorities(settings.ca_file, settings.ca_source)
         self._connections = Connections(proxies, settings.proxy_credentials, authorities, settings.connect_timeout)
-        self._authorizer = Authorizer(
-            self._url.origin, settings.credentials, settings.credentials_source, send=self._follow, log=log
-        )
+        secret = None
+        if settings.credentials is not None:
+            registries = settings.registry, self._url.origin.authority
+            secret = MountedSecret(settings.credentials, settings.credentials_source, registries)
+        self._authorizer = Authorizer(self._url.origin, secret, send=self._follow, log=log)
         self._headers = settings.headers
         self._observe = observe
         self._received = received
         self._read_timeout = read_timeout
         # The server that the upstream redirected to last for a blob.
         self._blob_server: Origin | None = None
-        self._authorizer.read_credentials()
+        self._authorizer.log_problem()
         if settings.ca_file is not None:
             try:
                 authorities.context()
             except Unavailable as problem:
                 log(problem.message)
+
+    def find_problem(self) -> str | None:
+        """Return what is wrong with the Secret with the credentials, or None."""
+        return self._authorizer.find_problem()
 
     @property
     def credentials_refused(self) -> int:
@@ -287,13 +296,16 @@ class Client:
             if url.origin.scheme == "http" and request.url.origin.scheme == "https" and not request.has_digest:
                 message = f"{reply.url.origin} redirects to plain http, at {url.origin}, without a digest to check"
                 raise Unavailable(Kind.REDIRECTS, message)
+            if request.body and url.origin != request.url.origin:
+                message = f"{reply.url.origin} redirects a request with credentials to {url.origin}"
+                raise Unavailable(Kind.REDIRECTS, message)
         message = f"{request.url.origin} redirects more than {MAX_REDIRECTS} times"
         raise Unavailable(Kind.REDIRECTS, message)
 
     def _send(self, request: Request, url: Url, headers: Mapping[str, str]) -> Reply:
         start = time.monotonic()
         try:
-            reply = self._connections.send(request.method, url, headers, request.deadline)
+            reply = self._connections.send(request.method, url, headers, request.deadline, request.body)
         except Unavailable as problem:
             self._observe(request.label, problem.kind, time.monotonic() - start)
             raise

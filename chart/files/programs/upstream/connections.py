@@ -120,7 +120,7 @@ class Connections:
         # How many connections to servers have been opened.
         self.opened = 0
 
-    def send(self, method: str, url: Url, headers: Mapping[str, str], deadline: float) -> Reply:
+    def send(self, method: str, url: Url, headers: Mapping[str, str], deadline: float, body: bytes = b"") -> Reply:
         """Send a request, which must be safe to repeat, and wait for the head of the answer.
 
         A server may close an idle connection at any time. If this is noticed only after the request was sent, the
@@ -130,7 +130,7 @@ class Connections:
             Unavailable: There is no answer by the deadline.
         """
         route = self._route(url.origin)
-        message = _Message(method, url, _head_of(method, url, headers, route), deadline)
+        message = _Message(method, url, _head_of(method, url, headers, route) + body, deadline)
         connection = self._pool.take(route)
         if connection is not None:
             try:

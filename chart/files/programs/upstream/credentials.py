@@ -10,10 +10,12 @@ if TYPE_CHECKING:
 
 
 class Credentials(NamedTuple):
-    """A user name and a password: whatever bytes the Secret holds, which are never printed."""
+    """A user name and a password, or an identity token: whatever bytes the Secret holds, which are never printed."""
 
     username: bytes
     password: bytes
+    identity_token: bytes = b""
+    """Exchanged for a token at the token server, instead of the user name and the password."""
 
     def __repr__(self) -> str:
         """Show nothing of them, since this may end up in a log."""
@@ -30,27 +32,32 @@ def read_credentials(folder: Path | None) -> Credentials | None:
     Raises:
         OSError: The files exist and cannot be read.
     """
-    if folder is None:
-        return None
-    version = _current_version(folder)
+    values = {} if folder is None else read_secret(folder, ("username", "password"))
+    credentials = Credentials(values.get("username", b""), values.get("password", b""))
+    return credentials if len(values) > 1 and any(credentials) else None
+
+
+def read_secret(folder: Path, keys: tuple[str, ...]) -> dict[str, bytes]:
+    """Return the values of those keys that a mounted Secret has, all of the same version of it.
+
+    Raises:
+        OSError: A file exists and cannot be read.
+    """
     while True:
-        try:
-            credentials = Credentials(_read_value(version / "username"), _read_value(version / "password"))
-        except (FileNotFoundError, NotADirectoryError):
-            previous, version = version, _current_version(folder)
-            # The kubelet may have replaced it in the meantime.
-            if version != previous:
+        version = _current_version(folder)
+        values = {}
+        for key in keys:
+            try:
+                # Most tools that write files add a newline.
+                values[key] = (version / key).read_bytes().removesuffix(b"\n")
+            except (FileNotFoundError, NotADirectoryError):
                 continue
-            return None
-        return credentials if any(credentials) else None
+        # The kubelet may have replaced it in the meantime.
+        if len(values) == len(keys) or version == _current_version(folder):
+            return values
 
 
 def _current_version(folder: Path) -> Path:
     """Return the folder with the files of one version: the kubelet swaps the link ..data once a new one is complete."""
     data = folder / "..data"
     return data.resolve() if data.is_symlink() else folder
-
-
-def _read_value(path: Path) -> bytes:
-    # Most tools that write files add a newline.
-    return path.read_bytes().removesuffix(b"\n")

@@ -27,7 +27,7 @@ HTTP_1_1 = 11
 class Request(NamedTuple):
     """A request as it is sent at first; `label` is what metrics count it as.
 
-    `has_digest` says that the answer will be compared with a digest.
+    `has_digest` says that the answer will be compared with a digest. A body is sent to the server of `url` alone.
     """
 
     method: str
@@ -36,6 +36,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     deadline: float
     has_digest: bool = False
+    body: bytes = b""
 
 
 class _Release(Protocol):
