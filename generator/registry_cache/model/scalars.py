@@ -131,7 +131,7 @@ Namespace = Annotated[
     Field(title="the name of a namespace, or empty", pattern=f"^({_LABEL})?$", max_length=63, examples=["monitoring"]),
 ]
 PullSecret = Annotated[
-    Subdomain | dict[Literal["name"], Subdomain],
+    Subdomain | Annotated[dict[Literal["name"], Subdomain], Field(min_length=1)],
     WithJsonSchema(
         {
             "type": ["string", "object"],
