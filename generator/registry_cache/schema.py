@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
+# Editors load the schema from here. It never changes; the schema of a release is at its tag, in place of `main`.
+ID = "https://raw.githubusercontent.com/registry-cache/registry-cache/main/values.schema.json"
 
 
 @cache
@@ -25,7 +27,7 @@ def model_schema() -> dict[str, Any]:
 @cache
 def values_schema() -> dict[str, Any]:
     """Return the schema of a values file: the model's values, `enabled`, and those that have a new name."""
-    schema = copy.deepcopy(model_schema())
+    schema = {"$schema": DRAFT, "$id": ID, **copy.deepcopy(model_schema())}
     schema["properties"]["enabled"] = {
         "type": "boolean",
         "description": "Not used. A parent chart may have it as the condition of this dependency.",
@@ -44,6 +46,7 @@ def chart_schema() -> dict[str, Any]:
     chart's templates refuse it.
     """
     schema = copy.deepcopy(values_schema())
+    del schema["$id"]  # it is another schema than the published one
     _require_defaults(schema, model_schema())
     del schema["properties"]["caches"]["minItems"]
     return schema

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from made_documents import VALUES
 from pydantic import ValidationError
 from registry_cache.model.cache_pods import CacheResources, UpstreamSettings
 from registry_cache.model.pods import Toleration
 from registry_cache.model.values import RENAMED_VALUES, Values
-from registry_cache.schema import model_schema, values_schema
+from registry_cache.regenerate import REPOSITORY
+from registry_cache.schema import chart_schema, model_schema, values_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,13 @@ def test_schema_is_closed_and_names_its_draft() -> None:
             assert "properties" not in inner or inner["additionalProperties"] is False, f"{path} is open"
         if isinstance(each := part.get("additionalProperties"), dict) and "properties" in each:
             assert each["additionalProperties"] is False, f"{path} is open"
+
+
+def test_published_schema_has_an_address_that_no_other_schema_has() -> None:
+    published = json.loads((REPOSITORY / "values.schema.json").read_text())
+    assert published["$id"] == "https://raw.githubusercontent.com/registry-cache/registry-cache/main/values.schema.json"
+    assert "$id" not in chart_schema()
+    assert "$id" not in model_schema()
 
 
 def test_values_without_a_default_are_optional_or_required() -> None:
@@ -85,6 +93,7 @@ def test_schema_and_model_agree() -> None:
 
     @settings(max_examples=3000)
     @given(VALUES)
+    @example({"caches": [{"upstream": "docker.io"}], "imagePullSecrets": [{}]})
     def check(document: dict[str, Any]) -> None:
         try:
             Values.model_validate_json(json.dumps(document), strict=True)
