@@ -79,6 +79,20 @@ lint: setup ## Check style and types
 generate: setup ## Write the schema, the values file, the reference, the dashboard and the rules from the model
 	$(RUN) -m registry_cache.regenerate
 
+.PHONY: update
+update: setup ## Take newer patch versions of programs and images, and the digests of the images; then run the fast tests
+	$(RUN) -m publishing.update
+	$(RUN) -m registry_cache.regenerate
+	$(MAKE) test-fast
+
+.PHONY: release
+release: setup ## Build the files of a tag into build/release (TAG=v1.2.3, RELEASE_ARGS="--pgp-key NAME --pgp-keyring FILE")
+	@$(RUN) -m publishing.run_release build --tag "$(TAG)" $(RELEASE_ARGS)
+
+.PHONY: publish
+publish: setup ## Push the chart in build/release, and sign it (REGISTRY=ghcr.io/name/charts, PUBLISH_ARGS="--cosign-key FILE")
+	@$(RUN) -m publishing.run_release publish --registry "$(REGISTRY)" $(PUBLISH_ARGS)
+
 .PHONY: docs
 docs: setup ## Build the documentation site into build/site, with every link checked
 	@export NO_MKDOCS_2_WARNING=1; $(RUN) -m mkdocs build --strict

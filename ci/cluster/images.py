@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from machine import locks, tools
 from machine.paths import REPOSITORY, cache_folder
+from registry_cache.model.pods import Images
 from upstreams import oci, pki
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ PAUSE = "registry.k8s.io/pause:3.10.1"
 COREDNS = f"registry.k8s.io/coredns/coredns:{tools.pinned()['go']['coredns']['version']}"
 LOCAL_PATH = f"docker.io/rancher/local-path-provisioner:{tools.pinned()['go']['local-path-provisioner']['version']}"
 BUSYBOX = "docker.io/library/busybox:stable"
-REGISTRY = f"docker.io/library/registry:{tools.pinned()['go']['distribution']['version'].removeprefix('v')}"
-PYTHON = "docker.io/library/python:3.13-alpine"
-NGINX = "docker.io/library/nginx:1.28.0-alpine"
+REGISTRY, NGINX, PYTHON = (image.reference for _, image in Images())
 
 UNUSED_SECONDS = 24 * 3600.0
 CA_PATH = "etc/ssl/certs/ca-certificates.crt"

@@ -20,7 +20,10 @@ CACHES = ("GOCACHE", "GOMODCACHE")
 
 @dataclass(frozen=True)
 class GoTool:
-    """One Go module and the programs that are built from it."""
+    """One Go module and the programs that are built from it.
+
+    With `replacements`, the module's own replace directives apply, except those that name a folder.
+    """
 
     name: str
     module: str
@@ -28,6 +31,7 @@ class GoTool:
     binaries: dict[str, str]
     seconds: int
     staging: str | None = None
+    replacements: bool = False
     stamp: dict[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
 
@@ -52,6 +56,8 @@ class GoTool:
         if self.staging:
             required = _go(["go", "mod", "download", "-json", f"{self.module}@{self.version}"], work)
             lines += [f"replace {name} => {name} {self.staging}" for name in _unversioned_requirements(required)]
+        if self.replacements:
+            lines += _published_replacements(self.module, self.version, work)
         (work / "go.mod").write_text("\n".join(lines) + "\n")
 
 
@@ -64,6 +70,16 @@ def module_folder(module: str, version: str, work: Path) -> Path:
     return Path(json.loads(_go(["go", "mod", "download", "-json", f"{module}@{version}"], work))["Dir"])
 
 
+def module_versions(module: str, work: Path) -> list[str]:
+    """Return the published versions of a module.
+
+    Raises:
+        SetupFailed: They cannot be listed.
+    """
+    versions: list[str] = json.loads(_go(["go", "list", "-m", "-versions", "-json", module], work)).get("Versions", [])
+    return versions
+
+
 def _unversioned_requirements(download_json: str) -> list[str]:
     """Return the staging modules, which kubernetes' go.mod requires at v0.0.0 and has as folders in its workspace."""
     go_mod = Path(json.loads(download_json)["GoMod"]).read_text()
@@ -71,6 +87,17 @@ def _unversioned_requirements(download_json: str) -> list[str]:
         line.split()[0] for line in go_mod.splitlines() if line.startswith("\t") and line.split()[1:2] == ["v0.0.0"]
     ]
     return sorted(set(names))
+
+
+def _published_replacements(module: str, version: str, work: Path) -> list[str]:
+    """Return the replace directives of a module whose replacements are published modules."""
+    download = json.loads(_go(["go", "mod", "download", "-json", f"{module}@{version}"], work))
+    replaced = json.loads(_go(["go", "mod", "edit", "-json", download["GoMod"]], work))["Replace"]
+    return [
+        f"replace {' '.join(each['Old'].values())} => {each['New']['Path']} {each['New']['Version']}"
+        for each in replaced
+        if "Version" in each["New"]
+    ]
 
 
 def _go(command: list[str], work: Path) -> str:

@@ -36,7 +36,7 @@ def pinned() -> dict[str, Any]:
 
 
 def go_tools(section: str = "go") -> dict[str, GoTool]:
-    """Return the programs that are built from Go modules, by name; no cluster runs those of `go-for-tests`."""
+    """Return the programs that are built from Go modules, by name; no cluster runs those of the other sections."""
     return {
         name: GoTool(name=name, **{**entry, "tags": tuple(entry.get("tags", ()))})
         for name, entry in pinned()[section].items()
@@ -97,6 +97,21 @@ def containerd_2(minor: int) -> Path:
     return go_tools("go-for-tests")[f"containerd-2-{minor}"].folder(cache_folder()) / "containerd"
 
 
+def actionlint() -> Path:
+    """Return the program that checks GitHub's workflows, after building it if it is missing."""
+    return _on_demand("actionlint")
+
+
+def cosign() -> Path:
+    """Return the program that signs OCI artifacts, after building it if it is missing."""
+    return _on_demand("cosign")
+
+
+def argocd() -> Path:
+    """Return the program that is every part of Argo CD, by the name of its command; build it if it is missing."""
+    return _on_demand("argocd")
+
+
 def faketime() -> Path:
     """Return the library that gives a program, by LD_PRELOAD, a wall clock of its own."""
     root = _package_set("faketime").folder(cache_folder())
@@ -122,6 +137,18 @@ def ensure_yaml_language_server() -> None:
 def ensure_registry() -> None:
     """Get the programs of the upstream registries and of the images, which a kind cluster needs too."""
     run_missing([*_debian_steps("tools", *IMAGES), _go_step(go_tools()["distribution"])])
+
+
+def ensure_distribution() -> None:
+    """Get distribution alone, for a registry on this machine."""
+    run_missing([_go_step(go_tools()["distribution"])])
+
+
+def gpg() -> tuple[Path, Path]:
+    """Return GnuPG and its agent, which only the tests of a release run, after getting them if they are missing."""
+    run_missing(_debian_steps("gnupg"))
+    programs = _package_set("gnupg").folder(cache_folder()) / "programs"
+    return programs / "gpg", programs / "gpg-agent"
 
 
 def custom_resources() -> list[Path]:
@@ -211,6 +238,12 @@ def _definition_steps() -> list[Step]:
 
 def _go_step(tool: GoTool) -> Step:
     return Step(f"{tool.name} {tool.version}", tool.seconds, tool.folder(cache_folder()), tool.build)
+
+
+def _on_demand(name: str) -> Path:
+    tool = go_tools("go-on-demand")[name]
+    run_missing([_go_step(tool)])
+    return tool.folder(cache_folder()) / name
 
 
 def _debian_steps(*names: str) -> list[Step]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 DOCUMENTS = [
-    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "chart/README.md")),
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "chart/README.md")),
     *PAGES,
 ]
 # Documents outside of docs/ and pages on the site can refer to each other by these addresses only.

@@ -29,6 +29,11 @@ class Image(Model):
     digest: Digest = Field("", description="The digest. It wins over the tag.")
     pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="The pull policy.")
 
+    @property
+    def reference(self) -> str:
+        """The reference of the image, as the chart writes it."""
+        return f"{self.registry}/{self.repository}{f'@{self.digest}' if self.digest else f':{self.tag}'}"
+
 
 class DistributionImage(Image):
     """The image of distribution."""
