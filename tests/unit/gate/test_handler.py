@@ -125,6 +125,26 @@ def blob_path(content: bytes) -> str:
     return f"/v2/a/b/blobs/{digest(content)}"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_manifest_is_not_served_as_a_blob_unless_the_upstream_does(
+    serve: Serve, ask: Ask, store: Store, method: str
+) -> None:
+    """A node that gets a manifest from blobs/ keeps it under the wrong media type."""
+    name = store.put_manifest("a/b", IMAGE_MANIFEST, "v1")
+
+    def refuse(asked: Asked) -> MadeAnswer:
+        message = "the upstream has no such blob"
+        raise NotFound(message)
+
+    parts = serve(MadeSource(refuse))
+    assert ask(method, blob_path(IMAGE_MANIFEST)).status == 404
+    assert store.read_manifest("a/b", name) == IMAGE_MANIFEST
+    put_blob(store, "a/b", CONTENT)
+    response = ask(method, f"/v2/a/b/manifests/{digest(CONTENT)}")
+    assert response.status == 404
+    assert parts.fetches.count() == 0
+
+
 def test_head_of_an_unknown_blob_has_the_length_from_the_upstream(serve: Serve, ask: Ask) -> None:
     def answer(asked: Asked) -> MadeAnswer:
         assert asked.method == "HEAD"

@@ -200,6 +200,8 @@ class AnySequence(RuleBasedStateMachine):
         if how == "flip" or (how == "truncate" and late):
             # This shows only in the content, or in a manifest that may not be stored.
             self.store.verify_blob(digest(content))
+        for repository in REPOSITORIES:
+            assert self.store.read_manifest(repository, digest(content)) is None
         assert self.store.find_blob(digest(content)) is None
         assert not path.exists()
 
@@ -329,11 +331,12 @@ class AnySequence(RuleBasedStateMachine):
     def snapshot(self) -> Any:
         index = self.store._index
         blobs = {
-            name: (blob.size, blob.disk_bytes, blob.links, blob.revisions, blob.references)
+            name: (blob.size, blob.disk_bytes, set(blob.links), blob.revisions, blob.references)
             for name, blob in index.blobs.items()
         }
         interrupted = {name: (blob.size, blob.disk_bytes) for name, blob in index.interrupted.items()}
-        return blobs, index.tags, index.stated_sizes, interrupted
+        sizes = {name: index.expected_size(digest(content)) for name, content in ALL.items()}
+        return blobs, index.tags, index.references.count, sizes, dict(index.links_by_repository), interrupted
 
 
 TestAnySequence = AnySequence.TestCase

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -31,6 +32,8 @@ from made_stores import (
     remount,
     small_disk,
 )
+from store import index as index_module
+from store import writing
 from store.store import NoRoom, Store
 from upstreams.oci import MANIFEST, digest
 
@@ -64,6 +67,9 @@ def test_manifest_is_found_by_digest_and_by_tag(store: Store, tmp_path: Path, me
 
 def test_manifest_of_one_repository_can_be_read_from_another(store: Store, tmp_path: Path) -> None:
     name = store.put_manifest("one", manifest_of(b"config", []))
+    assert store.read_manifest("other", name) == manifest_of(b"config", [])
+    assert not link_path(tmp_path, "other", REVISIONS, name).exists()
+    store.put_manifest("other", index_of([manifest_of(b"config", [])]))
     assert store.read_manifest("other", name) == manifest_of(b"config", [])
     assert link_path(tmp_path, "other", REVISIONS, name).read_text() == name
 
@@ -144,7 +150,7 @@ def test_content_that_is_not_a_proper_manifest_is_stored_and_refers_to_nothing(s
         manifest %= digest(b"x").encode()
     name = store.put_manifest("one", manifest)
     assert store.read_manifest("one", name) == manifest
-    assert store._index.stated_sizes == {}
+    assert store._index.references.count == 0
 
 
 def test_references_of_a_manifest_with_too_many_take_no_memory(store: Store) -> None:
@@ -202,16 +208,54 @@ def test_image_in_use_does_not_expire_although_only_its_manifest_is_requested(
         clock.now += 90
         store.mark_used("one", index)
         store.expire(100)
-    assert all(store.find_blob(name) for name in (index, manifest, *names))
+    assert store.read_manifest("one", index)
+    assert store.read_manifest("one", manifest)
+    assert all(store.find_blob(name) for name in names)
     assert store.find_blob(cold) is None
     assert open_store(tmp_path).expire(100) == []
 
 
-def test_use_links_a_blob_in_the_repository(store: Store, tmp_path: Path) -> None:
+def test_content_is_found_as_what_it_was_stored(store: Store, open_store: Callable[..., Store], tmp_path: Path) -> None:
+    image = manifest_of(b"", [content(1)])
+    manifest, layer = store.put_manifest("one", image), put_blob(store, "one", content(1))
+    for opened in (store, open_store(tmp_path)):
+        assert (opened.find_blob(manifest), opened.find_blob(layer)) == (None, 64 * KIB)
+        assert (opened.read_manifest("one", manifest), opened.read_manifest("one", layer)) == (image, None)
+    # Some registries serve it as both.
+    put_blob(store, "two", image)
+    for opened in (store, open_store(tmp_path)):
+        assert opened.find_blob(manifest) == len(image)
+        assert opened.read_manifest("one", manifest) == image
+
+
+def test_blob_has_a_bounded_number_of_links(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "MAX_LINKS", 20)
+    monkeypatch.setattr(index_module, "MAX_LINKS", 20)
     layer = put_blob(store, "one", content(1))
-    manifest = store.put_manifest("one", manifest_of(b"", [content(1)]))
+    manifest = manifest_of(b"", [content(1)])
+    for number in range(30):
+        with suppress(NoRoom):
+            store.put_manifest(f"place{number}", manifest, "v1")
+        store.mark_used(f"place{number}", layer)
+    with pytest.raises(NoRoom, match="has 20 links"):
+        store.put_manifest("another", manifest, "v1")
+    assert {len(blob.links) for blob in store._index.blobs.values()} == {11, 20}
+    assert store.find_blob(layer)
+    assert store.inaccessible == {}
+    assert find_faults(tmp_path) == []
+
+
+def test_use_links_a_blob_in_a_repository_whose_manifest_names_it(store: Store, tmp_path: Path) -> None:
+    layer = put_blob(store, "one", content(1))
+    image = manifest_of(b"", [content(1)])
+    manifest = store.put_manifest("one", image)
+    for repository in ("other/place", "made/up"):
+        store.mark_used(repository, layer)
+        assert store.read_manifest(repository, manifest) == image
+    assert sorted(path.name for path in (tmp_path / "docker/registry/v2/repositories").iterdir()) == ["one"]
+    store.put_manifest("other/place", index_of([image]))
+    assert store.read_manifest("other/place", manifest) == image
     store.mark_used("other/place", layer)
-    store.mark_used("other/place", manifest)
     assert link_path(tmp_path, "other/place", LAYERS, layer).read_text() == layer
     assert link_path(tmp_path, "other/place", REVISIONS, manifest).read_text() == manifest
     store.mark_used("other/place", digest(b"not there"))
@@ -351,6 +395,7 @@ def test_link_that_cannot_be_written_is_one_error_however_often_the_blob_is_used
         store = Store(disk, 8 << 20)
         store.load()
         name = put_blob(store, "one", content(1))
+        store.put_manifest("two", manifest_of(b"", [content(1)]))
         remount(disk, "ro")
         for _ in range(5):
             store.mark_used("two", name)

@@ -8,8 +8,10 @@ if the disk reports an error, except those that record errors.
 from __future__ import annotations
 
 import errno
-import itertools
+import fcntl
 import os
+import secrets
+import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,6 @@ class Files:
         self.layout = layout
         self.inaccessible: dict[str, OSError] = {}
         """The last error for each path or digest that could not be read, written or removed."""
-        self._numbers = itertools.count(1)
 
     @contextmanager
     def recording_errors(self, name: Path | str) -> Iterator[None]:
@@ -55,7 +56,8 @@ class Files:
 
     def temporary_path(self) -> Path:
         """Return a path for a new file, which is renamed when it is complete."""
-        return self.layout.incoming / str(next(self._numbers))
+        # Another program that writes to the same volume, although it should not, must not use the same name.
+        return self.layout.incoming / secrets.token_hex(8)
 
     def rename(self, source: Path, target: Path) -> list[Path]:
         """Give a complete file its final name, and return the folders whose entries changed, to be flushed."""
@@ -95,7 +97,7 @@ class Files:
 def create_file(path: Path) -> int:
     """Create an empty file, and return its descriptor."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -107,6 +109,30 @@ def write_file(path: Path, content: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_open(path: Path) -> bool:
+    """Return whether somebody has a file open, the front for example, as far as the kernel of this node knows.
+
+    A file takes room until nobody has it open any more. The kernel grants a write lease (fcntl(2)) only to the one who
+    has a file open alone.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Who opens the file meanwhile waits until the lease is returned, and the kernel sends a signal to this program:
+        # this one is ignored by default.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        # Some file systems have no leases.
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def disk_bytes(status: os.stat_result) -> int:

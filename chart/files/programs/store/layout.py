@@ -32,8 +32,9 @@ TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 # The kinds of links.
 LAYER, REVISION, TAG_CURRENT, TAG_INDEX = "layer", "revision", "current", "index"
 
-# A reference takes about 500 bytes of memory while its manifest is stored. Images have far fewer.
+# Images have far fewer references. Those of a manifest with more are not kept.
 MAX_REFERENCES = 1000
+MAX_SIZE = (1 << 63) - 1
 
 
 class Link(NamedTuple):
@@ -137,5 +138,6 @@ def read_references(manifest: bytes) -> dict[str, int]:
         and isinstance(each.get("digest"), str)
         and DIGEST.fullmatch(each["digest"])
         and type(each.get("size")) is int
+        and 0 <= each["size"] <= MAX_SIZE
     }
     return references if len(references) <= MAX_REFERENCES else {}

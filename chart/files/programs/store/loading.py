@@ -176,8 +176,8 @@ class Loader:
     def _remove_truncated_blobs(self) -> None:
         """Discard blobs that are empty, or whose size no manifest states although some state others."""
         for digest, blob in list(self._index.blobs.items()):
-            sizes = self._index.stated_sizes.get(digest)
-            wrong = sizes and not blob.verified and blob.size not in sizes
+            sizes = set() if blob.verified else self._index.stated_sizes(digest)
+            wrong = sizes and blob.size not in sizes
             if wrong or (not blob.size and digest != EMPTY_DIGEST):
                 self._removal.remove_blob(digest, DAMAGED)
 

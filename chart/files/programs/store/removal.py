@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from store.files import is_open
 from store.layout import LAYER, REVISION, TAG_CURRENT, TAG_INDEX, Link
 
 if TYPE_CHECKING:
@@ -37,11 +38,16 @@ class Removal:
         """Bytes that were stored again since the start, after they had been evicted."""
 
     def remove_unused(self, digest: str, blob: Blob, last_use: float, *, reason: str) -> bool:
-        """Take the lock, remove a blob unless it was used after `last_use`, and return whether it was removed."""
+        """Take the lock, remove a blob unless it was used after `last_use`, and return whether it was removed.
+
+        A blob that somebody reads is used, and is not evicted.
+        """
         with self._index.lock:
             if self._index.interrupted.get(digest) is blob:
                 return self.remove_interrupted(digest)
             unused = self._index.blobs.get(digest) is blob and blob.last_use == last_use
+            if unused and reason == EVICTED and is_open(self._files.layout.blob_path(digest)):
+                return False
             return unused and self.remove_blob(digest, reason)
 
     def remove_blob(self, digest: str, reason: str) -> bool:

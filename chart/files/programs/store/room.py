@@ -31,6 +31,13 @@ GROWTH_BYTES = 16 * 1024 * 1024
 # The inodes to keep free, or a 20th of all on a small volume. A blob takes about six, with its folders and one link.
 MIN_FREE_INODES = 300
 INODES_PER_FILE = 2
+MIN_LARGE_INODES = 64
+# Blobs that take more than this share of the inodes of all content are evicted first when inodes are short.
+LARGE_INODES_SHARE = 0.01
+# Manifests are evicted last while they take less than this share of the room.
+MANIFESTS_SHARE = 0.1
+# All incoming blobs of unknown size together evict less than this share of the room.
+UNKNOWN_SIZE_SHARE = 0.1
 # The least to evict for a disk that reports that it is full although its figures say otherwise.
 MIN_EVICTED_BLOBS = 8
 
@@ -63,6 +70,9 @@ class Reservation:
     reserved_bytes: int = 0
     """The first of these bytes, for which room was made."""
     written_bytes: int = 0
+    has_known_size: bool = True
+    evicted_bytes: int = 0
+    """What was evicted for it."""
     allocated: bool = False
     """Whether the file system has set the reserved bytes aside; else they are only counted here."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -212,7 +222,7 @@ class Room:
         if not succeeds(Evicted()):
             self.evict_until(
                 lambda evicted: bool(evicted.digests) and succeeds(evicted),
-                manifests_last=reason != NO_INODES,
+                for_inodes=reason == NO_INODES,
                 keep=keep,
             )
         if not results:
@@ -230,25 +240,29 @@ class Room:
                 layers = [blob for blob in self._index.blobs.values() if not blob.revisions]
                 latest = max(layers, key=lambda blob: blob.last_use).disk_bytes if layers else 0
                 manifests = sum(blob.disk_bytes for blob in self._index.blobs.values() if blob.revisions)
-                high_water = int(self.high_water * self.usable_bytes(self.free_bytes()))
+                usable = self.usable_bytes(self.free_bytes())
+                manifests = min(manifests, int(usable * MANIFESTS_SHARE))
+                high_water = int(self.high_water * usable)
                 excess = self._index.stored_bytes + reserved - max(high_water, reserved + latest + manifests)
             for_bytes = self.evict_until(lambda evicted: evicted.disk_bytes >= excess)
-            for_inodes = self.evict_until(lambda _: not self._has_few_inodes(), manifests_last=False)
+            for_inodes = self.evict_until(lambda _: not self._has_few_inodes(), for_inodes=True)
         return [*for_bytes.digests, *for_inodes.digests]
 
-    def evict_until(self, enough: Callable[[Evicted], bool], *, manifests_last: bool = True, keep: str = "") -> Evicted:
+    def evict_until(self, enough: Callable[[Evicted], bool], *, for_inodes: bool = False, keep: str = "") -> Evicted:
         """Evict the least recently used blobs until `enough` says so or none is left, and return the evicted ones.
 
-        Interrupted blobs are among them. Manifests go last by default, since they are small. The digest `keep` is not
-        evicted.
+        Interrupted blobs are among them. Manifests go last up to a share of the room, since they are small and an image
+        is of no use without its own. If inodes are short, blobs that take many of them go first instead. The digest
+        `keep` is not evicted, nor is what somebody reads, which would make no room.
         """
         evicted = Evicted()
         if enough(evicted):
             return evicted
         with self._index.lock:
             known = [*self._index.blobs.items(), *self._index.interrupted.items()]
+            ranks = self._rank_by_inodes() if for_inodes else self._rank_manifests()
             blobs = [(digest, blob, blob.last_use) for digest, blob in known if digest != keep]
-        blobs.sort(key=lambda each: (manifests_last and each[1].revisions > 0, each[2]))
+            blobs.sort(key=lambda each: (ranks.get(each[1], 0), each[2]))
         for digest, blob, last_use in blobs:
             if self._remove(digest, blob, last_use):
                 evicted.digests.append(digest)
@@ -256,6 +270,24 @@ class Room:
                 if enough(evicted):
                     break
         return evicted
+
+    def _rank_manifests(self) -> dict[Blob, int]:
+        """Rank the manifests that go last: those used most recently, up to their share of the room."""
+        manifests = [blob for blob in self._index.blobs.values() if blob.revisions]
+        manifests.sort(key=lambda blob: -blob.last_use)
+        last = {}
+        left = self.usable_bytes(self.free_bytes()) * MANIFESTS_SHARE
+        for blob in manifests:
+            left -= blob.disk_bytes
+            if left >= 0:
+                last[blob] = 1
+        return last
+
+    def _rank_by_inodes(self) -> dict[Blob, int]:
+        """Rank the blobs that take many inodes with their links: those with the most go first."""
+        inodes = {blob: self._index.count_inodes(blob) for blob in self._index.blobs.values()}
+        large = sum(inodes.values()) * LARGE_INODES_SHARE
+        return {blob: -round(count / large) for blob, count in inodes.items() if count > max(large, MIN_LARGE_INODES)}
 
     def _make_step(self, reservation: Reservation, end: int) -> None:
         """Make room up to `end`, and ahead of it, and set it aside so that nobody else takes it."""
@@ -267,10 +299,16 @@ class Room:
             reserved = sum(each.reserved_bytes for each in self.reservations)
             room = self.usable_bytes(self.free_bytes()) - reserved
             missing = step - (room - self._index.stored_bytes)
+            unknown = sum(each.evicted_bytes for each in self.reservations if not each.has_known_size)
         if step > room:
             message = f"{step} more bytes are needed, but the volume has room for {room}"
             raise NoRoom(message)
-        if self.evict_until(lambda evicted: evicted.disk_bytes >= missing).disk_bytes < missing:
+        if not reservation.has_known_size and missing > 0 and unknown + missing > room * UNKNOWN_SIZE_SHARE:
+            message = f"{step} more bytes are needed, and blobs of unknown size have evicted {unknown} already"
+            raise NoRoom(message)
+        evicted_bytes = self.evict_until(lambda evicted: evicted.disk_bytes >= missing).disk_bytes
+        reservation.evicted_bytes += evicted_bytes
+        if evicted_bytes < missing:
             message = f"{step} more bytes are needed, but the stored content could not be evicted"
             raise NoRoom(message)
         reservation.reserved_bytes += step
@@ -292,7 +330,7 @@ class Room:
         """Return whether fewer inodes are free than should be, on a file system that counts them."""
         status = os.statvfs(self._root)
         with self._index.lock:
-            files = len(self._index.blobs) + sum(len(blob.links) for blob in self._index.blobs.values())
+            files = len(self._index.blobs) + self._index.links_by_repository.total()
         usable = INODES_PER_FILE * files + status.f_favail
         return status.f_files > 0 and status.f_favail < min(MIN_FREE_INODES, usable // 20)
 

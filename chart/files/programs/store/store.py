@@ -14,7 +14,17 @@ from store.files import RESOURCE_ERRORS, Files
 from store.incoming_blob import IncomingBlob, WrongContent
 from store.index import Index
 from store.interrupted import MAX_AGE_SECONDS
-from store.layout import Layout, check_digest, check_names, digest_of, manifest_links, read_references
+from store.layout import (
+    LAYER,
+    REVISION,
+    Layout,
+    Link,
+    check_digest,
+    check_names,
+    digest_of,
+    manifest_links,
+    read_references,
+)
 from store.loading import Loader
 from store.removal import DAMAGED, EVICTED, EXPIRED, Removal
 from store.room import NoRoom, Room
@@ -22,7 +32,7 @@ from store.statistics import Statistics
 from store.writing import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from store.index import Blob
@@ -69,14 +79,14 @@ class Store:
         return self._layout.blob_path(digest)
 
     def find_blob(self, digest: str, first_byte: int = 0) -> int | None:
-        """Return the size of a blob, or None if it is not stored, or was damaged and is discarded now.
+        """Return the size of a blob, or None if it is not stored as one, or was damaged and is discarded now.
 
         The byte at `first_byte` is read. A download breaks off where the disk cannot read on, and the client asks for
         the rest from there.
         """
         with self._index.lock:
             blob = self._index.blobs.get(digest)
-        if blob is None:
+        if blob is None or not blob.is_layer:
             return None
         if not blob.damaged and self._is_readable(digest, blob, first_byte):
             return blob.size
@@ -84,7 +94,7 @@ class Store:
             current = self._index.blobs.get(digest)
             if current is not blob:
                 # It was removed or replaced in the meantime.
-                return current.size if current else None
+                return current.size if current and current.is_layer else None
             self._removal.remove_blob(digest, DAMAGED)
         return None
 
@@ -99,7 +109,9 @@ class Store:
             return self._index.tags.get((repository, tag))
 
     def read_manifest(self, repository: str, digest: str) -> bytes | None:
-        """Return a manifest, whichever repository it was fetched for, and add it to this one.
+        """Return a manifest, whichever repository it was fetched for.
+
+        It is linked in this one if a manifest that is stored there names it.
 
         Raises:
             ValueError: The repository's name or the digest is not valid.
@@ -110,10 +122,10 @@ class Store:
             blob = self._index.blobs.get(digest)
             if blob is None or not blob.revisions:
                 return None
-            link = blob.link_in(repository)
-            linked = link in blob.links
+            link = Link(REVISION, repository)
+            is_due = self._index.may_link(digest, link)
         content = self._read_verified(digest, blob)
-        if content is not None and not linked:
+        if content is not None and is_due:
             self._writer.add_link_if_possible(digest, link)
         return content
 
@@ -197,9 +209,11 @@ class Store:
     # Writing
 
     def mark_used(self, repository: str, digest: str) -> None:
-        """Record that a blob is used now, in a repository: it is linked there, and its time to live begins anew.
+        """Record that a blob is used now, in a repository: its time to live begins anew.
 
-        With a manifest, all that it refers to is used, since a node that has the layers asks for the manifest only.
+        A layer is linked there if a manifest names it that is stored there. So nobody fills the volume with links by
+        requests for repositories that do not exist. With a manifest, all that it refers to is used, since a node that
+        has the layers asks for the manifest only.
 
         Raises:
             ValueError: The repository's name or the digest is not valid.
@@ -210,10 +224,10 @@ class Store:
             blob = self._index.blobs.get(digest)
             if blob is None:
                 return
-            link = blob.link_in(repository)
-            linked = link in blob.links
+            link = Link(LAYER, repository)
+            is_due = blob.is_layer and self._index.may_link(digest, link)
             due = []
-            for name, used in self._index.walk_references(digest):
+            for name, used in self._find_used(digest, blob, now):
                 used.last_use = now
                 if abs(now - used.last_use_on_disk) >= LAST_USE_INTERVAL_SECONDS:
                     used.last_use_on_disk = now
@@ -223,8 +237,15 @@ class Store:
             with self._files.recording_errors(name), suppress(FileNotFoundError):
                 os.utime(self.blob_path(name), (now, now))
                 self.inaccessible.pop(name, None)
-        if not linked:
+        if is_due:
             self._writer.add_link_if_possible(digest, link)
+
+    def _find_used(self, digest: str, blob: Blob, now: float) -> Iterable[tuple[str, Blob]]:
+        """Return what is used with a blob; what a manifest refers to seldom enough that many requests cost nothing."""
+        if not blob.references or abs(now - blob.references_used) < LAST_USE_INTERVAL_SECONDS:
+            return [(digest, blob)]
+        blob.references_used = now
+        return self._index.walk_references(digest)
 
     def begin_blob(self, digest: str, size: int | None) -> IncomingBlob:
         """Begin to write a blob, and reserve room for it; the least recently used content is evicted as it grows.

@@ -12,9 +12,9 @@ from common.files import flush_folder
 
 from store.files import RESOURCE_ERRORS, create_file, disk_bytes, write_file
 from store.incoming_blob import IncomingBlob
-from store.index import Blob
+from store.index import MAX_LINKS, Blob
 from store.interrupted import keep_interrupted
-from store.layout import check_digest
+from store.layout import TAG_CURRENT, check_digest
 from store.room import NoRoom, Reservation, whole_blocks
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Writer:
 
     def _create_blob(self, digest: str, size: int | None) -> IncomingBlob:
         path = self.files.temporary_path()
-        reservation = Reservation(self.room.evict_while_full(partial(create_file, path)))
+        descriptor = self.room.evict_while_full(partial(create_file, path))
+        reservation = Reservation(descriptor, has_known_size=size is not None)
         incoming = IncomingBlob(digest, size, path, reservation, self)
         with self.lock:
             self._add_incoming(incoming)
@@ -150,6 +151,11 @@ class Writer:
         changed = changed or []
         with self.lock:
             missing = [link for link in links if not self._index.has_link(digest, link)]
+            blob = self._index.blobs.get(digest)
+            added = sum(link.kind != TAG_CURRENT for link in missing)
+            if blob is not None and added and len(blob.links) + added > MAX_LINKS:
+                message = f"{digest} has {len(blob.links)} links, and may have {MAX_LINKS}"
+                raise NoRoom(message)
         waiting: list[tuple[Path, Link]] = []
         try:
             for link in missing:
