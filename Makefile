@@ -69,6 +69,10 @@ attack: setup ## Attack a cache in every known way while a node pulls, and write
 fuzz: setup ## Give odd input to everything that gets input from others, for 10 min (FUZZ_ARGS="--minutes 60 --only token")
 	@$(RUN) -m experiments.run_fuzz $(FUZZ_ARGS)
 
+.PHONY: load
+load: setup ## Let 500 nodes pull from one cache for 10 min (LOAD_ARGS="--nodes 100 --minutes 2 --period 10")
+	@$(RUN) -m experiments.run_load $(LOAD_ARGS)
+
 .PHONY: lint
 lint: setup ## Check style and types
 	$(VENV)/bin/ruff check .

@@ -60,7 +60,7 @@ CACHE = {
     "credentialsSource": "",
     "caSource": "",
     "tagCheckInterval": "5s",
-    "fetchAhead": "adaptive",
+    "fetchAhead": "Adaptive",
     "replicas": [{"scheme": "http", "host": "x", "port": 5000}],
 }
 ROOM = {"capacity": 1 << 30, "highWaterMarkPercent": 85, "ttl": "168h0m0s", "version": "1"}
@@ -69,7 +69,7 @@ NODE = {
     "registryDirectory": "/etc/containerd/certs.d",
     "stateDirectory": "/run/x",
     "dialTimeout": "500ms",
-    "probe": {"period": "2s", "timeout": "1s", "failures": 2, "maxBackoff": "10m"},
+    "probe": {"interval": "8s", "timeout": "2s", "failureThreshold": 2, "maxBackoff": "5m"},
     "metricsPort": 9253,
     "containerd": {"configuration": "/etc/x", "registryDirectory": "/etc/y", "version": "", "mounts": {"/etc": "/e"}},
     "caches": [
