@@ -13,7 +13,7 @@ import shtab
 
 from registry_cache import plan
 from registry_cache.build import CannotWrite, generate, generate_package
-from registry_cache.convert import Converted, convert, drop_unsupported
+from registry_cache.convert import Converted, convert, drop_unsupported, import_foreign
 from registry_cache.document import Document, Unreadable, read
 from registry_cache.names import RELEASE
 from registry_cache.problems import Problem
@@ -184,9 +184,10 @@ def _problems_of_file(name: str) -> list[Problem]:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    document, notes = drop_unsupported(_read_document(options.file))
+    document, import_notes = import_foreign(_read_document(options.file))
+    document, notes = drop_unsupported(document)
     converted = _convert_document(options.file, document)
-    return _print(Converted(converted.values, [*notes, *converted.notes]).text().removesuffix("\n"))
+    return _print(Converted(converted.values, [*import_notes, *notes, *converted.notes]).text().removesuffix("\n"))
 
 
 def _generate(options: argparse.Namespace) -> int:

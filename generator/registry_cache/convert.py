@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from registry_cache import shoot, versions
+from registry_cache.foreign.mirrors import Mirrors
+from registry_cache.foreign.recognize import recognize
+from registry_cache.foreign.wrapped import upstreams_of
 from registry_cache.values_file import WIDTH, dump
 
 if TYPE_CHECKING:
@@ -53,6 +56,29 @@ def convert(document: Document) -> Converted:
     return Converted(values, notes)
 
 
+def import_foreign(document: Document) -> tuple[Document, list[str]]:
+    """Return a foreign document as one of ours, and what a person should know about it; any other as it is.
+
+    A foreign document that names no registry stays as it is, too, and has problems then.
+    """
+    recognized = recognize(document)
+    if recognized is None or not upstreams_of(recognized):
+        return document, []
+    if isinstance(recognized.content, Mirrors):
+        content, notes = recognized.content.config()
+        return type(document)(content, name=document.name), notes
+    config = recognized.content
+    notes = []
+    if not shoot.is_shoot(config.content):
+        notes = [
+            f"caches[{index}].secretReferenceName: create this Secret, with the keys username and password, in the "
+            "release's namespace"
+            for index, cache in _caches(config.content)
+            if cache.get("secretReferenceName")
+        ]
+    return config, notes
+
+
 def drop_unsupported(document: Document) -> tuple[Document, list[str]]:
     """Return the document without the fields that only Gardener supports, and what happens instead of each."""
     content = copy.deepcopy(document.content)
@@ -62,7 +88,7 @@ def drop_unsupported(document: Document) -> tuple[Document, list[str]]:
             if isinstance(cache.get(outer), dict) and cache[outer].get(inner) is True:
                 cache[outer][inner] = False
                 notes.append(f"caches[{index}].{outer}.{inner}: true became false: {instead}")
-    return type(document)(content, document.lines, document.inside), notes
+    return replace(document, content=content), notes
 
 
 def _caches(content: Any) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: ANN401 - any document

@@ -1,11 +1,17 @@
-"""Reads a YAML document as strictly as Gardener and as Helm understands it, and remembers the line of each value."""
+"""Reads a YAML document as strictly as Gardener and as Helm understands it, and remembers the line of each value.
+
+A TOML file is read too, so that it can be told what it is. No error repeats more of a file than a key, because any part
+of a file that is not what it should be may be a password.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
 import sys
+import tomllib
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +27,18 @@ if TYPE_CHECKING:
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000
 MAX_QUOTED_CHARACTERS = 60
+TOO_MANY_VALUES = f"contains more than {MAX_VALUES} values, counting each use of an alias"
+
+
+STANDARD_INPUT = "-"
+_TABLE = re.compile(r"^[ \t]*\[[^\]\n]+\][ \t]*(#.*)?$", re.MULTILINE)
+_ASSIGNMENT = re.compile(r"^[ \t]*[\w.\"'/-]+[ \t]*=", re.MULTILINE)
+_TEMPLATE = "; it is a template: give the file that is made from it"
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
 class Unreadable(Exception):
-    """The file is not a single YAML document; `text` is the reason, `line` is its line, if there is one."""
+    """The file is neither YAML nor TOML; `text` is the reason, `line` is its line, if there is one."""
 
     def __init__(self, text: str, line: int | None = None) -> None:
         """Store the reason and the line."""
@@ -37,12 +51,15 @@ class Unreadable(Exception):
 class Document:
     """A document's content, and the line of each value by its path, as `("caches", 0, "upstream")`.
 
-    It may be a part of a larger document, at the path `inside`. Its own paths do not begin with that.
+    It may be a part of a larger document, at the path `inside`. Its own paths do not begin with that. `name` is the
+    name of its file. A file of several documents has `documents` and no content of its own.
     """
 
     content: Any
     lines: dict[Key, int] = field(default_factory=dict)
     inside: Key = ()
+    name: str = "FILE"
+    documents: list[Document] = field(default_factory=list)
 
     def line(self, path: Key) -> int:
         """Return the line of a value, or of the nearest value that contains it."""
@@ -56,63 +73,136 @@ class Document:
         for key in path:
             content = content[key]
         lines = {own[len(path) :]: line for own, line in self.lines.items() if own[: len(path)] == path}
-        return Document(content, lines, self.inside + path)
+        return Document(content, lines, self.inside + path, self.name)
 
 
 def read(name: str) -> Document:
     """Read a file, or standard input where the name is `-`.
 
     Raises:
-        Unreadable: The file does not exist, is too large, is not YAML, does not contain exactly one document, or has a
-            key twice.
+        Unreadable: The file does not exist, is empty or too large, is neither YAML nor TOML, or has a key twice.
     """
     try:
-        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if name == STANDARD_INPUT else Path(name).open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        message = f"cannot be read: {error.strerror if isinstance(error, OSError) else error}"
         raise Unreadable(message) from error
-    return parse(raw)
+    return parse(raw, name)
 
 
-def parse(raw: bytes) -> Document:
+def parse(raw: bytes, name: str = "FILE") -> Document:
     """Read the content of a file; errors as with `read`."""
     if len(raw) > MAX_BYTES:
         message = f"is larger than {MAX_BYTES} bytes"
         raise Unreadable(message)
+    text = _decode(raw)
     try:
-        loader = _Loader(raw.decode("utf-8-sig"))
-        nodes = [*_nodes(loader)]
-        if len(nodes) != 1:
-            message = (
-                "is empty"
-                if not nodes
-                else f"contains {len(nodes)} documents; write each of them into a file of its own"
-            )
-            raise Unreadable(message)
-        document = Document(None)
-        document.content = _construct(loader, nodes[0], (), document)
-    except UnicodeDecodeError as error:
-        message = f"is not UTF-8: byte {error.start} is {raw[error.start]:#x}"
-        raise Unreadable(message) from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        hint = "; indent with spaces, not with tabs" if "\\t" in str(error.problem) else ""
-        message = f"is not YAML: {error.problem}{hint}"
-        raise Unreadable(message, mark.line + 1 if mark else None) from error
-    except yaml.reader.ReaderError as error:
-        message = f"is not YAML: {error.reason}: {error.character!r}"
-        raise Unreadable(message) from error
-    except RecursionError as error:
-        message = "is nested too deeply"
-        raise Unreadable(message) from error
-    return document
+        documents = _parse_yaml(text, name)
+    except (Unreadable, yaml.YAMLError, RecursionError) as error:
+        toml = _parse_toml(text)
+        if toml is not None:
+            return Document(toml, name=name)
+        raise _describe_error(error, text) from error
+    if len(documents) == 1 and not isinstance(documents[0].content, dict):
+        toml = _parse_toml(text)
+        if toml is not None:
+            return Document(toml, name=name)
+    if not documents:
+        message = "is empty"
+        raise Unreadable(message)
+    return documents[0] if len(documents) == 1 else Document(None, name=name, documents=documents)
+
+
+def quote_example(value: object) -> str:
+    """Return a value of ours for a message."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def quote_value(value: object) -> str:
-    """Return a value for a message: on one line, shortened, and without the user and password of a URL."""
-    text = re.sub("://.*@", "://…@", json.dumps(value, ensure_ascii=False))
+    """Return a value of a document that may be wrong, for a message, as `shorten_value` does.
+
+    Only the kind of a list or a mapping is told, because anything may be in it.
+    """
+    if isinstance(value, list | dict) and value:
+        return "a list" if isinstance(value, list) else "a mapping"
+    return shorten_value(value)
+
+
+def shorten_value(value: object) -> str:
+    """Return a value on one line, shortened, and without what precedes an @."""
+    text = _hide_login(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
+
+
+def _hide_login(text: str) -> str:
+    """Return a text without what precedes its last @, except a scheme; the @ of an image's digest is another one."""
+    at = text.rfind("@")
+    while at >= 0 and re.match("sha[0-9]+:", text[at + 1 : at + 10]):
+        at = text.rfind("@", 0, at)
+    if at < 0:
+        return text
+    scheme = re.match('"([A-Za-z]+://)?', text)
+    return f"{scheme[0] if scheme else ''}…{text[at:]}"
+
+
+def _decode(raw: bytes) -> str:
+    if raw.startswith(_WIDE):
+        message = "is not UTF-8 but UTF-16, which Windows PowerShell writes; save it as UTF-8"
+        raise Unreadable(message)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"is not UTF-8: byte {error.start} is {raw[error.start]:#x}"
+        raise Unreadable(message) from error
+
+
+def _parse_toml(text: str) -> dict[str, Any] | None:
+    """Return the content of a TOML file, or None if it is something else.
+
+    Raises:
+        Unreadable: The file has tables and keys as TOML has them, but is not TOML.
+    """
+    if not _ASSIGNMENT.search(text):
+        return None
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        if not _TABLE.search(text):
+            return None
+        line = re.search("at line ([0-9]+)", str(error))
+        message = f"is not TOML{_TEMPLATE if '{{' in text else ''}"
+        raise Unreadable(message, int(line[1]) if line else None) from error
+
+
+def _parse_yaml(text: str, name: str) -> list[Document]:
+    loader = _Loader(text)
+    documents = []
+    values = 0
+    for node in _nodes(loader):
+        document = Document(None, name=name)
+        document.content = _construct(loader, node, (), document)
+        values += len(document.lines)
+        if values > MAX_VALUES:
+            raise Unreadable(TOO_MANY_VALUES)
+        documents.append(document)
+    return documents
+
+
+def _describe_error(error: Unreadable | yaml.YAMLError | RecursionError, text: str) -> Unreadable:
+    """Return what is wrong, without the name of an anchor, which may be a password that begins with `*`."""
+    if isinstance(error, Unreadable):
+        return error
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        problem = str(error.problem)
+        hint = "; indent with spaces, not with tabs" if "\\t" in problem else _TEMPLATE if "{{" in text else ""
+        if "anchor" in problem or "alias" in problem:
+            problem = problem.partition(" '")[0]
+        return Unreadable(f"is not YAML: {problem}{hint}", mark.line + 1 if mark else None)
+    if isinstance(error, yaml.reader.ReaderError):
+        return Unreadable(f"is not YAML: {error.reason}: {error.character!r}")
+    return Unreadable("is nested too deeply")
 
 
 class _Loader(yaml.CSafeLoader):
@@ -144,8 +234,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: Key, document: Document) 
     line = node.start_mark.line + 1
     document.lines[path] = line
     if len(document.lines) > MAX_VALUES:
-        message = f"contains more than {MAX_VALUES} values, counting each use of an alias"
-        raise Unreadable(message)
+        raise Unreadable(TOO_MANY_VALUES)
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*path, index), document) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
@@ -155,7 +244,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: Key, document: Document) 
     except (yaml.YAMLError, ValueError):
         value = node
     if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
-        message = f"{quote_value(node.value)} with the tag {quote_value(node.tag)} is not a plain value"
+        message = f"a value with the tag {quote_value(node.tag)} is not a plain value"
         raise Unreadable(message, line)
     return value
 

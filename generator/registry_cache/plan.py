@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from registry_cache import names, quantities
 from registry_cache.configuration import Configuration, is_below
-from registry_cache.document import quote_value
+from registry_cache.document import shorten_value
 
 if TYPE_CHECKING:
     from registry_cache.model.values import Values
@@ -270,4 +270,4 @@ def _is_same(path: str, old: object, new: object) -> bool:
 
 
 def _value_text(value: object) -> str:
-    return "unset" if value is None else value if isinstance(value, str) and value else quote_value(value)
+    return "unset" if value is None else value if isinstance(value, str) and value else shorten_value(value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
-from registry_cache.document import quote_value
+from registry_cache.document import quote_example, quote_value
 from registry_cache.model.scalars import KEY_TITLE
 from registry_cache.problems import Finding
 from registry_cache.schema import schema_of_version
@@ -66,7 +66,7 @@ def _drop_nulls(value: dict[str, Any], default: Any) -> dict[str, Any]:  # noqa:
     }
 
 
-def _explain(error: jsonschema.ValidationError) -> Iterator[Finding]:
+def _explain(error: jsonschema.ValidationError) -> Iterator[Finding]:  # noqa: C901 - one case for each keyword
     path = tuple(error.absolute_path)
     value: Any = error.instance
     schema: Any = error.schema
@@ -74,20 +74,24 @@ def _explain(error: jsonschema.ValidationError) -> Iterator[Finding]:
         case "required":
             for name in schema["required"]:
                 if name not in value:
-                    example = quote_value(schema["properties"][name]["examples"][0])
+                    example = quote_example(schema["properties"][name]["examples"][0])
                     yield Finding(path, f"{name} is missing; write {name}: {example}")
         case "additionalProperties":
             yield from _explain_unknown_keys(path, value, schema)
         case "type" if value is None:
             yield Finding(path, "null is not allowed; leave the key out")
+        case "type" if not path:
+            # It is probably a file of another kind, in which anything may be a password.
+            quoted = quote_value(value) if isinstance(value, list | dict) else "text"
+            yield Finding(path, f"{quoted} is not a mapping with the key caches")
         case "type":
-            expected = schema.get("title") or TYPES[schema["type"]] if path else "a mapping with the key caches"
+            expected = schema.get("title") or TYPES[schema["type"]]
             yield Finding(path, f"{quote_value(value)} is not {expected}", _suggest(value, schema))
         case "minItems":
             reason = "no cache is defined" if path == ("caches",) else "the list is empty"
             yield Finding(path, reason, _suggest(value, schema))
         case "const" | "enum":
-            allowed = " or ".join(quote_value(one) for one in schema.get("enum") or [schema["const"]])
+            allowed = " or ".join(quote_example(one) for one in schema.get("enum") or [schema["const"]])
             yield Finding(
                 path, f"{quote_value(value)} is not {schema.get('title', 'a known value')}", f"write {allowed}"
             )
@@ -126,7 +130,7 @@ def _suggest(value: object, schema: dict[str, Any]) -> str:
     for candidate in _candidates(value, schema):
         if candidate and validator.is_valid(candidate):
             return f"write {quote_value(candidate)}"
-    return f"write for example {quote_value(schema['examples'][0])}" if "examples" in schema else ""
+    return f"write for example {quote_example(schema['examples'][0])}" if "examples" in schema else ""
 
 
 def _candidates(value: object, schema: dict[str, Any]) -> Iterator[str]:

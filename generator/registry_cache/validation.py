@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry_cache import shoot, value_rules
+from registry_cache.foreign.recognize import count_text, describe, recognize, unpack
 from registry_cache.problems import Finding, Problem
 from registry_cache.schema_problems import find_schema_problems
 
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
 def find_problems(document: Document) -> list[Problem]:
     """Return every problem of a RegistryConfig of any version, a values file or a Shoot, in the order of the file."""
+    if recognized := recognize(document):
+        return [Problem.of(document, Finding((), describe(document, recognized)))]
     content = document.content
-    if isinstance(content, dict) and content.get("kind") == "List":
-        count = len(content["items"]) if isinstance(content.get("items"), list) else 0
-        reason = f"this is a List of {count} documents; write each of them into a file of its own"
-        return [Problem.of(document, Finding(("kind",), reason))]
+    if document.documents or (isinstance(content, dict) and content.get("kind") == "List"):
+        path, reason = ((), "contains") if document.documents else (("kind",), "this is a List of")
+        text = f"{reason} {count_text(unpack(document))}; write each of them into a file of its own"
+        return [Problem.of(document, Finding(path, text))]
     if not shoot.is_shoot(content):
         return _sorted(_config_problems(document))
     config = shoot.registry_config(document)
