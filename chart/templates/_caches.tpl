@@ -4,9 +4,14 @@ rendering here, so a template that has a record can rely on it. Scope: the root 
   {{- range include "registry-cache.caches" . | fromJsonArray }}
 */}}
 {{- define "registry-cache.caches" -}}
+{{- include "registry-cache.refuse" (include "registry-cache.foreignProblems" . | fromYamlArray) -}}
 {{- $defaults := .Files.Get "files/cache-defaults.yaml" | fromYaml -}}
 {{- $caches := list -}}
 {{- range $index, $entry := include "registry-cache.cacheEntries" . | fromYamlArray -}}
+{{- /* Gardener reads a garbageCollection without ttl as zero, and not as the default. */ -}}
+{{- if eq (toJson (get $entry "garbageCollection")) "{}" -}}
+{{- $_ := set $entry "garbageCollection" (dict "ttl" "0s") -}}
+{{- end -}}
 {{- $entry = include "registry-cache.overlay" (dict "base" $defaults "top" $entry) | fromJson -}}
 {{- $scope := dict "root" $ "index" $index "entry" $entry -}}
 {{- $caches = append $caches (include "registry-cache.cache" $scope | fromYaml) -}}
@@ -48,6 +53,7 @@ chart's entry at the same place. Any other list replaces the chart's. Scope: the
 
 {{- /*
 registry-cache.overlay: one mapping merged over another, in JSON. Unlike mergeOverwrite, it takes over false, 0 and "" too.
+In caches, null stands for a field that is left out, as in Gardener.
   {{ include "registry-cache.overlay" (dict "base" $defaults "top" $entry) | fromJson }}
 */}}
 {{- define "registry-cache.overlay" -}}
@@ -57,7 +63,9 @@ registry-cache.overlay: one mapping merged over another, in JSON. Unlike mergeOv
 {{- if and (kindIs "map" $value) (kindIs "map" $below) -}}
 {{- $value = include "registry-cache.overlay" (dict "base" $below "top" $value) | fromJson -}}
 {{- end -}}
+{{- if not (kindIs "invalid" $value) -}}
 {{- $_ := set $merged $key $value -}}
+{{- end -}}
 {{- end -}}
 {{- toJson $merged -}}
 {{- end -}}

@@ -12,7 +12,7 @@ from registry_cache.dashboard import dashboard_text
 from registry_cache.model.registry_config import DOCKER_HUB, Cache
 from registry_cache.model.values import RENAMED_VALUES
 from registry_cache.rules import rules_text
-from registry_cache.schema import chart_schema, model_schema, schema_text, values_schema
+from registry_cache.schema import EXPECTED, FOREIGN_KEYS, chart_schema, model_schema, schema_text, values_schema
 from registry_cache.values_file import dump, values_text
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def generated() -> dict[str, str]:
         "docs/reference/values.md": render("values-reference.md.j2", rows=rows),
         "chart/files/cache-defaults.yaml": MADE_BY + dump(defaults),
         "chart/files/renamed-values.yaml": MADE_BY + dump(RENAMED_VALUES),
+        "chart/files/foreign-values.yaml": MADE_BY + dump({**EXPECTED, "keys": list(FOREIGN_KEYS)}),
         "chart/files/checksums.yaml": checksums_text(REPOSITORY / "chart" / "files"),
         "chart/files/monitoring/registry-caches.json": dashboard_text(),
         "chart/files/monitoring/registry-caches.rules.yaml": rules_text(),

@@ -8,11 +8,21 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from registry_cache.model.values import RENAMED_VALUES, Values
-from registry_cache.versions import OLD_VERSIONS
+from registry_cache.versions import NEWEST, OLD_VERSIONS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+# What a document must say that it is, if it says so, and the keys by which other documents are known
+# (chart/templates/_validate-document.tpl).
+EXPECTED = {"apiVersion": NEWEST, "kind": "RegistryConfig"}
+FOREIGN_KEYS = (
+    *("metadata", "spec", "status", "items"),  # a Shoot, any other resource, a List
+    *("mirrors", "configs", "auths"),  # a registries.yaml of k3s or RKE2, Docker's config.json
+    *("machine", "cluster", "name", "endpoints"),  # Talos
+    *("nodes", "containerdConfigPatches"),  # kind
+    *("spegel", "version", "storage", "http", "proxy", "log", "registry-mirrors"),  # Spegel, distribution, Docker
+)
 DRAFT = "http://json-schema.org/draft-07/schema#"
 # Editors load the schema from here. It never changes; the schema of a release is at its tag, in place of `main`.
 ID = "https://raw.githubusercontent.com/registry-cache/registry-cache/main/values.schema.json"
@@ -49,7 +59,20 @@ def chart_schema() -> dict[str, Any]:
     del schema["$id"]  # it is another schema than the published one
     _require_defaults(schema, model_schema())
     del schema["properties"]["caches"]["minItems"]
+    _add_foreign(schema)
     return schema
+
+
+def _add_foreign(schema: dict[str, Any]) -> None:
+    """Let documents through for which the templates have a better answer than Helm has for an error of the schema."""
+    for name in EXPECTED:
+        del schema["properties"][name]["const"]
+    reason = "Not a value of this chart, which refuses it and names the command that makes values of the document."
+    refused = {"description": reason, "deprecationMessage": reason, "doNotSuggest": True}
+    schema["properties"] |= dict.fromkeys(FOREIGN_KEYS, refused)
+    cache = schema["properties"]["caches"]["items"]["properties"]
+    cache["size"] = refused
+    cache["garbageCollection"]["properties"]["enabled"] = refused
 
 
 def generated_chart_schema() -> dict[str, Any]:
@@ -101,7 +124,18 @@ def _require_defaults(schema: dict[str, Any], model: dict[str, Any]) -> None:
 def _schema_of_model(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema()
     definitions = schema.pop("$defs")
-    return {"$schema": DRAFT, **_inline(schema, definitions)}
+    schema = {"$schema": DRAFT, **_inline(schema, definitions)}
+    _allow_null(schema["properties"]["caches"]["items"])
+    return schema
+
+
+def _allow_null(cache: dict[str, Any]) -> None:
+    """Let null stand for a field that is left out, where the model does (registry_config.NullableModel)."""
+    for holder in (cache, *(cache["properties"].get(name, {}) for name in ("volume", "proxy"))):
+        for name, part in holder.get("properties", {}).items():
+            if name not in holder.get("required", []):
+                types = part["type"] if isinstance(part["type"], list) else [part["type"]]
+                part["type"] = [*types, "null"]
 
 
 def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def _explain(error: jsonschema.ValidationError) -> Iterator[Finding]:  # noqa: C
             quoted = quote_value(value) if isinstance(value, list | dict) else "text"
             yield Finding(path, f"{quoted} is not a mapping with the key caches")
         case "type":
-            expected = schema.get("title") or TYPES[schema["type"]]
+            types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+            expected = schema.get("title") or TYPES[types[0]]
             yield Finding(path, f"{quote_value(value)} is not {expected}", _suggest(value, schema))
         case "minItems":
             reason = "no cache is defined" if path == ("caches",) else "the list is empty"

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from registry_cache.model.base import Model
-from registry_cache.model.registry_config import Volume
+from registry_cache.model.base import Model, NullableModel, drop_nulls
+from registry_cache.model.registry_config import DEFAULT_TTL, NO_TTL, Volume
 from registry_cache.model.scalars import Quantity, Subdomain, Upstream
 
 API = "registry.extensions.gardener.cloud"
 V1ALPHA1, V1ALPHA2, NEWEST = f"{API}/v1alpha1", f"{API}/v1alpha2", f"{API}/v1alpha3"
 # The ttl that enabled and disabled garbage collection stand for.
-TTL = {True: "168h", False: "0s"}
+TTL = {True: DEFAULT_TTL, False: NO_TTL}
 
 
 class Switch(Model):
@@ -25,7 +25,7 @@ class Switch(Model):
     enabled: bool = Field(False, description="Whether content expires 168h after its last use.", examples=[True])
 
 
-class _OldCache(Model):
+class _OldCache(NullableModel):
     upstream: Upstream = Field(description="The registry's host as it appears in image references.")
     garbageCollection: Switch | None = Field(None, description="Whether content expires.")
     secretReferenceName: Subdomain | None = Field(None, description="A Secret with the keys username and password.")
@@ -75,13 +75,22 @@ def convert_to_v1alpha3(content: dict[str, Any]) -> tuple[dict[str, Any], list[s
             "v1alpha1 had no storage class, and Gardener used the class with the name default; "
             "here the cluster's default class is used"
         )
-    caches = [convert_cache(cache) for cache in content["caches"]] if version in OLD_VERSIONS else content["caches"]
+    convert = convert_cache if version in OLD_VERSIONS else _write_defaults
+    caches = [convert(drop_nulls(cache)) for cache in content["caches"]]
     return {
         "apiVersion": NEWEST,
         "kind": "RegistryConfig",
         "caches": caches,
         **_without(content, "apiVersion", "kind", "caches"),
     }, notes
+
+
+def _write_defaults(cache: dict[str, Any]) -> dict[str, Any]:
+    """Return a cache without null, and with the ttl that Gardener reads in a garbageCollection without it."""
+    cache = {key: drop_nulls(value) for key, value in cache.items()}
+    if cache.get("garbageCollection") == {}:
+        cache["garbageCollection"] = {"ttl": NO_TTL}
+    return cache
 
 
 def convert_cache(old: dict[str, Any]) -> dict[str, Any]:

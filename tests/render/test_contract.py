@@ -7,9 +7,12 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import made_foreign
 import pytest
 from hypothesis import Phase, given, settings
+from machine.paths import REPOSITORY
 from made_documents import VALUES
+from made_foreign import Foreign
 from registry_cache.document import parse
 from registry_cache.model.values import RENAMED_VALUES
 from registry_cache.validation import find_problems
@@ -21,6 +24,14 @@ if TYPE_CHECKING:
 
     Write = Callable[[object], Path]
 
+BY_KEY = ("a registries.yaml", "a machine", "a Shoot", "an Extension", "a Cluster", "a RegistryCacheConfig", "a Helm")
+# A part of a file with several documents is what Helm reads.
+DOCUMENTS = [one for one in made_foreign.DOCUMENTS if one.title.startswith(BY_KEY) and "\n---" not in one.text]
+OTHERS = [
+    Foreign("shoot.yaml", (REPOSITORY / "examples" / "shoot.yaml").read_text(), "shoot", []),
+    Foreign("old.yaml", (REPOSITORY / "examples" / "registry-config-v1alpha1.yaml").read_text(), "v1alpha1", []),
+    Foreign("old.yaml", (REPOSITORY / "examples" / "registry-config-v1alpha2.yaml").read_text(), "v1alpha2", []),
+]
 TOO_FEW_REPLICAS = (
     'upstreamSettings["docker.io"].replicas: is too few, because caches[1].highAvailability.enabled is true; write at '
     "least 2, or leave this out"
@@ -282,6 +293,27 @@ def test_chart_and_command_answer_old_names_of_values_with_the_new_ones(write: W
         part[name] = {}
     expected = {f"{old}: has a new name; write {new}" for old, new in RENAMED_VALUES.items()}
     assert set(command_problems(document)) == set(chart_problems(write(document))) == expected
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *OTHERS], ids=str)
+def test_document_of_another_kind_is_refused_with_the_command_that_converts_it(
+    document: Foreign, tmp_path: Path
+) -> None:
+    """Those that Helm can read at all, and that the chart knows by a key."""
+    path = tmp_path / "values.yaml"
+    path.write_text(document.text)
+    said = refusal(path) or ""
+    assert "Run `registry-cache convert FILE > registry-config.yaml`" in said
+    assert said.count("\n  ") < 10
+
+
+def test_nothing_and_an_empty_garbage_collection_are_read_as_in_gardener(write: Write) -> None:
+    entry = {"volume": None, "garbageCollection": {}, "proxy": {"httpProxy": None}, "secretReferenceName": None}
+    fields = ("http", "highAvailability", "remoteURL", "serviceNameSuffix")
+    document = {"caches": [{"upstream": "docker.io", **entry, **dict.fromkeys(fields)}]}
+    same = {"caches": [{"upstream": "docker.io", "garbageCollection": {"ttl": "0s"}}]}
+    assert command_problems(document) == []
+    assert render_text(write(document)) == render_text(write(same))
 
 
 @pytest.mark.slow

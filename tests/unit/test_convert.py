@@ -60,6 +60,17 @@ def converted(document: object) -> dict[str, Any]:
             id="v1alpha2-volume",
         ),
         pytest.param(
+            # Go reads these into nil pointers, and the missing time into zero
+            config("v1alpha3", volume=None, proxy={"httpProxy": None}, garbageCollection={}, remoteURL=None),
+            {"proxy": {}, "garbageCollection": {"ttl": "0s"}},
+            id="nothing-and-no-time",
+        ),
+        pytest.param(
+            config("v1alpha2", volume=None, garbageCollection=None, secretReferenceName=None),
+            {},
+            id="nothing-in-v1alpha2",
+        ),
+        pytest.param(
             config("v1alpha3", remoteURL="https://a.b", serviceNameSuffix="x"),
             {"remoteURL": "https://a.b", "serviceNameSuffix": "x"},
             id="v1alpha3",

@@ -168,10 +168,16 @@ LONG_NAME = "my-very-long-registry-very-long-subdo-2fae3"
             id="ttl-without-unit",
         ),
         pytest.param(
-            one(garbageCollection={"ttl": "90m0s"}),
             one(garbageCollection={}),
-            'caches[0].garbageCollection: ttl is missing; write ttl: "168h"',
-            id="ttl-required",
+            one(garbageCollection={"ttl": None}),
+            "caches[0].garbageCollection.ttl: null is not allowed; leave the key out",
+            id="ttl-null",
+        ),
+        pytest.param(
+            one(volume=None, remoteURL=None, proxy={"httpProxy": None}),
+            caches({"upstream": None, "volume": None}),
+            "caches[0].upstream: null is not allowed",
+            id="null-as-in-gardener",
         ),
         pytest.param(
             one(serviceNameSuffix="a" * 54),

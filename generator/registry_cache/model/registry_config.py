@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from registry_cache import quantities
-from registry_cache.model.base import Model
+from registry_cache.model.base import Model, NullableModel
 from registry_cache.model.scalars import URL, Duration, NotYet, Quantity, ServiceNameSuffix, Subdomain, Upstream
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
 DOCKER_HUB, HOST_OF_DOCKER_HUB = "docker.io", "registry-1.docker.io"
-DEFAULT_TTL = "168h"
+DEFAULT_TTL, NO_TTL = "168h", "0s"
 
 
-class Volume(Model):
+class Volume(NullableModel):
     """The volume of each replica of a cache."""
 
     size: Quantity = Field(
@@ -35,14 +35,15 @@ class GarbageCollection(Model):
     """When content expires."""
 
     ttl: Duration = Field(
+        NO_TTL,  # of a garbageCollection without ttl, which Gardener reads as zero
         description="How long content is kept after its last use, as a Go duration. 0s keeps it until the volume is "
-        "full. A change applies to what is stored already.",
+        "full, and so does garbageCollection without ttl. A change applies to what is stored already.",
         examples=[DEFAULT_TTL, "1h30m", "0s"],
-        json_schema_extra={"default": DEFAULT_TTL},  # without garbageCollection; with it, ttl is required
+        json_schema_extra={"default": DEFAULT_TTL},  # without garbageCollection
     )
 
 
-class Proxy(Model):
+class Proxy(NullableModel):
     """The HTTP proxy between a cache and its upstream."""
 
     httpProxy: URL | None = Field(
@@ -77,7 +78,7 @@ class HighAvailability(Model):
     )
 
 
-class Cache(Model):
+class Cache(NullableModel):
     """One upstream and its cache."""
 
     upstream: Upstream = Field(description="The registry's host as it appears in image references.")
