@@ -74,10 +74,15 @@ load: setup ## Let 500 nodes pull from one cache for 10 min (LOAD_ARGS="--nodes 
 	@$(RUN) -m experiments.run_load $(LOAD_ARGS)
 
 .PHONY: lint
-lint: setup ## Check style and types
+lint: setup ## Check style, types and workflows
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy generator ci chart/files
+	$(RUN) -m machine.check_workflows
+
+.PHONY: kind-configuration
+kind-configuration: ## Write the configuration of a kind cluster to build/kind.yaml (FAMILY=ipv4, ipv6 or dual)
+	@mkdir -p build && sed 's/ipv4/$(FAMILY)/' ci/cluster/manifests/kind.yaml >build/kind.yaml
 
 .PHONY: generate
 generate: setup ## Write the schema, the values file, the reference, the dashboard and the rules from the model

