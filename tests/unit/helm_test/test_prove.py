@@ -103,6 +103,23 @@ def result_of(cache: FakeCache, image: str = "a/b:1") -> str:
     return prove.check_cache(cache.described(image), pause_seconds=0)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            b'{"errors": [{"code": "UNAVAILABLE", "message": "the volume is read-only"}]}',
+            "503: the volume is read-only",
+        ),
+        (b"<html>", "503$"),
+        (b'{"errors": []}', "503$"),
+    ],
+)
+def test_cache_that_refuses_fails_with_its_reason(cache: FakeCache, body: bytes, words: str) -> None:
+    cache.answers["/v2/"] = 503, body
+    with pytest.raises(prove.CheckFailed, match=words):
+        prove.check_cache(cache.described(), pause_seconds=0)
+
+
 def test_cache_that_reports_a_problem_fails_with_its_words(cache: FakeCache) -> None:
     cache.answers["/v2/"] = 200, b'{"warning": "the Secret login does not exist or is empty"}'
     with pytest.raises(prove.CheckFailed, match="the cache answers, but the Secret login does not exist or is empty"):

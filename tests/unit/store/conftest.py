@@ -21,7 +21,7 @@ def clock() -> Clock:
 @pytest.fixture
 def open_store(clock: Clock) -> Callable[..., Store]:
     def opened(root: Path, capacity: int = 1024 * MIB, **options: Any) -> Store:
-        store = Store(root, capacity, now=clock, **options)
+        store = Store(root, capacity, now=clock, monotonic=clock, **options)
         store.load()
         return store
 

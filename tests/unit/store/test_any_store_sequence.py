@@ -88,7 +88,7 @@ class AnySequence(RuleBasedStateMachine):
         self.root = self.stack.enter_context(small_disk(folder, "size=1500k", f"nr_inodes={inodes}"))
         self.capacity = capacity
         self.now = 1_000_000.0
-        self.store = Store(self.root, capacity, high_water=0.7, now=lambda: self.now)
+        self.store = Store(self.root, capacity, high_water=0.7, now=lambda: self.now, monotonic=lambda: self.now)
         self.store.load()
         self.disturbed = False
 
@@ -325,7 +325,7 @@ class AnySequence(RuleBasedStateMachine):
         for reservation in self.store._room.reservations:
             # The kernel does this when a program ends.
             os.close(reservation.descriptor)
-        self.store = Store(self.root, self.capacity, high_water=0.7, now=lambda: self.now)
+        self.store = Store(self.root, self.capacity, high_water=0.7, now=lambda: self.now, monotonic=lambda: self.now)
         self.store.load()
 
     def snapshot(self) -> Any:

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config_reader import InvalidConfiguration
 from common.http_status import StatusServer
 from common.log import log
 from common.stacks import set_stack_size
+from store.volume import Volume
 
 from gate.configuration import read_configuration, read_limits
 from gate.handler import Server
@@ -21,10 +23,15 @@ from gate.housekeeping import keep_house
 from gate.parts import build_parts, render_metrics
 from gate.sent_bytes import SentBytes
 
+if TYPE_CHECKING:
+    from gate.health import Health
+
 GATE_SOCKET = "gate.sock"
 STATUS_PORT = 5001
 # Less than the grace period of the pod, so that responses can end before the kubelet kills the gate.
 DRAIN_SECONDS = 25.0
+# How often a volume that cannot be used is tried again.
+VOLUME_SECONDS = 1.0
 
 
 def main() -> None:
@@ -67,6 +74,10 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
     for work in (server.serve_forever, sent_bytes.receive_forever):
         threading.Thread(target=work, daemon=True).start()
     log(f"cache of {configuration.upstream}, fetching from {configuration.settings.remote_url}")
+    # It is locked until the gate ends.
+    lock = Volume(volume, log)
+    if not wait_for_volume(lock, parts.health, stop):
+        return
     parts.store.load()
     parts.health.is_loaded = True
     housekeeping = (parts.store, parts.metrics, configuration_folder, stop)
@@ -79,6 +90,17 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
     while server.active_requests and time.monotonic() < deadline:
         time.sleep(0.1)
     parts.store.record_incoming_blobs()
+
+
+def wait_for_volume(volume: Volume, health: Health, stop: threading.Event) -> bool:
+    """Wait until the volume can be used, and return whether it can; it is not if the gate has to stop before that."""
+    while (problem := volume.find_problem()) is not None:
+        health.volume_problem = problem
+        health.check()
+        if stop.wait(VOLUME_SECONDS):
+            return False
+    health.volume_problem = None
+    return True
 
 
 if __name__ == "__main__":

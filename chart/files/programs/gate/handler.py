@@ -134,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._refuse(503, "UNAVAILABLE", health.problem)
         elif not health.is_loaded:
             # The gate does not know yet what is on the volume, and would fetch it again.
-            self._refuse(503, "UNAVAILABLE", "the volume is being read")
+            self._refuse(503, "UNAVAILABLE", health.volume_problem or "the volume is being read")
         elif path.startswith(INCOMING):
             self._send_incoming_blob(path.removeprefix(INCOMING))
         elif (

@@ -29,6 +29,8 @@ class Health:
         self.problem: str | None = "the volume is being read"
         self.warning: str | None = None
         self.is_loaded = False
+        self.volume_problem: str | None = None
+        """Why the volume cannot be used, while the gate waits until it can."""
         self.is_stopping = False
 
     def check(self) -> None:
@@ -49,7 +51,7 @@ class Health:
         if self.is_stopping:
             return "the pod is stopping"
         if not self.is_loaded:
-            return "the volume is being read"
+            return self.volume_problem or "the volume is being read"
         try:
             next(self._volume.iterdir(), None)
         except OSError as error:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 30
 ATTEMPTS = 10
+MAX_REASON_BYTES = 4096
 # The counters that the checks compare, each with a pattern for its series: blobs that came from the volume and that
 # did not, tags served from the volume because the upstream could not be asked, and requests to the upstream.
 COUNTERS = {
@@ -205,12 +206,21 @@ def fetch(url: str) -> bytes:
             content: bytes = answer.read()
     except urllib.error.HTTPError as error:
         with error:
-            message = f"{url} returned status {error.code}"
+            message = f"{url} returned status {error.code}{_read_reason(error)}"
         raise RequestFailed(message) from error
     except (OSError, HTTPException) as error:
         message = f"{url} did not return a complete answer: {error}"
         raise RequestFailed(message) from error
     return content
+
+
+def _read_reason(error: urllib.error.HTTPError) -> str:
+    """Return the reason in the body of an answer, as a registry writes it, for the end of a message."""
+    try:
+        body: Any = parse_json(error.read(MAX_REASON_BYTES))
+        return f": {body['errors'][0]['message']}"
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _read_caches(fields: Fields) -> tuple[Cache, ...]:

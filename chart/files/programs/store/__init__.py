@@ -3,6 +3,9 @@
     store          the interface: everything that the gate does with the volume
     layout         paths and links, valid names, references of manifests
     index          everything that is stored, in memory
+    references     what manifests name, compactly
+    volume         the lock on the volume, and the check of what it can do
+    unseen_time    jumps of the clock
     files          changes of files and folders
     room           limits, reservations, and the one place that evicts
     removal        removal of blobs and tags

@@ -6,7 +6,9 @@ still equals the disk if one of them fails.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from store.files import is_open
@@ -89,6 +91,20 @@ class Removal:
                 blob.last_use = min(blob.last_use, now)
             old = [(digest, blob, blob.last_use) for digest, blob in blobs if now - blob.last_use > ttl]
         return [each[0] for each in old if self.remove_unused(*each, reason=EXPIRED)]
+
+    def postpone(self, seconds: float, now: float) -> None:
+        """Take the lock, and count everything as used that much later, up to now, in the index and on the disk."""
+        layout = self._files.layout
+        with self._index.lock:
+            changed = []
+            for digest, blob in [*self._index.blobs.items(), *self._index.interrupted.items()]:
+                blob.last_use = blob.last_use_on_disk = min(now, blob.last_use + seconds)
+                is_interrupted = self._index.interrupted.get(digest) is blob
+                path = layout.interrupted_path(digest, blob.size) if is_interrupted else layout.blob_path(digest)
+                changed.append((path, blob.last_use))
+        for path, last_use in changed:
+            with self._files.recording_errors(path), suppress(FileNotFoundError):
+                os.utime(path, (last_use, last_use))
 
     def expire_interrupted(self, ttl: float, now: float) -> None:
         """Remove the interrupted blobs that no fetch resumed for more than `ttl` seconds."""

@@ -29,6 +29,8 @@ from store.loading import Loader
 from store.removal import DAMAGED, EVICTED, EXPIRED, Removal
 from store.room import NoRoom, Room
 from store.statistics import Statistics
+from store.unseen_time import UnseenTime
+from store.volume import LOCK_NAME
 from store.writing import Writer
 
 if TYPE_CHECKING:
@@ -41,20 +43,34 @@ __all__ = ["DAMAGED", "EVICTED", "EXPIRED", "IncomingBlob", "NoRoom", "Store", "
 
 # The last use of a blob is written to the disk no more often than this.
 LAST_USE_INTERVAL_SECONDS = 60.0
+# Time that the program did not see pass counts up to this, so that a restart does not write to each blob.
+MAX_UNSEEN_SECONDS = 3600.0
+MAX_UNSEEN_SHARE = 0.1
+# What a manifest refers to is used with it no more often than this.
+REFERENCES_INTERVAL_SECONDS = 1.0
 
 
 class Store:
     """The content of the volume."""
 
     def __init__(
-        self, root: Path, capacity: int, *, high_water: float = 0.85, now: Callable[[], float] = time.time
+        self,
+        root: Path,
+        capacity: int,
+        *,
+        high_water: float = 0.85,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Keep content below the folder `root`, `capacity` bytes at most, less if the volume is smaller or shared.
+
+        `now` returns the time of the clock, and `monotonic` one that never jumps.
 
         `evict_above_high_water` leaves the share `high_water` of what content may take. Errors of the disk that do
         not stop the store are in `inaccessible`, by path or digest.
         """
         self._now = now
+        self._unseen = UnseenTime(root / LOCK_NAME, monotonic)
         self._layout = Layout(root)
         self._index = Index()
         self._files = Files(self._layout)
@@ -66,6 +82,7 @@ class Store:
 
     def load(self) -> None:
         """Read the volume, and remove leftovers of a killed program and damaged content."""
+        self._unseen.start()
         Loader(self._index, self._files, self._removal, self._now()).load()
 
     # Reading
@@ -242,7 +259,7 @@ class Store:
 
     def _find_used(self, digest: str, blob: Blob, now: float) -> Iterable[tuple[str, Blob]]:
         """Return what is used with a blob; what a manifest refers to seldom enough that many requests cost nothing."""
-        if not blob.references or abs(now - blob.references_used) < LAST_USE_INTERVAL_SECONDS:
+        if not blob.references or abs(now - blob.references_used) < REFERENCES_INTERVAL_SECONDS:
             return [(digest, blob)]
         blob.references_used = now
         return self._index.walk_references(digest)
@@ -332,9 +349,14 @@ class Store:
     def expire(self, ttl: float) -> list[str]:
         """Remove what was not used for more than `ttl` seconds, and return the digests; 0 keeps everything.
 
-        Interrupted blobs are removed after a day at the latest.
+        Interrupted blobs are removed after a day at the latest. Time that the program did not see pass does not count,
+        or a clock that jumps would empty the cache.
         """
         now = self._now()
+        unseen = self._unseen.take(now)
+        if ttl > 0 and unseen > min(MAX_UNSEEN_SECONDS, ttl * MAX_UNSEEN_SHARE):
+            self._removal.postpone(unseen, now)
+        self._unseen.record(now)
         self._removal.expire_interrupted(min(ttl, MAX_AGE_SECONDS) if ttl > 0 else MAX_AGE_SECONDS, now)
         return self._removal.expire(ttl, now) if ttl > 0 else []
 

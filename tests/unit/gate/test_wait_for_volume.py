@@ -1,0 +1,41 @@
+"""The gate waits until it can use the volume, and says why it does."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from gate import __main__ as program
+from gate.health import Health
+from machine.processes import wait_for
+from store.volume import Volume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_gate_waits_for_the_volume_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = Volume(tmp_path, print)
+    assert first.find_problem() is None
+    health, stop = Health(tmp_path, tmp_path / "distribution.sock"), threading.Event()
+    results: list[bool] = []
+    waiting = threading.Thread(
+        target=lambda: results.append(program.wait_for_volume(Volume(tmp_path, print), health, stop))
+    )
+    waiting.start()
+    wait_for("the reason", lambda: "another pod uses the volume" in (health.problem or ""), 10)
+    first.close()
+    waiting.join(10)
+    assert (results, health.volume_problem) == ([True], None)
+    assert capsys.readouterr().out.count("not ready: another pod uses the volume") == 1
+
+
+def test_gate_that_is_told_to_end_waits_no_longer(tmp_path: Path) -> None:
+    first = Volume(tmp_path, print)
+    assert first.find_problem() is None
+    stop = threading.Event()
+    stop.set()
+    assert not program.wait_for_volume(Volume(tmp_path, print), Health(tmp_path, tmp_path / "socket"), stop)
+    first.close()
