@@ -23,8 +23,11 @@ from node.cache_pod_support import (
     pull,
     sent_references,
 )
+from store.volume import LOCK_NAME
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cluster.cache_pod import CachePod
     from experiments.pod_bench import Bench
     from upstreams import oci
@@ -260,13 +263,78 @@ def test_changed_limits_apply_to_stored_content(bench: Bench) -> None:
         stop.set()
         user.join(HANG_SECONDS)
         wait_for("the hot image to go", lambda: not any(data_file(pod, each).exists() for each in kept), HANG_SECONDS)
-        wait_for("its links to go", lambda: list_files(pod) == [], HANG_SECONDS)
+        wait_for("its links to go", lambda: list_files(pod) == [LOCK_NAME], HANG_SECONDS)
         folders = sorted(str(path.relative_to(pod.volume_folder)) for path in pod.volume_folder.rglob("*"))
         roots = "docker/registry/v2"
-        expected = {"docker", "docker/registry", roots, f"{roots}/blobs", f"{roots}/repositories", "parts"}
+        expected = {"docker", "docker/registry", roots, f"{roots}/blobs", f"{roots}/repositories", "parts", LOCK_NAME}
         assert set(folders) <= {*expected, f"{roots}/blobs/sha256"}
         assert sent_references(bench.upstream.requests(mark)) == []
 
 
 def _evicted(pod: CachePod) -> float:
     return pod.metrics().get('registry_cache_removed_blobs_total{reason="evicted"}', 0)
+
+
+def test_second_pod_on_a_volume_waits_until_the_first_one_has_ended(bench: Bench, tmp_path: Path) -> None:
+    """As after a forced deletion, or on a network file system that keeps nobody out."""
+    image = bench.push("shared")
+    second = bench.new_pod(volume=tmp_path)
+    try:
+        with bench.pod(volume=tmp_path) as first:
+            pull(first, "shared", image)
+            second.start(wait=False)
+            wait_for("the reason", lambda: "another pod uses the volume" in second.log("gate"), HANG_SECONDS)
+            assert not second.is_ready()
+            assert second.log("gate").count("another pod uses the volume") == 1
+            pull(first, "shared", image)
+        second.wait_until_ready()
+        mark = bench.upstream.mark()
+        pull(second, "shared", image)
+        assert [each for each in bench.upstream.requests(mark) if each.is_blob] == []
+    finally:
+        second.close()
+
+
+def test_volume_of_another_user_is_named_and_used_once_it_belongs_to_the_pod(bench: Bench, tmp_path: Path) -> None:
+    """As with fsGroup on a hostPath volume."""
+    image = bench.push("other-owner")
+    folder = tmp_path / "docker"
+    folder.mkdir(mode=0o755)
+    pod = bench.new_pod(volume=tmp_path)
+    try:
+        pod.start(wait=False)
+        wait_for("the reason", lambda: "fsGroup has no effect" in pod.log("gate"), HANG_SECONDS)
+        assert "belongs to 0:0 and has the mode 0755" in pod.log("gate")
+        assert not pod.is_ready()
+        got = send_request(pod, manifest_path("other-owner", "1"))
+        assert (got.status, b"fsGroup has no effect" in got.body) == (503, True)
+        folder.chmod(0o777)
+        pod.wait_until_ready()
+        pull(pod, "other-owner", image)
+        assert pod.metrics()["registry_cache_inaccessible_files"] == 0
+    finally:
+        pod.close()
+
+
+def test_manifest_is_served_as_a_blob_no_more_than_by_the_upstream(bench: Bench, image: oci.Image) -> None:
+    """A node asks for it so if the HEADs of a manifest failed, and would keep it under the wrong type."""
+    with bench.pod(volume=Tmpfs("32m")) as pod:
+        pull(pod, "known", image)
+        for method in ("GET", "HEAD", "GET"):
+            got = send_request(pod, blob_path("known", image.digest), method)
+            assert got.status == 404
+        mark = bench.upstream.mark()
+        pull(pod, "known", image)
+        assert [each for each in bench.upstream.requests(mark) if each.is_blob] == []
+
+
+def test_requests_for_made_up_repositories_take_nothing_from_the_volume(bench: Bench, image: oci.Image) -> None:
+    digest, content = layer(image)
+    with bench.pod(volume=Tmpfs("32m", inodes=600)) as pod:
+        pull(pod, "known", image)
+        before = os.statvfs(pod.volume_folder).f_favail
+        for number in range(300):
+            got = send_request(pod, f"/v2/made/{'up/' * 20}{number}/blobs/{digest}")
+            assert (got.status, got.body) == (200, content)
+        assert os.statvfs(pod.volume_folder).f_favail == before
+        assert _evicted(pod) == 0

@@ -31,7 +31,9 @@ from made_stores import (
     put_blob,
     small_disk,
 )
-from store import incoming_blob, room
+from store import incoming_blob, references, room
+from store.layout import LAYER as LAYER_LINK
+from store.layout import read_references
 from store.store import NoRoom, Store
 from upstreams.oci import INDEX, MANIFEST, digest
 
@@ -55,6 +57,7 @@ MANIFESTS = {
     "list 1": index_of([ONE], DOCKER_LIST),
 }
 ALL = {**LAYERS, **CONFIGS, **MANIFESTS}
+NAMES = {digest(content): content for content in ALL.values()}
 
 repositories = st.sampled_from(REPOSITORIES)
 tags = st.sampled_from(TAGS)
@@ -78,17 +81,25 @@ actions = st.one_of(
 class AnySequence(RuleBasedStateMachine):
     """Content is stored, used, expired and evicted, while the disk fails and the program is killed and restarted."""
 
-    @initialize(inodes=st.sampled_from([70, 150, 2000]), capacity=st.sampled_from([600 * KIB, 8192 * KIB]))
-    def start(self, inodes: int, capacity: int) -> None:
+    @initialize(
+        inodes=st.sampled_from([70, 150, 2000]),
+        capacity=st.sampled_from([600 * KIB, 8192 * KIB]),
+        named=st.sampled_from([6, 1000]),
+    )
+    def start(self, inodes: int, capacity: int, named: int) -> None:
         self.stack = ExitStack()
+        self.stack.enter_context(mock.patch.object(references, "MAX_NAMED_BLOBS", named))
+        self.forgets_references = named < 1000
+        # What was fetched for a repository, and what manifests name that are stored there.
+        self.allowed_links: set[tuple[str, str]] = set()
         # Most layers are large enough to be given room in several steps, and to be resumed.
         self.stack.enter_context(mock.patch.object(room, "STEP_BYTES", 96 * KIB))
         self.stack.enter_context(mock.patch.object(incoming_blob, "RESUMABLE_BYTES", 100_000))
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.root = self.stack.enter_context(small_disk(folder, "size=1500k", f"nr_inodes={inodes}"))
         self.capacity = capacity
-        self.now = 1_000_000.0
-        self.store = Store(self.root, capacity, high_water=0.7, now=lambda: self.now, monotonic=lambda: self.now)
+        self.now = self.steady = 1_000_000.0
+        self.store = Store(self.root, capacity, high_water=0.7, now=lambda: self.now, monotonic=lambda: self.steady)
         self.store.load()
         self.disturbed = False
 
@@ -97,7 +108,7 @@ class AnySequence(RuleBasedStateMachine):
             with self.stack:
                 self.let_others_free_the_disk()
                 self.restart()
-                self.now += 10_000
+                self.pass_time(10_000)
                 self.store.expire(1)
                 assert is_empty(self.root)
 
@@ -165,6 +176,25 @@ class AnySequence(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([-1000, 10, 100]))
     def pass_time(self, seconds: int) -> None:
         self.now += seconds
+        self.steady += max(0, seconds)
+
+    @rule(seconds=st.sampled_from([100, 100_000]), ttl=st.sampled_from([50, 500]))
+    def let_the_clock_jump(self, seconds: int, ttl: int) -> None:
+        self.store.expire(ttl)
+        before = {*self.store._index.blobs}
+        self.now += seconds
+        self.store.expire(ttl)
+        assert {*self.store._index.blobs} == before
+
+    @rule(name=st.sampled_from([*ALL]), action=actions)
+    def read_slowly(self, name: str, action: tuple[Any, ...]) -> None:
+        """Read a blob while something else is done: it is not evicted, since that would make no room."""
+        path = self.store.blob_path(digest(ALL[name]))
+        if not path.exists() or action[0] == "expire":
+            return
+        with path.open("rb"):
+            self.act(action)
+            assert path.exists() or self.disturbed
 
     @rule(part=st.sampled_from([1, 2]))
     def let_others_fill_the_disk(self, part: int) -> None:
@@ -228,6 +258,19 @@ class AnySequence(RuleBasedStateMachine):
         assert statistics.stored_bytes <= max(self.capacity, statistics.usable_bytes)
         assert self.store._room.reservations == self.store._writer._incoming == set()
 
+    @precondition(lambda self: hasattr(self, "root"))
+    @invariant()
+    def links_are_where_content_was_fetched_for_or_named(self) -> None:
+        index = self.store._index
+        links = {(link.repository, name) for name, blob in index.blobs.items() for link in blob.links}
+        assert links <= self.allowed_links
+        assert index.links_by_repository.total() == sum(len(blob.links) for blob in index.blobs.values())
+        assert index.references.count <= references.MAX_NAMED_BLOBS
+        for name, blob in index.blobs.items():
+            is_layer = not blob.revisions or any(link.kind == LAYER_LINK for link in blob.links)
+            assert blob.is_layer == is_layer
+            assert is_layer or self.store.find_blob(name) is None
+
     @precondition(lambda self: hasattr(self, "root") and not self.disturbed)
     @invariant()
     def nothing_is_wrong(self) -> None:
@@ -237,8 +280,17 @@ class AnySequence(RuleBasedStateMachine):
 
     def do(self, action: tuple[Any, ...]) -> None:
         name, *arguments = action
+        if name.startswith("put_") or name == "set_tag":
+            self.allow_links(arguments[0], next(ALL[each] for each in reversed(arguments) if each in ALL))
         method = getattr(self, f"do_{name}", None) or getattr(self.store, name)
         method(*[ALL.get(argument, argument) for argument in arguments])
+
+    def allow_links(self, repository: str, content: bytes) -> None:
+        """Note that something is fetched for a repository; with a manifest, it may have all that this names."""
+        self.allowed_links.add((repository, digest(content)))
+        if content in MANIFESTS.values():
+            for name in read_references(content):
+                self.allow_links(repository, NAMES[name])
 
     def do_put_blob(self, repository: str, content: bytes) -> None:
         put_blob(self.store, repository, content)
@@ -325,18 +377,20 @@ class AnySequence(RuleBasedStateMachine):
         for reservation in self.store._room.reservations:
             # The kernel does this when a program ends.
             os.close(reservation.descriptor)
-        self.store = Store(self.root, self.capacity, high_water=0.7, now=lambda: self.now, monotonic=lambda: self.now)
+        self.store = Store(
+            self.root, self.capacity, high_water=0.7, now=lambda: self.now, monotonic=lambda: self.steady
+        )
         self.store.load()
 
     def snapshot(self) -> Any:
         index = self.store._index
         blobs = {
-            name: (blob.size, blob.disk_bytes, set(blob.links), blob.revisions, blob.references)
-            for name, blob in index.blobs.items()
+            name: (blob.size, blob.disk_bytes, set(blob.links), blob.revisions) for name, blob in index.blobs.items()
         }
         interrupted = {name: (blob.size, blob.disk_bytes) for name, blob in index.interrupted.items()}
         sizes = {name: index.expected_size(digest(content)) for name, content in ALL.items()}
-        return blobs, index.tags, index.references.count, sizes, dict(index.links_by_repository), interrupted
+        named = None if self.forgets_references else (index.references.count, sizes)
+        return blobs, index.tags, named, dict(index.links_by_repository), interrupted
 
 
 TestAnySequence = AnySequence.TestCase

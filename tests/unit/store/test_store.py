@@ -34,7 +34,7 @@ from made_stores import (
 )
 from store import index as index_module
 from store import writing
-from store.store import NoRoom, Store
+from store.store import NoRoom, Store, WrongContent
 from upstreams.oci import MANIFEST, digest
 
 if TYPE_CHECKING:
@@ -226,6 +226,23 @@ def test_content_is_found_as_what_it_was_stored(store: Store, open_store: Callab
     for opened in (store, open_store(tmp_path)):
         assert opened.find_blob(manifest) == len(image)
         assert opened.read_manifest("one", manifest) == image
+
+
+def test_two_programs_on_one_volume_store_only_right_content(
+    store: Store, open_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    """The lock on the volume keeps them apart, but not every file system has locks."""
+    other = open_store(tmp_path)
+    first, second = (each.begin_blob(digest(content(1)), 64 * KIB) for each in (store, other))
+    first.write(content(1)[:1000])
+    second.write(content(2)[:2000])
+    first.write(content(1)[1000:])
+    first.commit("one")
+    second.write(content(2)[2000:])
+    with pytest.raises(WrongContent):
+        second.commit("one")
+    assert store.verify_blob(digest(content(1)), anew=True)
+    assert find_faults(tmp_path) == []
 
 
 def test_blob_has_a_bounded_number_of_links(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,31 @@ def test_second_program_waits_and_says_why_until_the_first_one_has_ended(tmp_pat
     assert second.find_problem() is None
 
 
+def test_volume_can_be_made_read_only_while_it_is_locked(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=8m") as disk:
+        volume = Volume(disk, pytest.fail)
+        assert volume.find_problem() is None
+        remount(disk, "ro")
+        volume.close()
+
+
+def test_network_file_system_that_locks_only_files_that_are_open_for_writing_is_locked(tmp_path: Path) -> None:
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(descriptor, operation)
+
+    with mock.patch.object(fcntl, "flock", flock):
+        first, second = Volume(tmp_path, pytest.fail), Volume(tmp_path, pytest.fail)
+        assert first.find_problem() is None
+        assert str(second.find_problem()).startswith("another pod uses the volume")
+        first.close()
+        assert second.find_problem() is None
+        second.close()
+
+
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_file_system_without_locks_is_used_and_that_is_said_once(tmp_path: Path, error: int) -> None:
     logged: list[str] = []

@@ -79,12 +79,12 @@ class Volume:
         if self._lock >= 0 or not self._has_locks:
             return
         try:
-            self._lock = os.open(self._root / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock = self._open_lock(os.O_RDONLY)
         except OSError:
             # The check of writing says why.
             return
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock_file()
         except OSError as error:
             self.close()
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -98,6 +98,23 @@ class Volume:
                 f"the file system of the volume has no locks ({error.strerror}): "
                 "it must make sure itself that two pods never use it at the same time"
             )
+
+    def _open_lock(self, mode: int) -> int:
+        path = self._root / LOCK_NAME
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        return os.open(path, mode | os.O_CLOEXEC)
+
+    def _lock_file(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # NFS locks only what is open for writing. Elsewhere that would keep the volume from being made read-only.
+            self.close()
+            self._lock = self._open_lock(os.O_RDWR)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _check_names(self) -> None:
         """Check that names are told apart by case.
