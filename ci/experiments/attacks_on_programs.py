@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 METRICS_PORT = 9253
 MAX_THREADS = 64
+# Of 24 blobs of 1 MiB, eight make the room that is missing, and nine more go since the volume is above its high-water
+# mark afterwards.
+MIN_KEPT = 5
 MAX_SCRAPE_SECONDS = 2.0
 START_SECONDS = 60.0
 
@@ -46,7 +49,7 @@ def two_gates(scene: Scene) -> None:
 
 @attack("a client reads an old blob slowly, and a new one would need its room", volume=Tmpfs("64m"))
 def slow_reader(scene: Scene) -> None:
-    """The room of a file that is open is not free: nothing may be evicted in vain."""
+    """The room of a file that is open is not free: as much as the new blob needs is evicted of other content."""
     old, kept = scene.bed.push("old", 1, 24 * MIB), scene.bed.push("kept", 24, MIB)
     for name, image in (("old", old), ("kept", kept)):
         for digest in image.blobs:
@@ -55,11 +58,11 @@ def slow_reader(scene: Scene) -> None:
     time.sleep(1)
     for digest in kept.blobs:
         scene.get(f"/v2/library/kept/blobs/{digest}")
-    needed = scene.bed.push("needed", 1, 42 * MIB)
+    needed = scene.bed.push("needed", 1, 20 * MIB)
     answer = scene.get(f"/v2/library/needed/blobs/{oci.digest(needed.layers[0])}")
+    scene.require(answer.status == http.client.OK and answer.whole, f"the new blob was answered with {answer.status}")
     stored = scene.stored(kept)
-    is_in_vain = answer.status != http.client.OK and stored < len(kept.blobs)
-    scene.require(not is_in_vain, f"{stored} of {len(kept.blobs)} blobs are left, and the new one was refused")
+    scene.require(stored >= MIN_KEPT, f"{stored} of {len(kept.blobs)} blobs are left")
 
 
 @attack("2,500 connections to the node program's metrics, each with a byte a second")

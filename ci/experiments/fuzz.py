@@ -146,15 +146,10 @@ def _replace(document: Any, changes: list[tuple[tuple[Any, ...], Any]]) -> Any:
 
 
 ODD_VALUES: st.SearchStrategy[Any] = st.one_of(
-    st.sampled_from(
-        [
-            *(None, True, False, 0, -1, 1 << 63, 10**400, -(10**400), math.inf, -math.inf, math.nan, 1e-300, 1e300),
-            *("", "\n", "\0", "x" * 300, "/", "..", "0s", "9" * 400 + "h", "sha256:", "\ud800", [], {}, [[]], [{}]),
-        ]
-    ),
-    st.text(max_size=8),
-    st.integers(),
-    st.floats(),
+    st.sampled_from([10**400, -(10**400), 1 << 63, math.inf, -math.inf, math.nan, 1e-300, 1e300, -1, 0]),
+    st.sampled_from([None, True, False, [], {}, [[]], [{}]]),
+    st.sampled_from(["", "\n", "\0", "x" * 300, "/", "..", "0s", "9" * 400 + "h", "sha256:", "\ud800"]),
+    st.one_of(st.text(max_size=8), st.integers(), st.floats()),
 )
 ODD_PIECES = (
     *(b"\0", b"\r\n", b"\n", b"\r", b"\xff\xfe", b'"', b"\\", b"[", b"{", b"-1", b"0", b"1e999", b"NaN", b"null"),

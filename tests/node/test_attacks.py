@@ -16,7 +16,6 @@ MARGIN_SECONDS = 3.0
 # These have an effect still: docs/attacks.md says which one.
 NOT_MENDED = frozenset(
     {
-        "made-up-repositories",
         "unknown-digests",
         "held-requests",
         "huge-manifests",
@@ -26,20 +25,15 @@ NOT_MENDED = frozenset(
         "range-of-incoming-blob",
         "foreign-endpoints",
         "odd-names",
-        "endless-blob",
         "dripping-blob",
         "refused-redirect",
         "relative-token-server",
         "slow-answer",
-        "many-manifests",
-        "manifests-of-many-layers",
         "endless-trailers",
         "large-headers",
         "many-tokens",
         "endless-token",
         "link-local-redirect",
-        "two-gates",
-        "slow-reader",
         "slow-scrapes",
     }
 )

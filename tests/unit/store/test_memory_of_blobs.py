@@ -8,10 +8,10 @@ from store.index import Blob, Index
 from store.layout import LAYER, Link
 
 BLOBS = 5000
-MAX_BYTES = 2000
+MAX_BYTES = 1000
 
 
-def test_stored_blob_takes_less_than_two_kilobytes_of_memory() -> None:
+def test_stored_blob_takes_less_than_a_kilobyte_of_memory() -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     index = Index()
