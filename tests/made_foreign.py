@@ -418,6 +418,29 @@ DOCUMENTS = [
         ["registry.redhat.io"],
     ),
     Foreign(
+        "rancher.yaml",
+        "apiVersion: provisioning.cattle.io/v1\nkind: Cluster\nspec:\n  rkeConfig:\n    registries:\n"
+        "      mirrors: {docker.io: {endpoint: ['https://c:1']}}\n      configs: {'c:1': {tls: {caBundle: x}}}\n",
+        "a Cluster of Rancher with a registries.yaml of k3s or RKE2",
+        ["docker.io"],
+    ),
+    Foreign("entry.yaml", "upstream: docker.io\n", "an entry of caches without that key", ["docker.io"]),
+    Foreign(
+        "entries.yaml",
+        "- upstream: docker.io\n- {upstream: quay.io, secretReferenceName: quay}\n",
+        "the list of caches without that key",
+        ["docker.io", "quay.io"],
+        ("caches[1].secretReferenceName: create this Secret",),
+    ),
+    Foreign("part.yaml", f"spec: {{{CONFIG}}}\n", "a part of a resource", ["docker.io"]),
+    Foreign(
+        "sops.yaml",
+        "caches: ENC[AES256_GCM,data:hunter2]\nsops: {mac: hunter2}\n",
+        "a file that SOPS has encrypted, which names no registry that can have a cache; decrypt it first",
+        [],
+    ),
+    Foreign("Chart.yaml", "apiVersion: v2\nname: a\nversion: 1.0.0\n", "the Chart.yaml of a chart, which names", []),
+    Foreign(
         "config.yaml", "token: hunter2\nembedded-registry: true\n", "a config.yaml of k3s or RKE2, which names", []
     ),
     Foreign("machine.yaml", "machine: {token: hunter2}\n", "a machine configuration of Talos, which names no", []),

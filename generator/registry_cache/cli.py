@@ -66,7 +66,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="registry-cache",
-        description="Checks a RegistryConfig and turns it into a Helm chart of pull-through registry caches.",
+        description="Checks a RegistryConfig, makes one of other documents or of what a cluster pulls,\n"
+        "and writes a Helm chart of pull-through registry caches for it.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -100,10 +101,17 @@ def _parser() -> argparse.ArgumentParser:
     converts = command(
         "convert",
         _convert,
-        "print a document of any version, or the one in a Shoot, as a RegistryConfig v1alpha3",
+        "print a RegistryConfig v1alpha3 that is made of a Shoot, an older version, or mirrors of other programs",
         "registry-cache convert shoot.yaml > registry-config.yaml",
+        "registry-cache convert /etc/rancher/k3s/registries.yaml > registry-config.yaml",
+        "kubectl get registrycacheconfigs -A -o yaml | registry-cache convert -",
     )
-    _add_document(converts, "file")
+    _add_document(
+        converts,
+        "file",
+        help=f"{ANY_DOCUMENT}; or a registries.yaml of k3s, mirrors of Talos, a hosts.toml or config.toml of "
+        "containerd, values of Spegel, and many others (docs/reference/command.md)",
+    )
 
     generates = command(
         "generate",

@@ -30,7 +30,9 @@ MAX_QUOTED_CHARACTERS = 60
 TOO_MANY_VALUES = f"contains more than {MAX_VALUES} values, counting each use of an alias"
 
 
+MAX_BITS = 64
 STANDARD_INPUT = "-"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _TABLE = re.compile(r"^[ \t]*\[[^\]\n]+\][ \t]*(#.*)?$", re.MULTILINE)
 _ASSIGNMENT = re.compile(r"^[ \t]*[\w.\"'/-]+[ \t]*=", re.MULTILINE)
 _TEMPLATE = "; it is a template: give the file that is made from it"
@@ -185,7 +187,8 @@ def _parse_yaml(text: str, name: str) -> list[Document]:
         values += len(document.lines)
         if values > MAX_VALUES:
             raise Unreadable(TOO_MANY_VALUES)
-        documents.append(document)
+        if document.content is not None:
+            documents.append(document)
     return documents
 
 
@@ -196,7 +199,9 @@ def _describe_error(error: Unreadable | yaml.YAMLError | RecursionError, text: s
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         problem = str(error.problem)
-        hint = "; indent with spaces, not with tabs" if "\\t" in problem else _TEMPLATE if "{{" in text else ""
+        line = text.splitlines()[mark.line : mark.line + 1] if mark else []
+        has_tab = any("\t" in one[: len(one) - len(one.lstrip())] for one in line)
+        hint = "; indent with spaces, not with tabs" if has_tab else _TEMPLATE if "{{" in text else ""
         if "anchor" in problem or "alias" in problem:
             problem = problem.partition(" '")[0]
         return Unreadable(f"is not YAML: {problem}{hint}", mark.line + 1 if mark else None)
@@ -243,10 +248,19 @@ def _construct(loader: _Loader, node: yaml.Node, path: Key, document: Document) 
         value = loader.construct_object(node)
     except (yaml.YAMLError, ValueError):
         value = node
-    if not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+    is_number = node.tag in _NUMBERS
+    if is_number and (not isinstance(value, int | float) or not _is_finite(value)):
+        message = "a number that is too large or not finite is not a plain value"
+        raise Unreadable(message, line)
+    if not isinstance(value, str | int | float | None):
         message = f"a value with the tag {quote_value(node.tag)} is not a plain value"
         raise Unreadable(message, line)
     return value
+
+
+def _is_finite(number: float) -> bool:
+    """Return whether a number is one that Helm can read too, which reads numbers of 64 bits."""
+    return math.isfinite(number) if isinstance(number, float) else number.bit_length() <= MAX_BITS
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode, path: Key, document: Document) -> dict[str, Any]:

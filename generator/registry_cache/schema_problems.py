@@ -13,6 +13,7 @@ from registry_cache.document import quote_example, quote_value
 from registry_cache.model.scalars import KEY_TITLE
 from registry_cache.problems import Finding
 from registry_cache.schema import schema_of_version
+from registry_cache.untrusted_text import join_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +88,9 @@ def _explain(error: jsonschema.ValidationError) -> Iterator[Finding]:  # noqa: C
         case "type":
             types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
             expected = schema.get("title") or TYPES[types[0]]
-            yield Finding(path, f"{quote_value(value)} is not {expected}", _suggest(value, schema))
+            is_cache = isinstance(value, str) and "upstream" in schema.get("properties", {})
+            suggestion = f"write {quote_example({'upstream': value})}" if is_cache else _suggest(value, schema)
+            yield Finding(path, f"{quote_value(value)} is not {expected}", suggestion)
         case "minItems":
             reason = "no cache is defined" if path == ("caches",) else "the list is empty"
             yield Finding(path, reason, _suggest(value, schema))
@@ -108,15 +111,23 @@ def _explain_unknown_keys(path: tuple[str | int, ...], value: Any, schema: Any) 
     patterns = schema.get("patternProperties", {})
     known = [*schema.get("properties", {}), *(pattern[1:-1] for pattern in patterns)]
     known = [name for name in known if "deprecationMessage" not in schema.get("properties", {}).get(name, {})]
+    if not path and not set(value) & set(known) and not any(_nearest(name, known) for name in value) and len(value) > 1:
+        names = join_some([str(name) for name in value])
+        yield Finding(path, f"{names} are not known keys", f"the known keys are {', '.join(known)}")
+        return
     for name in value:
         if name in schema.get("properties", {}) or any(re.search(pattern, name) for pattern in patterns):
             continue
         if not all(one.isalpha() for one in known):  # a pattern of keys
             yield Finding((*path, name), f"is not {KEY_TITLE}")
             continue
-        nearest = difflib.get_close_matches(str(name), known, n=1)
+        nearest = _nearest(name, known)
         suggestion = f"did you mean {nearest[0]}?" if nearest else f"the known keys are {', '.join(known)}"
         yield Finding((*path, name), "is not a known key", suggestion)
+
+
+def _nearest(name: object, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(str(name)[:MAX_GUESSED_CHARACTERS], known, n=1)
 
 
 def _suggest(value: object, schema: dict[str, Any]) -> str:

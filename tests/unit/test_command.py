@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -51,6 +52,22 @@ def test_document_in_the_readme_is_valid(tmp_path: Path) -> None:
         pytest.param(b"[" * 100_000, "is not YAML", id="deep"),
         pytest.param(b"a: &a [*a]\n", "is nested too deeply", id="in-itself"),
         pytest.param(b"---\n---\n", "is empty", id="dashes"),
+        pytest.param(b"---\nnull\n...\n", "is empty", id="null"),
+        pytest.param(b"a:\n\t- b\n", "indent with spaces, not with tabs", id="tab-in-front-of-a-dash"),
+        pytest.param(b"a: 0x" + b"f" * 5000, "a number that is too large", id="digits-of-a-number"),
+        pytest.param(b"a: " + b"9" * 5000, "a number that is too large", id="decimal-digits-of-a-number"),
+        pytest.param(b"a: 1e999", "a number that is too large", id="large-exponent"),
+        pytest.param("caches: []".encode("utf-16"), "is not UTF-8 but UTF-16", id="utf-16"),
+        pytest.param("caches: []".encode("utf-16-be"), "is not YAML", id="utf-16-without-mark"),
+        pytest.param(b"# f\xfcr\n", "is not UTF-8: byte 3 is 0xfc", id="latin-1"),
+        pytest.param(b"\x1f\x8b\x08\x00", "is not UTF-8", id="gzip"),
+        pytest.param(b"version = 2\n[plugins]\n{{ template }}\n", "is not TOML; it is a template", id="toml-template"),
+        pytest.param(b"caches:\n{{- range . }}\n- x\n", "it is a template: give the file", id="template"),
+        pytest.param(b"one: {}\ntwo: {}\n", "one, two are not known keys; the known keys are", id="unknown-keys"),
+        pytest.param(b"caches: [docker.io]", 'is not a mapping; write {"upstream": "docker.io"}', id="host-alone"),
+        pytest.param(b"kind: List\nitems: [&a {spec: {}}," + b"*a," * 6000 + b"]", "6001 documents", id="alias-list"),
+        pytest.param(b"{kind: List, items: [" * 300 + b"]}" * 300, "is nested too deeply", id="lists-in-lists"),
+        pytest.param(b"{a: " * 100 + b"}" * 100, "a: is not a known key", id="mappings-in-mappings"),
         pytest.param(b"x: \x01\n", "is not YAML", id="control-character"),
         pytest.param(b"x: .inf\n", "is not a plain value", id="infinity"),
         pytest.param(b'"a\\nb": 1\n', r'["a\nb"]: is not a known key', id="key-of-two-lines"),
@@ -106,6 +123,27 @@ def test_every_problem_is_a_line_with_file_line_and_path(tmp_path: Path, capsys:
         f'{path}: line 2: caches[0].upstream: "Docker.io"',
         f"{path}: line 4: caches[0].volume.size: 0",
     ]
+
+
+@pytest.mark.parametrize("command", [["validate"], ["convert"], ["plan", "-"], ["discover", "--values"]])
+def test_name_that_leads_to_no_file_is_an_error_of_every_command(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "file").write_text(GOOD)
+    for name in ("loop", "dangling", "file/x", ".", "x" * 300, "a\0b"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(GOOD.encode())))
+        assert cli.main([*command, f"{tmp_path}/{name}"]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "cannot be read: " in captured.err
+
+
+def test_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(GOOD)
+    (tmp_path / "link").symlink_to("file")
+    assert cli.main(["validate", str(tmp_path / "link")]) == 0
 
 
 def test_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

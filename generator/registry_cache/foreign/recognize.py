@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from registry_cache.document import STANDARD_INPUT, Document
 from registry_cache.foreign import files, resources, wrapped
 from registry_cache.foreign.mirrors import Mirrors
-from registry_cache.foreign.parts import Recognized, at
+from registry_cache.foreign.parts import Recognized, at, mapping
 from registry_cache.foreign.wrapped import MAX_DEPTH, upstreams_of
 from registry_cache.untrusted_text import MAX_TEXTS, join_some, printable
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # The more special ones come first.
 SHAPES: tuple[Callable[[Document], Recognized | None], ...] = (
+    wrapped.cache_entries,
     wrapped.kyma_config,
     wrapped.gardener_extension,
     resources.gardener_mirrors,
@@ -44,6 +45,8 @@ def recognize(document: Document) -> Recognized | None:
     """Return what a foreign document is, or None for one of ours and for one that is not known."""
     if document.documents or at(document.content, "kind") == "List":
         return _recognize_several(document)
+    if mapping(document.content, "sops").get("mac"):
+        return Recognized("a file that SOPS has encrypted", Mirrors(), "decrypt it first")
     if wrapped.is_ours(document.content):
         return None
     found = (shape(document) for shape in SHAPES)
@@ -79,7 +82,14 @@ def unpack(document: Document) -> list[Document]:
     if document.documents:
         return document.documents
     items = at(document.content, "items")
-    return [document.part(("items", index)) for index, _ in enumerate(items if isinstance(items, list) else [])]
+    parts = [
+        Document(item, inside=(*document.inside, "items", index), name=document.name)
+        for index, item in enumerate(items if isinstance(items, list) else [])
+    ]
+    for path, line in document.lines.items():
+        if parts and path[:1] == ("items",) and len(path) > 1 and isinstance(path[1], int):
+            parts[path[1]].lines[path[2:]] = line
+    return parts
 
 
 def _recognize_several(document: Document) -> Recognized | None:
@@ -117,6 +127,8 @@ def _names_registries(recognized: Recognized) -> bool:
 def _any_resource(document: Document) -> Recognized | None:
     """Recognize any other resource of Kubernetes, and documents of Helm and Kustomize."""
     version, kind = at(document.content, "apiVersion"), at(document.content, "kind")
+    if version in ("v1", "v2") and at(document.content, "name") and at(document.content, "version"):
+        return Recognized("the Chart.yaml of a chart", Mirrors(), "give the values of the chart")
     if not isinstance(version, str) or not isinstance(kind, str) or kind in ("Shoot", "RegistryConfig"):
         return None
     hint = "registry-cache discover finds those that a cluster pulls from"

@@ -37,6 +37,20 @@ def kyma_config(document: Document) -> Recognized | None:
     return Recognized("a RegistryCacheConfig of Kyma", as_config([document]))
 
 
+def cache_entries(document: Document) -> Recognized | None:
+    """Recognize an entry of `caches`, or the list of them, without the key."""
+    content = document.content
+    if isinstance(content, dict) and isinstance(content.get("upstream"), str) and "kind" not in content:
+        path: Key = ("caches", 0)
+        title, caches = "an entry of caches without that key", [content]
+    elif isinstance(content, list) and any("upstream" in cache for cache in mappings(content)):
+        path, title, caches = ("caches",), "the list of caches without that key", content
+    else:
+        return None
+    lines = {(*path, *own): line for own, line in document.lines.items()}
+    return Recognized(title, Document({"caches": caches}, lines, name=document.name))
+
+
 def as_config(configs: list[Document]) -> Document:
     """Return one RegistryConfig for Kyma's resources, with the lines of their fields."""
     caches, lines = [], {}
@@ -101,6 +115,8 @@ def _parts(document: Document) -> tuple[str, list[Document]]:
         found = "a HelmRelease of Flux", [*_at(document, ("spec", "values"))]
     elif kind_of(content, "argoproj.io/") in ("Application", "ApplicationSet"):
         found = f"an {content['kind']} of Argo CD", [*_of_application(document)]
+    elif kind_of(content, "provisioning.cattle.io/") == "Cluster":
+        found = "a Cluster of Rancher", [*_at(document, ("spec", "rkeConfig", "registries"))]
     elif kind_of(content, "helm.cattle.io/"):
         found = f"a {content['kind']} of k3s", [*_texts(document, at(content, "spec", "valuesContent"))]
     elif kind_of(content, "k3d.io/"):
@@ -109,7 +125,8 @@ def _parts(document: Document) -> tuple[str, list[Document]]:
         found = "a ConfigMap", [*_texts(document, *mapping(content, "data").values())]
     elif isinstance(content, dict) and "apiVersion" not in content and "kind" not in content:
         inner = [*_at(document, *((key,) for key in content if key not in ("global", "metadata")))]
-        found = "a values file of a parent chart", inner
+        is_part = content.keys() & {"spec", "providerConfig"}
+        found = "a part of a resource" if is_part else "a values file of a parent chart", inner
     return found
 
 
