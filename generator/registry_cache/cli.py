@@ -14,7 +14,7 @@ import shtab
 from registry_cache import plan
 from registry_cache.build import CannotWrite, generate, generate_package
 from registry_cache.convert import Converted, convert, drop_unsupported, import_foreign
-from registry_cache.document import Document, Unreadable, read
+from registry_cache.document import Document, Unreadable, join_documents, read
 from registry_cache.names import RELEASE
 from registry_cache.problems import Problem
 from registry_cache.validation import find_problems
@@ -104,11 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         "print a RegistryConfig v1alpha3 that is made of a Shoot, an older version, or mirrors of other programs",
         "registry-cache convert shoot.yaml > registry-config.yaml",
         "registry-cache convert /etc/rancher/k3s/registries.yaml > registry-config.yaml",
+        "registry-cache convert /etc/containerd/certs.d/*/hosts.toml > registry-config.yaml",
         "kubectl get registrycacheconfigs -A -o yaml | registry-cache convert -",
     )
     _add_document(
         converts,
-        "file",
+        "files",
+        nargs="+",
         help=f"{ANY_DOCUMENT}; or a registries.yaml of k3s, mirrors of Talos, a hosts.toml or config.toml of "
         "containerd, values of Spegel, and many others (docs/reference/command.md)",
     )
@@ -192,9 +194,11 @@ def _problems_of_file(name: str) -> list[Problem]:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    document, import_notes = import_foreign(_read_document(options.file))
+    read_documents = [_read_document(name) for name in options.files]
+    document = read_documents[0] if len(read_documents) == 1 else join_documents(read_documents)
+    document, import_notes = import_foreign(document)
     document, notes = drop_unsupported(document)
-    converted = _convert_document(options.file, document)
+    converted = _convert_document(", ".join(options.files), document)
     return _print(Converted(converted.values, [*import_notes, *notes, *converted.notes]).text().removesuffix("\n"))
 
 

@@ -34,7 +34,8 @@ MAX_BITS = 64
 STANDARD_INPUT = "-"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _TABLE = re.compile(r"^[ \t]*\[[^\]\n]+\][ \t]*(#.*)?$", re.MULTILINE)
-_ASSIGNMENT = re.compile(r"^[ \t]*[\w.\"'/-]+[ \t]*=", re.MULTILINE)
+# A hosts.toml may have nothing but the names of its hosts.
+_ASSIGNMENT = re.compile(r"^[ \t]*([\w.\"'/-]+[ \t]*=|\[host\.[\"'])", re.MULTILINE)
 _TEMPLATE = "; it is a template: give the file that is made from it"
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
@@ -76,6 +77,11 @@ class Document:
             content = content[key]
         lines = {own[len(path) :]: line for own, line in self.lines.items() if own[: len(path)] == path}
         return Document(content, lines, self.inside + path, self.name)
+
+
+def join_documents(files: list[Document]) -> Document:
+    """Return the documents of several files, as if they were in one."""
+    return Document(None, documents=[one for file in files for one in file.documents or [file]])
 
 
 def read(name: str) -> Document:

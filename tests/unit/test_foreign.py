@@ -85,6 +85,22 @@ def test_settings_of_a_config_in_another_document_are_kept(tmp_path: Path, capsy
             assert cache["volume"]["size"] in foreign.text
 
 
+def test_several_files_become_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    upstreams = ["docker.io", "quay.io", "_default", "registry.example.com_5000_"]
+    paths = [tmp_path / upstream / "hosts.toml" for upstream in upstreams]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text('[host."http://mirror.example.com:5000"]\n')
+    assert cli.main(["convert", *map(str, paths)]) == 0
+    output = capsys.readouterr().out
+    converted = [cache["upstream"] for cache in yaml.safe_load(output)["caches"]]
+    assert converted == ["docker.io", "quay.io", "registry.example.com:5000"]
+    good = tmp_path / "good.yaml"
+    good.write_text(GOOD)
+    assert cli.main(["convert", str(good), str(good)]) == 1
+    assert "contains 2 documents; write each of them into a file of its own" in capsys.readouterr().err
+
+
 def test_problem_inside_another_document_has_its_path_and_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

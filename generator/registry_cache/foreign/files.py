@@ -52,7 +52,7 @@ def containerd_config(document: Document) -> Recognized | None:
     mirrors = read_containerd(content)
     hint = ""
     if paths := [path for registry in _plugin_registries(content) for path in texts(registry.get("config_path"))]:
-        hint = "it says that the mirrors are in hosts.toml files; give one of them"
+        hint = "it says that the mirrors are in hosts.toml files; give those, as in certs.d/*/hosts.toml"
         if any(paths) and mirrors.upstreams:
             mirrors.notes.append("config_path is set too: more mirrors may be in hosts.toml files")
     return Recognized("containerd's config.toml", mirrors, hint)

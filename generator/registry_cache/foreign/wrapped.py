@@ -8,6 +8,7 @@ from registry_cache.document import Document, Unreadable, parse
 from registry_cache.foreign.mirrors import Mirrors
 from registry_cache.foreign.parts import Recognized, at, mapping, mappings, texts
 from registry_cache.foreign.resources import kind_of
+from registry_cache.untrusted_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,7 +119,7 @@ def _parts(document: Document) -> tuple[str, list[Document]]:
     elif kind_of(content, "provisioning.cattle.io/") == "Cluster":
         found = "a Cluster of Rancher", [*_at(document, ("spec", "rkeConfig", "registries"))]
     elif kind_of(content, "helm.cattle.io/"):
-        found = f"a {content['kind']} of k3s", [*_texts(document, at(content, "spec", "valuesContent"))]
+        found = f"a {printable(content['kind'])} of k3s", [*_texts(document, at(content, "spec", "valuesContent"))]
     elif kind_of(content, "k3d.io/"):
         found = "a configuration of k3d", [*_texts(document, at(content, "registries", "config"))]
     elif kind_of(content, "v1") == "ConfigMap":
