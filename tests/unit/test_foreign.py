@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,8 @@ from made_foreign import DOCUMENTS, ENCODED, PASSWORD, Foreign
 from registry_cache import cli
 from registry_cache.convert import import_foreign
 from registry_cache.document import Unreadable, parse
-from registry_cache.foreign.mirrors import host_of
+from registry_cache.foreign.mirrors import Mirrors, host_of
+from registry_cache.foreign.recognize import recognize
 from registry_cache.validation import find_problems
 
 if TYPE_CHECKING:
@@ -171,11 +173,11 @@ NAMES = (
     "settings container-registry credentials extensions type providerConfig url name op path value volume"
 )
 KEYS = st.sampled_from(NAMES.split())
+LEAKS = (f"https://user:{PASSWORD}@a.b/{PASSWORD}", f"user:{PASSWORD}@a.b:3128", f"password = {PASSWORD}")
 VALUES = st.sampled_from(
     [
         PASSWORD,
-        f"https://user:{PASSWORD}@a.b/{PASSWORD}",
-        f"user:{PASSWORD}@a.b:3128",
+        *LEAKS[:2],
         "List",
         "Shoot",
         "RegistryMirrorConfig",
@@ -207,6 +209,25 @@ def test_no_document_ends_in_a_traceback(content: Any, *, several: bool) -> None
         document = parse(raw.encode())
         assert find_problems(document) != [] or "caches" in text
         import_foreign(document)
+
+
+@given(
+    shape=st.sampled_from([one.text for one in DOCUMENTS]),
+    place=st.integers(0, 10_000),
+    leak=st.sampled_from(LEAKS),
+)
+def test_conversion_repeats_no_login_wherever_it_stands(shape: str, place: int, leak: str) -> None:
+    """A value anywhere in a document that is known is a URL with a login, or something that is not a name at all."""
+    words = re.findall(r"[A-Za-z0-9./:-]{4,}", shape)
+    text = shape.replace(words[place % len(words)], leak)
+    try:
+        _, notes = import_foreign(parse(text.encode()))
+    except Unreadable:
+        return
+    assert PASSWORD not in "\n".join(notes)
+    recognized = recognize(parse(text.encode()))
+    if recognized and isinstance(recognized.content, Mirrors):
+        assert PASSWORD not in json.dumps(recognized.content.config())
 
 
 @given(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ALL_REGISTRIES = ("*", "_default", "")
 NAMES_OF_DOCKER_HUB = (HOST_OF_DOCKER_HUB, "index.docker.io", "hub.docker.com", "registry.hub.docker.com")
+_NAME = re.compile(r"[a-z0-9.:*_\[\]-]+")
 _HOST = re.compile(r"[a-z0-9.:\[\]-]+")
 OF_THE_CLUSTER = (".svc", ".cluster.local")
 
@@ -128,7 +129,8 @@ class Mirrors:
     def _left_out(self) -> Iterator[str]:
         mirrors = self._mirror_hosts()
         for name, facts in self.facts.items():
-            shown = printable(name or "*")
+            # Anything else may be in the wrong place, and a password.
+            shown = printable(name or "*") if _NAME.fullmatch(name or "*") else "an entry whose name is not a host"
             if self._is_mirror(name, facts) and (facts.is_upstream or facts.settings):
                 settings = f", with its {' and '.join(sorted(facts.settings))}," if facts.settings else ""
                 yield f"{shown}{settings} is left out, because it is a mirror of another registry"
