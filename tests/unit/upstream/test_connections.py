@@ -12,6 +12,7 @@ from upstream import connections
 from upstream.client import Client, Settings
 from upstream.errors import Unavailable
 from upstream.reference import Reference
+from upstreams.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,3 +90,30 @@ def test_second_address_is_tried_if_the_first_does_not_answer() -> None:
         connections._dial(addresses, time.monotonic() + TIMEOUT_SECONDS)
     with pytest.raises(TimeoutError):
         connections._dial(addresses, time.monotonic())
+
+
+def test_head_of_an_answer_is_bounded() -> None:
+    """100 lines of 64 KiB, as http.client allows, would take a fortieth of the gate's memory for each answer."""
+
+    def send(connection: socket.socket, _: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        for number in range(90):
+            connection.sendall(b"X-%d: %b\r\n" % (number, b"x" * 60_000))
+        connection.sendall(b"Content-Length: 0\r\n\r\n")
+
+    def send_usual(connection: socket.socket, _: str) -> None:
+        head = b"HTTP/1.1 200 OK\r\nX-1: %b\r\nContent-Length: 100000\r\n\r\n" % (b"x" * 30_000)
+        connection.sendall(head + bytes(100_000))
+
+    with ScriptedServer(send) as server:
+        client = Client(Settings(server.url, no_proxy=("*",)), observe=lambda *_: None, log=lambda _: None)
+        with pytest.raises(Unavailable) as raised:
+            client.open("GET", BLOB, timeout=TIMEOUT_SECONDS)
+        assert raised.value.kind == "malformed"
+    with ScriptedServer(send_usual) as server:
+        client = Client(Settings(server.url, no_proxy=("*",)), observe=lambda *_: None, log=lambda _: None)
+        with client.open("GET", BLOB, timeout=TIMEOUT_SECONDS) as answer:
+            received = 0
+            while chunk := answer.read(1 << 16):
+                received += len(chunk)
+        assert received == 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import socket
 import ssl
@@ -11,6 +12,8 @@ from typing import Protocol, cast
 
 # A TLS record has 16 KiB at most. Reading many at once saves two system calls for each.
 TLS_READ_BYTES = 128 * 1024
+# The head of an answer. http.client itself allows 100 lines of 64 KiB.
+MAX_HEAD_BYTES = 64 * 1024
 
 
 class Transport(Protocol):
@@ -149,9 +152,14 @@ class Connection:
     def send(self, data: bytes, first_byte_deadline: float | None = None) -> None:
         """Send all bytes of a request, whose response begins by the earlier deadline if there is one."""
         self._stream.has_received = False
+        self._stream.head_bytes_left = MAX_HEAD_BYTES
         self._stream.first_byte_deadline = first_byte_deadline
         self._stream.limit()
         self.transport.sendall(data)
+
+    def end_head(self) -> None:
+        """Note that the head of the answer has been read; the bytes that follow are not limited."""
+        self._stream.head_bytes_left = None
 
     def limit_acknowledgement(self, seconds: float) -> None:
         """Let the connection fail if bytes that were sent are not acknowledged within this time.
@@ -208,6 +216,8 @@ class _Stream(io.RawIOBase):
         self.deadline: float | None = deadline
         self.first_byte_deadline: float | None = None
         self.has_received = False
+        # None except while the head of an answer is read.
+        self.head_bytes_left: int | None = None
         # While it is set, there is nothing to read.
         self.is_paused = False
         self._transport = transport
@@ -223,6 +233,11 @@ class _Stream(io.RawIOBase):
         count = self._transport.recv_into(buffer)
         if count:
             self.has_received = True
+        if self.head_bytes_left is not None:
+            self.head_bytes_left -= count
+            if self.head_bytes_left < 0:
+                message = f"the head of the answer has more than {MAX_HEAD_BYTES} bytes"
+                raise http.client.HTTPException(message)
         return count
 
     def limit(self) -> None:
