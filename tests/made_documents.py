@@ -82,6 +82,7 @@ UPSTREAM_SETTINGS = (
     mapping(caConfigMapName=HOST, proxySecretName=HOST)
     | mapping(caSecretName=HOST)
     | mapping(
+        allowedRepositories=st.lists(st.sampled_from(["library/*", "team/app", "*", "Team"]), max_size=2),
         clusterIP=st.sampled_from(["10.0.0.1", "fd00::1", "None", "10.0.0.256"]),
         resources=mapping(gate=RESOURCES),
         nodeSelector=STRINGS,

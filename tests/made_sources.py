@@ -37,6 +37,7 @@ class MadeAnswer:
     offset: int = 0
     headers: Message = field(default_factory=Message)
     location: object = "where the blob is"
+    total_size: int | None = None
 
     def close(self) -> None:
         self.body.clear()

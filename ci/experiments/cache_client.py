@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 
 from upstreams import oci
 
-from experiments.pod_bench import UPSTREAM
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -48,7 +46,8 @@ def send_request(pod: CachePod, path: str, method: str = "GET", body: bytes | No
     connection = connect(pod)
     begun = time.monotonic()
     try:
-        connection.request(method, f"{path}?ns={UPSTREAM}", body=body, headers={"Accept": oci.MANIFEST, **headers})
+        query = "" if "?" in path else f"?ns={pod.cache['upstream']}"
+        connection.request(method, f"{path}{query}", body=body, headers={"Accept": oci.MANIFEST, **headers})
         response = connection.getresponse()
         seconds = time.monotonic() - begun
         whole = True

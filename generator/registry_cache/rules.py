@@ -67,6 +67,7 @@ def alerts() -> tuple[Alert, ...]:
     failures = f'increase(registry_cache_upstream_requests_total{{outcome!~"{NO_FAILURE}"}}[10m])'
     rate_limited = 'increase(registry_cache_upstream_requests_total{outcome="429"}[15m])'
     no_room = 'sum without (reason) (increase(registry_cache_refused_requests_total{reason=~"no-room|volume"}[15m]))'
+    overload = 'increase(registry_cache_refused_requests_total{reason="overload"}[10m])'
     hits = "upstream_host:registry_proxy_hits:ratio_rate"
     our_pods = "(registry_cache_build_info or registry_cache_node_probes_total)"
     return (
@@ -172,6 +173,24 @@ def alerts() -> tuple[Alert, ...]:
             "warning",
             "A pod of the registry caches restarts repeatedly",
             "Pod {{ $labels.pod }} restarted {{ $value | humanize }} times in the last hour.",
+        ),
+        Alert(
+            "RegistryCacheOverloaded",
+            f"{_sum(overload)} > 10",
+            "0m",
+            "warning",
+            "The cache of {{ $labels.upstream_host }} refuses requests because it has too many",
+            "About {{ $value | humanize }} requests were refused in the last 10 minutes. Nodes pull from the upstream "
+            "instead. One client may take more than its share, or the cache needs more replicas.",
+        ),
+        Alert(
+            "RegistryCacheDefect",
+            f"{_sum('increase(registry_cache_defects_total[1h])')} > 0",
+            "0m",
+            "warning",
+            "The gate of the cache of {{ $labels.upstream_host }} has a defect",
+            "Unexpected errors in the last hour: about {{ $value | humanize }}. The log of the gate has a traceback, "
+            "or its process was killed.",
         ),
         Alert(
             "RegistryCacheNotScraped",

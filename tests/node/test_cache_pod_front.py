@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import socket
 import time
@@ -163,17 +162,36 @@ def test_ranges_of_blobs_are_sent_as_requested(pod: CachePod, image: oci.Image) 
     assert send_request(pod, blob_path("known", digest), Range=f"bytes={size}-").status == 416
 
 
-def test_cached_repositories_and_tags_are_listed(bench: Bench, pod: CachePod) -> None:
-    for name in ("list-a", "list-b"):
-        pull(pod, name, bench.push(name))
-    connection = connect(pod)
-    connection.request("GET", "/v2/_catalog?n=1&last=library/list-a")
-    assert json.loads(connection.getresponse().read()) == {"repositories": ["library/list-b"]}
-    connection.close()
-    assert json.loads(send_request(pod, "/v2/library/list-a/tags/list").body) == {
-        "name": "library/list-a",
-        "tags": ["1"],
-    }
+def test_only_pulls_of_the_upstream_are_answered(pod: CachePod, image: oci.Image) -> None:
+    """Also while the gate does not run, when distribution answers what the front passes on."""
+    blob = next(iter(image.blobs))
+    refused = (
+        *("/v2/_catalog", "/v2/library/known/tags/list", "/debug/pprof/", "/debug/health", "/metrics", "/healthz"),
+        *("/v2/library%2Fknown/manifests/1", "/v2/library/known/manifests/%31", f"/v2/library%2Fknown/blobs/{blob}"),
+        *("/v2//library/known/manifests/1", "/v2/library/./known/manifests/1", "/v2/x/../library/known/manifests/1"),
+    )
+    for path in refused:
+        assert send_request(pod, path).status == 404, path
+    other = "/v2/library/known/manifests/1?ns=quay.io"
+    assert send_request(pod, other).status == 404
+    assert send_request(pod, f"/v2/library/known/manifests/1?ns={pod.cache['upstream']}").status == 200
+    assert send_request(pod, "/-/distribution").status == 200
+    pod.kill("gate")
+    try:
+        for path in refused:
+            assert send_request(pod, path).status == 404, path
+    finally:
+        pod.start_container("gate")
+        pod.wait_until_ready()
+    for port in (5002, 5003):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((pod.address, port), timeout=HANG_SECONDS)
+
+
+def test_headers_of_a_request_are_bounded(pod: CachePod) -> None:
+    assert send_request(pod, "/v2/", **{"X-Filler": "x" * 3000}).status == 200
+    assert send_request(pod, "/v2/", **{"X-Filler": "x" * 10_000}).status == 400
+    assert send_request(pod, f"/v2/{'a' * 8000}/manifests/1").status == 414
 
 
 def test_invalid_names_and_paths_are_refused(pod: CachePod) -> None:

@@ -179,6 +179,19 @@ def test_distribution_only_serves_stored_content() -> None:
     assert config["storage"]["maintenance"]["readonly"] == {"enabled": True}
     assert "cache" not in config["storage"], "with a cache of descriptors, a blob shared by two images can come empty"
     assert "proxy" not in config
+    assert config["http"]["net"] == "unix"
+    assert "debug" not in config["http"], "its port would be open to all pods, with profiles of the process"
+
+
+def test_repositories_that_a_cache_serves_can_be_listed(tmp_path: Path) -> None:
+    document = {
+        "caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}],
+        "upstreamSettings": {"docker.io": {"allowedRepositories": ["library/*", "team/app"]}},
+    }
+    allowed = {
+        name: one["allowedRepositories"] for name, one in configurations_of(render(written(tmp_path, document))).items()
+    }
+    assert allowed == {"docker.io": ["library/*", "team/app"], "quay.io": []}
 
 
 def test_credentials_are_mounted_and_appear_nowhere_else() -> None:

@@ -171,6 +171,7 @@ UPSTREAM_SETTINGS: list[dict[str, Any]] = [
     {"caConfigMapName": "authority"},
     {"caSecretName": "authority"},
     {"proxySecretName": "login"},
+    {"allowedRepositories": ["library/*"]},
     {"clusterIP": "10.96.0.100"},
     {"replicas": 2},
     {"replicas": 3},

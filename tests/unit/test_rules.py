@@ -146,6 +146,12 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
             [""],
         ),
     ],
+    "RegistryCacheOverloaded": [
+        ({f'registry_cache_refused_requests_total{{{OF},reason="overload"}}': "0x5 20+20x15"}, 15, ["docker.io"]),
+    ],
+    "RegistryCacheDefect": [
+        ({f'registry_cache_defects_total{{{OF},where="thread"}}': "0x5 1x15"}, 15, ["docker.io"]),
+    ],
     "RegistryCacheNotScraped": [
         ({'up{job="registry-cache",instance="a"}': "0x20", 'up{job="other",instance="b"}': "0x20"}, 12, [""]),
     ],
@@ -251,6 +257,16 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
             20,
         ),
     ],
+    "RegistryCacheOverloaded": [
+        (
+            {
+                f'registry_cache_refused_requests_total{{{OF},reason="overload"}}': "0x5 3x15",
+                f'registry_cache_refused_requests_total{{{OF},reason="not-found"}}': "0x5 20+20x15",
+            },
+            15,
+        ),
+    ],
+    "RegistryCacheDefect": [({f'registry_cache_defects_total{{{OF},where="thread"}}': "1x20"}, 15)],
     "RegistryCacheNotScraped": [({'up{job="registry-cache",instance="a"}': "1x5 0x5 1x10"}, 12)],
 }
 

@@ -29,6 +29,7 @@ the cache.
 {{- $_ := set $config "credentialsSource" (ternary (print "the Secret " .secretName) "" (not (empty .secretName))) -}}
 {{- $hasLogin := not (empty .settings.proxySecretName) -}}
 {{- $_ := set $config "proxyCredentials" (ternary (print $folder "proxy-credentials") "" $hasLogin) -}}
+{{- $_ := set $config "allowedRepositories" (.settings.allowedRepositories | default list) -}}
 {{- $replicas := list -}}
 {{- if gt (int .replicas) 1 -}}
 {{- range .pods -}}

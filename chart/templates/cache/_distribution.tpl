@@ -11,11 +11,9 @@ a cache.
     {{- /* Otherwise distribution looks for a collector of traces on this host, and logs that there is none. */}}
     - name: OTEL_TRACES_EXPORTER
       value: none
-  ports:
-    - name: distribution
-      containerPort: 5002
+  {{- /* It listens on a Unix socket alone, so the probe goes through the front. */}}
   livenessProbe:
-    {{- include "registry-cache.livenessProbe" (dict "cache" . "path" "/debug/health" "port" "distribution") | nindent 4 }}
+    {{- include "registry-cache.livenessProbe" (dict "cache" . "path" "/-/distribution" "port" (int .endpoint.port)) | nindent 4 }}
   {{- with .settings.resources.distribution }}
   resources:
     {{- toYaml . | nindent 4 }}

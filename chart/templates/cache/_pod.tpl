@@ -33,7 +33,7 @@ connection, so the container is ended soon, and without the grace period in whic
 {{- define "registry-cache.livenessProbe" -}}
 httpGet:
   path: {{ .path | quote }}
-  port: {{ .port | quote }}
+  port: {{ .port | toJson }}
 {{ toYaml .cache.settings.livenessProbe }}
 terminationGracePeriodSeconds: 1
 {{- end -}}

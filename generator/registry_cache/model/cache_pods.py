@@ -34,6 +34,7 @@ from registry_cache.model.scalars import (
     Percent,
     PositiveCount,
     Replicas,
+    RepositoryPattern,
     Resources,
     Subdomain,
 )
@@ -90,6 +91,14 @@ class UpstreamSettings(Model):
         description="A Secret in the release's namespace with the keys username and password for the HTTP proxy of the "
         "cache.",
         examples=["proxy-login"],
+    )
+    allowedRepositories: list[RepositoryPattern] | None = Field(
+        None,
+        description="The repositories that the cache serves; nodes pull others from the upstream. An entry is the name "
+        "of a repository, without the registry, or a prefix with /*. On docker.io, the official images are below "
+        "library. Without entries, the cache serves all. Use it if pods of others can reach the cache, and the "
+        "upstream charges for each byte or the volume is small.",
+        examples=[["library/*", "team/app"]],
     )
     clusterIP: IPAddress | None = Field(
         None,

@@ -15,6 +15,8 @@ _LABEL = "[a-z0-9]+(-+[a-z0-9]+)*"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _HOST = f"{_SUBDOMAIN}(:{_PORT})?"
+# As the distribution spec writes it.
+_REPOSITORY_PART = "[a-z0-9]+(([.]|__?|-+)[a-z0-9]+)*"
 _QUANTITY_UNIT = "([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?"
 _POSITIVE_NUMBER = "(0*[1-9][0-9]*([.][0-9]*)?|0*[.]0*[1-9][0-9]*)"
 # As many digits before the point as keep the sum of all units within the 292 years that Go can hold.
@@ -199,6 +201,15 @@ Name = Annotated[
 Version = Annotated[str, Field(title="a version, or empty", pattern="^(v?[0-9]+[.][0-9]+[-+.~0-9A-Za-z]*)?$")]
 Command = Annotated[list[Annotated[str, Field(title="a word of a command", min_length=1)]], Field(min_length=1)]
 Program = Annotated[str, Field(title="the name or path of a program", min_length=1)]
+RepositoryPattern = Annotated[
+    str,
+    Field(
+        title="a repository such as team/app, or team/* for all below team",
+        pattern=f"^{_REPOSITORY_PART}(/{_REPOSITORY_PART})*(/[*])?$",
+        max_length=255,
+        examples=["team/*"],
+    ),
+]
 NoProxy = Annotated[
     str,
     Field(

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 from fetching import download, fetches
+from fetching.fair_slots import FairSlots, Overloaded
 from fetching.fetches import Fetches
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
@@ -286,3 +287,130 @@ def test_complete_blob_is_served_although_it_could_not_be_linked(store: Store, m
     monkeypatch.setattr(store._writer, "add_links", mock.Mock(side_effect=OSError(errno.EMFILE, "too many open files")))
     assert finish(fetches_from(MadeSource(lambda _: whole(CONTENT)), store), blob()).failure is None
     assert store.find_blob(digest(CONTENT))
+
+
+def test_fetch_of_another_repository_is_joined_only_when_its_upstream_has_answered(store: Store) -> None:
+    may_answer, more = threading.Event(), threading.Event()
+
+    def answer(asked: Asked) -> MadeAnswer:
+        if asked.reference.repository == "made/up":
+            assert may_answer.wait(TIMEOUT_SECONDS)
+            raise NotFound
+        return MadeAnswer([CONTENT[:9000], more, CONTENT[9000:]], len(CONTENT))
+
+    source = MadeSource(answer)
+    all_fetches = fetches_from(source, store)
+    refused, _ = all_fetches.get(blob(repository="made/up"))
+    honest, is_new = all_fetches.get(blob())
+    assert is_new
+    assert honest.wait_for_first_byte(TIMEOUT_SECONDS), "it does not wait for the other repository"
+    joined, is_new = all_fetches.get(blob(repository="team/app"))
+    assert (joined, is_new) == (honest, False)
+    may_answer.set()
+    assert refused.wait_for_end(TIMEOUT_SECONDS)
+    assert isinstance(refused.failure, NotFound)
+    more.set()
+    assert honest.wait_for_end(TIMEOUT_SECONDS)
+    assert honest.failure is None
+    assert len(source.asked) == 2
+
+
+def test_two_repositories_that_have_the_blob_share_the_fetch_that_is_answered_first(store: Store) -> None:
+    may_answer, more = threading.Event(), threading.Event()
+
+    def answer(asked: Asked) -> MadeAnswer:
+        if asked.reference.repository == "a/b":
+            assert may_answer.wait(TIMEOUT_SECONDS)
+        return MadeAnswer([CONTENT[:9000], more, CONTENT[9000:]], len(CONTENT))
+
+    all_fetches = fetches_from(MadeSource(answer), store)
+    late, _ = all_fetches.get(blob())
+    first, _ = all_fetches.get(blob(repository="team/app"))
+    assert first.wait_for_first_byte(TIMEOUT_SECONDS)
+    may_answer.set()
+    assert late.wait_for_end(TIMEOUT_SECONDS)
+    assert late.leader is first
+    assert all_fetches.get(blob()) == (first, False)
+    more.set()
+    assert first.wait_for_end(TIMEOUT_SECONDS)
+    assert store.blob_path(digest(CONTENT)).read_bytes() == CONTENT
+
+
+def test_one_client_leaves_fetches_and_turns_for_the_others(store: Store) -> None:
+    """Fetches without a turn have no thread."""
+    over = threading.Event()
+
+    def answer(asked: Asked) -> MadeAnswer:
+        if asked.reference.repository == "slow/x":
+            assert over.wait(TIMEOUT_SECONDS)
+            raise NotFound
+        return whole(CONTENT)
+
+    source = MadeSource(answer)
+    all_fetches = fetches_from(source, store)
+    all_fetches._slots, all_fetches._turns = FairSlots(20), FairSlots(4)
+    threads = threading.active_count()
+    started = [all_fetches.get(blob(bytes([number]), "slow/x"), "10.0.0.1")[0] for number in range(10)]
+    with pytest.raises(Overloaded):
+        all_fetches.get(blob(b"one more", "slow/x"), "10.0.0.1")
+    wait_for("two requests", lambda: len(source.asked) == 2, TIMEOUT_SECONDS, 0.01)
+    assert threading.active_count() == threads + 2
+    honest, _ = all_fetches.get(blob(), "10.0.0.2")
+    assert honest.wait_for_end(TIMEOUT_SECONDS)
+    assert honest.failure is None
+    over.set()
+    for fetch in started:
+        assert fetch.wait_for_end(TIMEOUT_SECONDS)
+    wait_for("all to end", lambda: all_fetches.count() == 0, TIMEOUT_SECONDS, 0.01)
+    assert all_fetches._slots.taken == all_fetches._turns.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_kept", "ends"),
+    [(9000, False, False), (9000, True, True), (len(CONTENT) - 5000, False, True)],
+    ids=["hung-up", "refused-for-slowness", "nearly-complete"],
+)
+def test_fetch_goes_on_for_a_while_after_its_clients_hung_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch, sent: int, *, is_kept: bool, ends: bool
+) -> None:
+    monkeypatch.setattr("fetching.fetch.DESERTED_SECONDS", 0.2)
+    more = threading.Event()
+    source = MadeSource(lambda _: MadeAnswer([CONTENT[:sent], more, CONTENT[sent:]], len(CONTENT)))
+    all_fetches = fetches_from(source, store)
+    fetch, _ = all_fetches.get(blob())
+    assert fetch.wait_for_first_byte(TIMEOUT_SECONDS)
+    fetch.leave(is_kept=is_kept)
+    time.sleep(0.3)
+    more.set()
+    assert fetch.wait_for_end(TIMEOUT_SECONDS)
+    assert (fetch.failure is None) is ends
+    assert (store.find_blob(digest(CONTENT)) is not None) is ends
+    if not ends:
+        source.answer = lambda _: whole(CONTENT)
+        assert finish(all_fetches, blob()).failure is None, "the next client is not refused"
+
+
+def test_fetch_goes_on_for_a_client_that_comes_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fetching.fetch.DESERTED_SECONDS", 0.2)
+    more = threading.Event()
+    source = MadeSource(lambda _: MadeAnswer([CONTENT[:9000], more, CONTENT[9000:]], len(CONTENT)))
+    all_fetches = fetches_from(source, store)
+    fetch, _ = all_fetches.get(blob())
+    fetch.leave()
+    assert all_fetches.get(blob()) == (fetch, False)
+    time.sleep(0.3)
+    more.set()
+    assert fetch.wait_for_end(TIMEOUT_SECONDS)
+    assert fetch.failure is None
+
+
+def test_remembered_failures_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetches, "MAX_REMEMBERED_FAILURES", 3)
+
+    def answer(_: Asked) -> MadeAnswer:
+        raise NotFound
+
+    all_fetches = fetches_from(MadeSource(answer), store)
+    for number in range(10):
+        finish(all_fetches, blob(bytes([number])))
+    assert len(all_fetches._failed) == 3

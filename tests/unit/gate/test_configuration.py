@@ -19,6 +19,7 @@ CACHE: dict[str, Any] = {
     "remoteURL": "https://registry-1.docker.io",
     "tagCheckInterval": "10s",
     "fetchAhead": "Adaptive",
+    "allowedRepositories": ["library/nginx", "team/*"],
     "httpProxy": "",
     "httpsProxy": "http://proxy:3128",
     "noProxy": [".svc"],

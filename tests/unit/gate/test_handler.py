@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.client
 import os
 import socket
@@ -14,23 +15,28 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 from common.endpoint import Endpoint
+from fetching.fair_slots import FairSlots
 from fetching.fetch import Fetch
 from fetching.fetches import Fetches
+from fetching.ranges import Ranges
 from fetching.replica_first import HOLDINGS_TYPE, ReplicaFirst
-from gate import handler
+from gate import cold_blobs, server
 from gate.ahead import NEVER, Ahead
-from gate.handler import Server
 from gate.health import Health
 from gate.manifests import Manifests
 from gate.metrics import Metrics
 from gate.parts import Parts, render_metrics
+from gate.refusals import RefusalLog
 from gate.repeats import Repeats
 from gate.replica_addresses import ReplicaAddresses
+from gate.server import Server
+from known_metrics import EMPTY_CACHE
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
-from upstream.errors import NotFound
+from upstream.errors import Denied, Kind, NotFound, Unavailable
+from upstream.reference import BLOB, Reference
 from upstreams import oci
 from upstreams.oci import digest
 
@@ -44,7 +50,7 @@ TIMEOUT_SECONDS = 30.0
 CONTENT = bytes(range(256)) * 1000
 IMAGE_MANIFEST = manifest_of(b"{}", [CONTENT])
 
-Serve = Callable[[MadeSource], Parts]
+Serve = Callable[..., Parts]
 Ask = Callable[..., http.client.HTTPResponse]
 
 
@@ -73,15 +79,18 @@ def store(tmp_path: Path) -> Store:
 def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
     with contextlib.ExitStack() as stack:
 
-        def start(made_source: MadeSource) -> Parts:
+        def start(made_source: MadeSource, allowed_repositories: frozenset[str] = frozenset()) -> Parts:
             metrics = Metrics("docker.io")
             source = ReplicaFirst(cast("Source", made_source), {}, "x-0", "zone-a")
             fetches = Fetches(store, source, print)
             parts = Parts(
+                upstream="docker.io",
+                allowed_repositories=allowed_repositories,
                 store=store,
                 source=source,
                 replica_addresses=ReplicaAddresses([Endpoint("http", "localhost", 5000)]),
                 fetches=fetches,
+                ranges=Ranges(source),
                 ahead=Ahead(NEVER, store, fetches, print),
                 manifests=Manifests(
                     store,
@@ -91,6 +100,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                     log=print,
                 ),
                 repeats=Repeats(),
+                refusal_log=RefusalLog(print),
                 verifying=threading.Lock(),
                 metrics=metrics,
                 health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
@@ -116,7 +126,7 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
             connection.request(method, path, headers=headers)
             response = stack.enter_context(contextlib.closing(connection.getresponse()))
             location = response.headers.get("X-Accel-Redirect", "")
-            return send(method, location, **headers) if location.startswith(handler.INCOMING) else response
+            return send(method, location, **headers) if location.startswith(cold_blobs.INCOMING) else response
 
         yield send
 
@@ -161,7 +171,7 @@ def test_head_of_an_unknown_blob_has_the_length_from_the_upstream(serve: Serve, 
 def test_long_blob_is_sent_while_it_comes_but_its_last_byte_only_after_it_was_verified(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.05)
+    monkeypatch.setattr(cold_blobs, "COMPLETE_BLOB_SECONDS", 0.05)
     more, last = threading.Event(), threading.Event()
     wrong = CONTENT[:-1] + b"?"
     serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, wrong[1000:], last], len(CONTENT))))
@@ -179,15 +189,15 @@ def test_long_blob_is_sent_while_it_comes_but_its_last_byte_only_after_it_was_ve
 def test_long_blob_with_the_right_digest_is_sent_to_its_end(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.05)
+    monkeypatch.setattr(cold_blobs, "COMPLETE_BLOB_SECONDS", 0.05)
     more = threading.Event()
     serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, CONTENT[1000:]], len(CONTENT))))
     response = ask("GET", blob_path(CONTENT))
-    partial = ask("GET", blob_path(CONTENT), Range="bytes=500-100000")
+    partial = ask("GET", blob_path(CONTENT), Range="bytes=500-")
     more.set()
     assert response.read() == CONTENT
-    assert (partial.status, partial.headers["Content-Range"]) == (206, f"bytes 500-100000/{len(CONTENT)}")
-    assert partial.read() == CONTENT[500:100001]
+    assert (partial.status, partial.headers["Content-Range"]) == (206, f"bytes 500-{len(CONTENT) - 1}/{len(CONTENT)}")
+    assert partial.read() == CONTENT[500:]
 
 
 @pytest.mark.parametrize("agent", ["containerd/1.6.20~ds1", "containerd/v2.4.2", "registry-cache"])
@@ -249,7 +259,7 @@ def test_client_is_refused_soon_after_the_upstream_fell_silent_at_once(
     serve(MadeSource(lambda _: answers.pop(0)))
     began = time.monotonic()
     assert ask("GET", blob_path(CONTENT), **{"User-Agent": "containerd/v2.4.2"}).status == 503
-    assert time.monotonic() - began < handler.FIRST_BYTE_SECONDS / 2
+    assert time.monotonic() - began < cold_blobs.FIRST_BYTE_SECONDS / 2
     again.set()
 
 
@@ -275,7 +285,7 @@ def test_last_byte_is_sent_before_the_disk_has_the_blob(
 def test_blob_that_cannot_be_opened_is_refused_before_the_response_begins(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.05)
+    monkeypatch.setattr(cold_blobs, "COMPLETE_BLOB_SECONDS", 0.05)
 
     def fail(_: Fetch) -> None:
         raise FileNotFoundError
@@ -290,27 +300,54 @@ def test_blob_that_cannot_be_opened_is_refused_before_the_response_begins(
 def test_range_beyond_the_end_of_an_incoming_blob_is_refused(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.05)
+    monkeypatch.setattr(cold_blobs, "COMPLETE_BLOB_SECONDS", 0.05)
     more = threading.Event()
     serve(MadeSource(lambda _: MadeAnswer([CONTENT[:1000], more, CONTENT[1000:]], len(CONTENT))))
     assert ask("GET", blob_path(CONTENT), Range=f"bytes={len(CONTENT)}-").status == 416
     more.set()
 
 
-def test_other_paths_are_passed_on_to_distribution(serve: Serve, ask: Ask) -> None:
-    """The front passes on the original URI, with its query."""
-    serve(MadeSource(lambda _: whole(b"")))
-    for path in ("/v2/_catalog?n=1&last=a", "/v2/a/b/tags/list?n=1", "/v2/a/b/blobs/sha512:00", "/"):
-        assert ask("GET", path).headers["X-Accel-Redirect"] == handler.DISTRIBUTION
-
-
-def test_repository_with_an_overlong_name_is_not_fetched(serve: Serve, ask: Ask) -> None:
+def test_other_paths_are_refused_and_nothing_is_fetched(serve: Serve, ask: Ask) -> None:
+    """Lists of repositories and tags would name what is private; escaped names are other names for the same."""
     source = MadeSource(lambda _: whole(CONTENT))
-    serve(source)
-    name = "a" * 256
-    for path in (f"/v2/{name}/manifests/1", f"/v2/{name}/blobs/{digest(CONTENT)}"):
-        assert ask("GET", path).headers["X-Accel-Redirect"] == handler.DISTRIBUTION
+    parts = serve(source)
+    paths = (
+        *("/v2/_catalog?n=1&last=a", "/v2/a/b/tags/list?n=1", "/v2/a/b/referrers/" + digest(CONTENT), "/", "/v2"),
+        *("/v2/a/b/blobs/sha512:00", f"/v2/a%2Fb/blobs/{digest(CONTENT)}", "/v2/a/b/manifests/%31", "/metrics"),
+        *(f"/v2/{'a' * 256}/manifests/1", f"/v2/{'a' * 256}/blobs/{digest(CONTENT)}", "/v2/a/../b/manifests/1"),
+    )
+    for path in paths:
+        response = ask("GET", path)
+        assert (response.status, response.headers["X-Accel-Redirect"]) == (404, None), path
     assert source.asked == []
+    assert f'refused_requests_total{{upstream_host="docker.io",reason="unknown"}} {len(paths)}' in render_metrics(parts)
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        *(("", 200), ("ns=docker.io", 200), ("ns=Docker.IO", 200), ("ns=registry-1.docker.io", 200), ("x=1", 200)),
+        *(("ns=quay.io", 404), ("ns=", 404), ("ns=docker.io&ns=quay.io", 404), ("ns=docker.io.example.com", 404)),
+    ],
+)
+def test_request_for_another_registry_is_refused(serve: Serve, ask: Ask, query: str, status: int) -> None:
+    source = MadeSource(lambda asked: whole(IMAGE_MANIFEST if asked.reference.kind == "manifest" else CONTENT))
+    serve(source).health.problem = None
+    for path in (blob_path(CONTENT), "/v2/a/b/manifests/1", "/v2/"):
+        assert ask("GET", f"{path}?{query}").status == status
+    assert bool(source.asked) is (status == 200)
+
+
+def test_other_repositories_than_the_allowed_ones_are_refused(serve: Serve, ask: Ask) -> None:
+    source = MadeSource(lambda _: whole(IMAGE_MANIFEST))
+    serve(source, frozenset({"library/nginx", "team/*"}))
+    for repository in ("library/nginx", "team/app", "team/deep/app"):
+        assert ask("GET", f"/v2/{repository}/manifests/1").status == 200
+    asked = len(source.asked)
+    for repository in ("library/redis", "library/nginx/x", "team", "teams/app", "x/team/app"):
+        assert ask("GET", f"/v2/{repository}/manifests/1").status == 404
+        assert ask("GET", f"/v2/{repository}/blobs/{digest(CONTENT)}").status == 404
+    assert len(source.asked) == asked
 
 
 def test_defect_in_one_request_breaks_off_its_connection_only(
@@ -456,17 +493,74 @@ def test_head_prefers_the_size_in_a_stored_manifest(serve: Serve, ask: Ask, stor
     assert ask("HEAD", blob_path(CONTENT)).headers["Content-Length"] == str(len(CONTENT))
 
 
-def test_range_of_a_long_blob_ends_when_the_whole_blob_was_verified(
-    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+def send_part(content: bytes, asked: Asked) -> MadeAnswer:
+    """Answer as an upstream that has ranges."""
+    end = len(content) if asked.last_byte is None else asked.last_byte + 1
+    part = content[asked.offset : end]
+    return MadeAnswer([part], len(part), asked.offset, total_size=len(content))
+
+
+def test_range_of_a_cold_blob_is_fetched_on_its_own(serve: Serve, ask: Ask, store: Store) -> None:
+    source = MadeSource(lambda asked: send_part(CONTENT, asked))
+    parts = serve(source)
+    response = ask("GET", blob_path(CONTENT), Range="bytes=500-100000")
+    assert (response.status, response.headers["Content-Range"]) == (206, f"bytes 500-100000/{len(CONTENT)}")
+    assert response.read() == CONTENT[500:100001]
+    over_the_end = ask("GET", blob_path(CONTENT), Range=f"bytes=500-{2 * len(CONTENT)}")
+    assert over_the_end.headers["Content-Range"] == f"bytes 500-{len(CONTENT) - 1}/{len(CONTENT)}"
+    assert over_the_end.read() == CONTENT[500:]
+    assert [(asked.offset, asked.last_byte) for asked in source.asked] == [(500, 100000), (500, 2 * len(CONTENT))]
+    assert (parts.fetches.count(), store.find_blob(digest(CONTENT))) == (0, None)
+
+
+def test_range_that_breaks_off_is_completed_or_refused(serve: Serve, ask: Ask) -> None:
+    def answer(asked: Asked) -> MadeAnswer:
+        part = send_part(CONTENT, asked)
+        return MadeAnswer([part.body[0][:5000], cut()], part.length, part.offset)  # type: ignore[index]
+
+    serve(MadeSource(answer))
+    complete = ask("GET", blob_path(CONTENT), Range="bytes=100-14999")
+    assert (complete.status, complete.read()) == (206, CONTENT[100:15000])
+    assert ask("GET", blob_path(CONTENT), Range="bytes=100-15100").status == 503
+
+
+def test_range_is_refused_at_once_if_the_upstream_has_no_ranges(serve: Serve, ask: Ask) -> None:
+    serve(MadeSource(lambda _: whole(CONTENT)))
+    assert ask("GET", blob_path(CONTENT), Range="bytes=500-999").status == 503
+    first = ask("GET", blob_path(CONTENT), Range="bytes=0-999")
+    assert (first.status, first.read()) == (206, CONTENT[:1000])
+
+
+def test_range_that_has_come_is_sent_although_the_blob_is_not_complete(serve: Serve, ask: Ask) -> None:
+    more = threading.Event()
+    source = MadeSource(lambda _: MadeAnswer([CONTENT[:9000], more, CONTENT[9000:]], len(CONTENT)))
+    serve(source)
+    response = ask("GET", blob_path(CONTENT), **{"User-Agent": "containerd/v2.4.2"})
+    assert response.read(9000) == CONTENT[:9000]
+    part = ask("GET", blob_path(CONTENT), Range="bytes=500-8999")
+    assert (part.status, part.headers["Content-Range"]) == (206, f"bytes 500-8999/{len(CONTENT)}")
+    assert part.read() == CONTENT[500:9000]
+    more.set()
+    assert response.read() == CONTENT[9000:]
+    assert len(source.asked) == 1
+
+
+def test_long_range_is_refused_while_the_blob_is_fetched_for_it(
+    serve: Serve, ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler, "COMPLETE_BLOB_SECONDS", 0.1)
-    wrong, over = b"x" + CONTENT[1:], threading.Event()
-    serve(MadeSource(lambda _: MadeAnswer([wrong[:-1], over, wrong[-1:]], len(wrong))))
-    response = ask("GET", blob_path(CONTENT), Range="bytes=0-99")
-    assert response.status == 206
-    over.set()
-    with pytest.raises(http.client.IncompleteRead):
-        response.read()
+    monkeypatch.setattr(cold_blobs, "MAX_RANGE_BYTES", 1000)
+    serve(MadeSource(lambda _: whole(CONTENT)))
+    response = ask("GET", blob_path(CONTENT), Range="bytes=500-100000")
+    assert response.status in (206, 503)
+    wait_for("the blob", lambda: store.find_blob(digest(CONTENT)), TIMEOUT_SECONDS, 0.01)
+    assert ask("GET", blob_path(CONTENT), Range="bytes=500-100000").headers["X-Accel-Redirect"].startswith("/blobs/")
+
+
+def test_range_up_to_the_known_end_is_a_request_for_the_rest(serve: Serve, ask: Ask, store: Store) -> None:
+    store.put_manifest("a/b", IMAGE_MANIFEST)
+    serve(MadeSource(lambda _: whole(CONTENT)))
+    assert ask("GET", blob_path(CONTENT), Range=f"bytes=5-{len(CONTENT) - 1}").status == 200
+    assert store.find_blob(digest(CONTENT)) is not None
 
 
 def test_replica_is_told_what_is_held_and_nothing_is_fetched(store: Store, serve: Serve, ask: Ask) -> None:
@@ -485,6 +579,21 @@ def test_replica_is_told_what_is_held_and_nothing_is_fetched(store: Store, serve
     store.put_manifest("a/b", IMAGE_MANIFEST, "1")
     assert [held(path) for path in paths] == ["all", "all", "0"], "only the upstream knows what a tag means now"
     assert source.asked == []
+
+
+def test_replica_that_asks_what_is_held_does_not_wait_for_it(
+    serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a replica waits for is not asked of the other ones, so it would be fetched from the upstream."""
+    parts = serve(MadeSource(lambda _: whole(CONTENT)))
+    awaited: list[str | None] = []
+    answering = parts.source.answering
+    monkeypatch.setattr(parts.source, "answering", lambda *given: (awaited.append(given[1]), answering(*given))[1])
+    replica = {"Registry-Cache-Replica": "localhost", "X-Real-IP": "127.0.0.1"}
+    assert ask("HEAD", blob_path(CONTENT), Accept=HOLDINGS_TYPE, **replica).status == 200
+    assert awaited == []
+    assert ask("GET", blob_path(CONTENT), **replica).status == 200
+    assert awaited == [""]
 
 
 def test_replica_is_told_how_much_of_a_blob_has_come(serve: Serve, ask: Ask) -> None:
@@ -520,3 +629,142 @@ def test_replica_is_recognized_by_its_name_and_its_address(
         line for line in render_metrics(parts).splitlines() if line.startswith("registry_proxy_requests_total{")
     )
     assert requests.endswith("0" if reader else "1"), requests
+
+
+class RunningGate:
+    """Counts the connections of clients that wait."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect to nothing yet."""
+        self._path = path
+        self.waiting: list[socket.socket] = []
+
+    def request(self, path: str, client: str = "10.0.0.1") -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(TIMEOUT_SECONDS)
+        connection.connect(str(self._path))
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nUser-Agent: containerd/v2.4.2\r\nX-Real-IP: {client}\r\n\r\n"
+        connection.sendall(head.encode())
+        self.waiting.append(connection)
+        return connection
+
+
+@pytest.fixture
+def silent(serve: Serve, tmp_path: Path) -> Iterator[tuple[Parts, RunningGate]]:
+    """A gate whose upstream answers only at the end of the test."""
+    over = threading.Event()
+
+    def answer(_: Asked) -> MadeAnswer:
+        assert over.wait(TIMEOUT_SECONDS)
+        raise NotFound
+
+    parts, gate = serve(MadeSource(answer)), RunningGate(tmp_path / "gate.sock")
+    yield parts, gate
+    over.set()
+    for connection in gate.waiting:
+        connection.close()
+
+
+def running_server(parts: Parts) -> Server:
+    """Return the server that has these parts."""
+    return next(each for each in gc.get_objects() if isinstance(each, Server) and each.parts is parts)
+
+
+def test_client_with_many_requests_is_refused_at_once_and_the_others_are_served(
+    silent: tuple[Parts, RunningGate], ask: Ask, store: Store
+) -> None:
+    parts, gate = silent
+    put_blob(store, "a/b", CONTENT)
+    running = running_server(parts)
+    running.pulls = FairSlots(8)
+    for number in range(4):
+        gate.request(f"/v2/a/b/blobs/{digest(bytes([number]))}")
+    wait_for("them to wait", lambda: running.active_requests == 4, TIMEOUT_SECONDS, 0.01)
+    began = time.monotonic()
+    refused = ask("GET", f"/v2/a/b/blobs/{digest(b'x')}", **{"X-Real-IP": "10.0.0.1"})
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+    assert time.monotonic() - began < 5
+    for client in ("10.0.0.2", "10.0.0.3"):
+        assert ask("GET", blob_path(CONTENT), **{"X-Real-IP": client}).headers["X-Accel-Redirect"]
+    parts.health.problem = None
+    assert ask("GET", "/v2/").status == 200
+    assert 'reason="overload"} 1' in render_metrics(parts)
+
+
+def test_no_thread_is_started_for_too_many_connections(
+    silent: tuple[Parts, RunningGate], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 6)
+    parts, gate = silent
+    for number in range(6):
+        gate.request(f"/v2/a/b/blobs/{digest(bytes([number]))}", f"10.0.0.{number}")
+    running = running_server(parts)
+    wait_for("them to wait", lambda: running.active_requests == parts.fetches.count() == 6, TIMEOUT_SECONDS, 0.01)
+    threads = threading.active_count()
+    for _ in range(20):
+        with contextlib.suppress(ConnectionError):  # the front then asks distribution
+            answer = ask("GET", blob_path(CONTENT), **{"X-Real-IP": "10.0.1.1"})
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert threading.active_count() <= threads
+    gate.waiting.pop().close()
+    parts.health.problem = None
+
+    def is_served() -> bool:
+        with contextlib.suppress(ConnectionError):
+            return ask("GET", "/v2/").status == 200
+        return False
+
+    wait_for("a place", is_served, TIMEOUT_SECONDS, 0.1)
+
+
+def test_client_that_hung_up_is_noticed(silent: tuple[Parts, RunningGate]) -> None:
+    parts, gate = silent
+    connection = gate.request(blob_path(CONTENT))
+    running = running_server(parts)
+    wait_for("the request", lambda: running.active_requests == 1, TIMEOUT_SECONDS, 0.01)
+    connection.close()
+    wait_for("its end", lambda: running.active_requests == 0, 4 * cold_blobs.WAIT_SECONDS, 0.01)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        *(Unavailable(Kind.REFUSED, "https://10.1.2.3 refused the connection"), NotFound("https://10.1.2.3 has none")),
+        Denied("https://10.1.2.3 refuses access"),
+    ],
+    ids=["unavailable", "not-found", "denied"],
+)
+def test_refusals_tell_clients_nothing_about_servers(
+    serve: Serve, ask: Ask, capsys: pytest.CaptureFixture[str], problem: Exception
+) -> None:
+    def answer(_: Asked) -> MadeAnswer:
+        raise problem
+
+    serve(MadeSource(answer))
+    for method, path in (("GET", "/v2/a/b/manifests/1"), ("GET", blob_path(CONTENT)), ("GET", blob_path(b"x"))):
+        response = ask(method, path, **({"Range": "bytes=1-2"} if path == blob_path(b"x") else {}))
+        body = response.read().decode()
+        assert response.status in (403, 404, 503)
+        assert "10.1.2.3" not in body
+        assert "10.1.2.3" not in str(response.headers)
+    assert isinstance(problem, NotFound) or "10.1.2.3" in capsys.readouterr().out
+
+
+def test_large_manifest_is_sent_by_the_front(serve: Serve, ask: Ask) -> None:
+    large = IMAGE_MANIFEST + b" " * (100 << 10)
+    serve(MadeSource(lambda _: whole(large)))
+    for _ in range(2):
+        response = ask("GET", "/v2/a/b/manifests/1")
+        assert response.headers["X-Accel-Redirect"].endswith(f"{digest(large).removeprefix('sha256:')}/data")
+        assert response.headers["Content-Type"] == oci.MANIFEST
+        assert response.headers["Docker-Content-Digest"] == digest(large)
+
+
+def test_bytes_from_the_upstream_are_counted_by_few_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gate.metrics.MAX_PREFIXES", 2)
+    metrics = Metrics("docker.io")
+    for repository in ("library/nginx", "library/redis", "team", "made/up", "other/one"):
+        metrics.count_pulled_bytes(Reference(BLOB, repository, "sha256:0"), 10)
+    lines = metrics.render(EMPTY_CACHE).splitlines()
+    counted = [line.rpartition('prefix="')[2] for line in lines if line.startswith("registry_cache_repository_pulled_")]
+    assert counted == ['OTHER"} 20', 'library"} 20', 'team"} 10']

@@ -7,11 +7,13 @@ import gzip
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.message import Message
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import pytest
+from fetching.fair_slots import FairSlots, Overloaded
 from gate import manifests
 from gate.manifests import Manifest, Manifests
 from gate.metrics import REVALIDATED, STALE
@@ -328,9 +330,61 @@ def test_upstream_is_asked_as_soon_as_a_thread_is_available(store: Store) -> Non
     assert all_manifests.get(reference("1")) == manifest(OLD)
 
 
-def test_large_manifest_is_stored(store: Store) -> None:
-    assert manifests_from(source_of(LARGE), store).get(reference("1")) == manifest(LARGE)
+def test_large_manifest_is_stored_and_not_kept_in_memory(store: Store) -> None:
+    fetched = manifests_from(source_of(LARGE), store).get(reference("1"))
+    assert fetched == replace(manifest(LARGE), content=None), "the front sends it"
     assert store.read_manifest("a/b", digest(LARGE)) == LARGE
+
+
+def test_few_large_manifests_are_in_memory_at_once(store: Store) -> None:
+    """The upstream sends the first parts of all of them, and the rest of each only when it is its turn."""
+    may_end = threading.Event()
+    held: list[threading.Event] = []
+    kinds = [NEW + b" " * (size + manifests.MAX_SMALL_BYTES) for size in range(8)]
+
+    class HeldAnswer(MadeAnswer):
+        def read(self, size: int) -> bytes:
+            if len(self.body) == 1:
+                held.append(may_end)
+                assert may_end.wait(TIMEOUT_SECONDS)
+            return super().read(size)
+
+    def answer(asked: Asked) -> MadeAnswer:
+        content = kinds[int(asked.reference.identifier)]
+        return HeldAnswer([content[: manifests.MAX_SMALL_BYTES + 1], content[manifests.MAX_SMALL_BYTES + 1 :] + b" "])
+
+    all_manifests = manifests_from(MadeSource(answer), store)
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        pulls = [pool.submit(all_manifests.get, reference(str(number))) for number in range(len(kinds))]
+        wait_for("the first ones", lambda: len(held) == manifests.MAX_CONCURRENT_LARGE, TIMEOUT_SECONDS, 0.01)
+        time.sleep(0.2)
+        assert len(held) == manifests.MAX_CONCURRENT_LARGE
+        may_end.set()
+        assert all(pull.result(TIMEOUT_SECONDS).content is None for pull in pulls)
+
+
+def test_one_client_leaves_lookups_for_the_others_and_known_tags_are_served(store: Store) -> None:
+    store.put_manifest("a/b", OLD, "known")
+    over = threading.Event()
+
+    def answer(_: Asked) -> MadeAnswer:
+        assert over.wait(TIMEOUT_SECONDS)
+        raise NotFound
+
+    all_manifests = manifests_from(MadeSource(answer), store)
+    all_manifests._slots = FairSlots(4)
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(all_manifests.get, reference(str(number)), "10.0.0.1") for number in range(2)]
+        wait_for("two lookups", lambda: len(all_manifests._lookups) == 2, TIMEOUT_SECONDS, 0.01)
+        with pytest.raises(Overloaded):
+            all_manifests.get(reference("3"), "10.0.0.1")
+        assert all_manifests.get(reference("known"), "10.0.0.1") == manifest(OLD)
+        waiting.append(pool.submit(all_manifests.get, reference("4"), "10.0.0.2"))
+        wait_for("the other client's", lambda: len(all_manifests._lookups) == 3, TIMEOUT_SECONDS, 0.01)
+        over.set()
+        for each in waiting:
+            assert isinstance(each.exception(TIMEOUT_SECONDS), NotFound)
+    assert all_manifests._slots.taken == 0
 
 
 def test_moved_tag_means_the_new_manifest_although_that_could_not_be_stored(

@@ -42,3 +42,13 @@ def test_number_of_remembered_requests_is_limited(monkeypatch: pytest.MonkeyPatc
         requests.is_repeat("node-1", str(number))
     assert not requests.is_repeat("node-1", "0")
     assert requests.is_repeat("node-1", "10")
+
+
+def test_reports_are_forgotten_after_the_window(clock: list[float]) -> None:
+    requests = Repeats()
+    for number in range(1000):
+        requests.is_repeat("node-1", str(number))
+        assert requests.is_repeat("node-1", str(number))
+    clock[0] += repeats.REPEAT_WINDOW_SECONDS
+    requests.is_repeat("node-1", "new")
+    assert not requests._reported_at

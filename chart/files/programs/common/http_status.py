@@ -21,10 +21,14 @@ MAX_HEADERS = 100
 class StatusServer:
     """Serves /metrics, and /healthz for liveness probes."""
 
-    def __init__(self, port: int, metrics: Callable[[], str]) -> None:
-        """Serve the text that `metrics` returns; nothing is served before `listen`."""
+    def __init__(self, port: int, metrics: Callable[[], str], is_alive: Callable[[], bool] = lambda: True) -> None:
+        """Serve the text that `metrics` returns; nothing is served before `listen`.
+
+        The liveness probe fails while `is_alive` returns false.
+        """
         self._port = port
         self._metrics = metrics
+        self._is_alive = is_alive
         self._listener: _Listener | None = None
 
     def listen(self) -> None:
@@ -34,7 +38,7 @@ class StatusServer:
             OSError: The port cannot be used now; a later call may succeed.
         """
         if self._listener is None:
-            self._listener = _Listener(self._port, self._metrics)
+            self._listener = _Listener(self._port, self._metrics, self._is_alive)
             threading.Thread(target=self._listener.serve_forever, daemon=True).start()
 
 
@@ -45,9 +49,10 @@ class _Listener(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, metrics: Callable[[], str]) -> None:
+    def __init__(self, port: int, metrics: Callable[[], str], is_alive: Callable[[], bool]) -> None:
         self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         self.metrics = metrics
+        self.is_alive = is_alive
         super().__init__(("", port), _Handler)
 
     def server_bind(self) -> None:
@@ -75,7 +80,8 @@ class _Handler(socketserver.StreamRequestHandler):
         if request[:2] == [b"GET", b"/metrics"]:
             self._send("200 OK", self.server.metrics(), CONTENT_TYPE)
         elif request[:2] == [b"GET", b"/healthz"]:
-            self._send("200 OK", "ok\n")
+            is_alive = self.server.is_alive()
+            self._send("200 OK" if is_alive else "500 Internal Server Error", "ok\n" if is_alive else "not alive\n")
         else:
             self._send("404 Not Found", "There are /metrics and /healthz.\n")
 

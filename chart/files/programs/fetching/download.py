@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
-from fetching.fetch import Abandoned
+from fetching.fetch import Abandoned, Superseded
 from fetching.pieces import CHUNK_BYTES, Pieces
 from fetching.segments import APPEND_BYTES, Segments
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
 
     from store.store import IncomingBlob, Store
     from upstream.client import Answer
@@ -33,6 +32,24 @@ MAX_FRUITLESS_RESPONSES = 2
 RESUME_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 
+class Owner(Protocol):
+    """The fetches of a cache, as far as one download needs them."""
+
+    def lead(self, fetch: Fetch) -> None:
+        """Let the clients of all repositories join a fetch to which the upstream has sent a good answer.
+
+        Raises:
+            Superseded: They join another one already.
+        """
+
+    def abandon_unwanted(self, fetch: Fetch) -> None:
+        """Let nobody join a fetch any more that no client wants.
+
+        Raises:
+            Abandoned: No client wants it.
+        """
+
+
 class Download:
     """The work of a fetch."""
 
@@ -42,17 +59,14 @@ class Download:
         store: Store,
         source: Source,
         connections: threading.Semaphore,
-        abandon_unwanted: Callable[[Fetch], None],
+        owner: Owner,
     ) -> None:
-        """`connections` limits the additional connections of all downloads.
-
-        `abandon_unwanted` is called when no client has requested the blob for a while, and may raise Abandoned.
-        """
+        """`connections` limits the additional connections of all downloads."""
         self._fetch = fetch
         self._store = store
         self._source = source
         self._connections = connections
-        self._abandon_unwanted = abandon_unwanted
+        self._owner = owner
 
     def run(self) -> None:
         """Store the blob, unless it is stored already.
@@ -60,6 +74,8 @@ class Download:
         Raises:
             Unavailable, NotFound, Denied: The upstream does not send it.
             NoRoom, WrongContent, OSError: It cannot be stored.
+            Abandoned: No client wants it any more.
+            Superseded: Another fetch brings it already.
         """
         digest = self._fetch.reference.identifier
         if self._store.find_blob(digest) is not None:
@@ -71,7 +87,9 @@ class Download:
             self._store.check_room(expected_size)
         incoming: IncomingBlob | None = None
         try:
+            self._check_wanted()
             with self._open_first() as answer:
+                self._owner.lead(self._fetch)
                 size = expected_size
                 if size is None and answer.length is not None:
                     size = answer.offset + answer.length
@@ -86,7 +104,7 @@ class Download:
             # The clients need not wait until the disk has it.
             self._fetch.note_verified()
             incoming.commit(self._fetch.reference.repository)
-        except (Unavailable, NotFound, Denied, Abandoned):
+        except (Unavailable, NotFound, Denied, Abandoned, Superseded):
             if incoming is not None:
                 incoming.interrupt()
             raise
@@ -115,8 +133,8 @@ class Download:
             self._fetch.note_growth()
 
     def _check_wanted(self) -> None:
-        if not self._fetch.wait_until_wanted():
-            self._abandon_unwanted(self._fetch)
+        if self._fetch.is_deserted or not self._fetch.wait_until_wanted():
+            self._owner.abandon_unwanted(self._fetch)
 
     def _receive(self, answer: Answer, incoming: IncomingBlob) -> Unavailable | None:
         """Write the first response to the volume, with the help of others if it is slow; return what broke it off."""
@@ -130,7 +148,7 @@ class Download:
             if problem is None and incoming.written < size:
                 # The rest comes in ranges.
                 answer.close()
-                problem = segments.append_all(self._fetch)
+                problem = segments.append_all(self._fetch, self._check_wanted)
         finally:
             segments.stop()
         return problem
@@ -188,6 +206,7 @@ class Download:
         fruitless_responses = 0
         while True:
             self._fetch.note_break()
+            self._check_wanted()
             written_before = incoming.written
             try:
                 with self._source.open(

@@ -27,11 +27,25 @@ PROGRESS_SECONDS = 0.05
 AHEAD_BYTES = 1 << 20
 AHEAD_SECONDS = 10.0
 
+# A fetch ends if all of its clients have hung up for this long. One that hangs up by mistake is back earlier.
+DESERTED_SECONDS = 15.0
+# But it goes on if no more than this share of the blob is missing.
+NEARLY_COMPLETE_SHARE = 0.25
+
 Failure = Unavailable | NotFound | Denied | NoRoom | WrongContent | OSError
 
 
 class Abandoned(Exception):
-    """No client requested a blob that was fetched ahead."""
+    """No client wants the blob: nobody requested one that was fetched ahead, or all clients have hung up."""
+
+
+class Superseded(Exception):
+    """Another fetch brings the same blob, for another repository."""
+
+    def __init__(self, leader: Fetch) -> None:
+        """Take the other fetch."""
+        super().__init__()
+        self.leader = leader
 
 
 class Progress(NamedTuple):
@@ -48,12 +62,18 @@ class Progress(NamedTuple):
 class Fetch:
     """One blob on its way into the volume."""
 
-    def __init__(self, reference: Reference, *, is_suspect: bool = False, is_wanted: bool = True) -> None:
+    def __init__(
+        self, reference: Reference, client: str = "", *, is_suspect: bool = False, is_wanted: bool = True
+    ) -> None:
         """Start as a fetch that has received nothing.
 
-        `is_suspect` says that the content was wrong lately, `is_wanted` that a client has requested the blob.
+        `client` is the one that caused it, `is_suspect` says that the content was wrong lately, `is_wanted` that a
+        client has requested the blob.
         """
         self.reference = reference
+        self.client = client
+        self.leader: Fetch | None = None
+        """The fetch that brings the blob instead, after this one has ended."""
         self.is_suspect = is_suspect
         self.is_wanted = is_wanted
         lock = threading.RLock()
@@ -68,6 +88,35 @@ class Fetch:
         self._reported_at = 0.0
         self._broken_since: float | None = None
         self._failure: Failure | None = None
+        self._clients = 0
+        self._deserted_since: float | None = None
+        self._is_kept = False
+
+    def join(self) -> None:
+        """Note that one more client waits for the blob or follows it."""
+        with self._changed:
+            self._clients += 1
+            self._deserted_since = None
+
+    def leave(self, *, is_kept: bool = False) -> None:
+        """Note that a client of `join` is gone.
+
+        With `is_kept`, the client did not hang up but was refused because the blob comes too slowly. The fetch then
+        goes on to its end, and the blob is there for the next client.
+        """
+        with self._changed:
+            self._clients -= 1
+            self._is_kept = self._is_kept or is_kept
+            if not self._clients and not self._is_kept:
+                self._deserted_since = time.monotonic()
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether all clients hung up a while ago, and much of the blob is missing."""
+        since = self._deserted_since
+        if since is None or time.monotonic() - since < DESERTED_SECONDS:
+            return False
+        return self._size is None or self._size - self._written() > NEARLY_COMPLETE_SHARE * self._size
 
     def wait_for_end(self, seconds: float) -> bool:
         """Wait until the blob is complete or the fetch has failed, and return whether either happened in time."""

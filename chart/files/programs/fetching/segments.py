@@ -102,11 +102,15 @@ class Segments:
 
     # After the first response was cut off.
 
-    def append_all(self, fetch: Fetch) -> Unavailable | None:
-        """Append the segments to the blob as they come, and return what prevents that, if anything does."""
+    def append_all(self, fetch: Fetch, check_wanted: Callable[[], None]) -> Unavailable | None:
+        """Append the segments to the blob as they come, and return what prevents that, if anything does.
+
+        `check_wanted` is called now and then, and may raise.
+        """
         grow_at, last_rate = time.monotonic() + GROW_SECONDS, 0.0
         counted = self._received
         while self._incoming.written < self._size:
+            check_wanted()
             available = self._wait_for_bytes(self._incoming.written)
             if available:
                 self._incoming.append_written(min(available, APPEND_BYTES))

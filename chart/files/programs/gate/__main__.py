@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,17 @@ from common.stacks import set_stack_size
 from store.volume import Volume
 
 from gate.configuration import read_configuration, read_limits
-from gate.handler import Server
+from gate.defects import Defects
 from gate.housekeeping import keep_house
 from gate.parts import build_parts, render_metrics
 from gate.sent_bytes import SentBytes
+from gate.server import Server
 
 if TYPE_CHECKING:
     from gate.health import Health
 
 GATE_SOCKET = "gate.sock"
+DEFECTS_RECORD = "gate-defects"
 STATUS_PORT = 5001
 # Less than the grace period of the pod, so that responses can end before the kubelet kills the gate.
 DRAIN_SECONDS = 25.0
@@ -68,21 +71,24 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
         signal.signal(number, lambda *_: stop.set())
     configuration = read_configuration(configuration_folder)
     parts = build_parts(configuration, read_limits(configuration_folder), volume, sockets)
+    defects = Defects(parts.metrics, parts.health, sockets / DEFECTS_RECORD)
+    defects.note_start()
     server = Server(sockets / GATE_SOCKET, parts)
-    StatusServer(STATUS_PORT, lambda: render_metrics(parts)).listen()
+    StatusServer(STATUS_PORT, lambda: render_metrics(parts), lambda: parts.health.is_alive).listen()
     sent_bytes = SentBytes(parts.metrics.count_pushed_bytes, parts.metrics.count_uncounted_responses)
-    for work in (server.serve_forever, sent_bytes.receive_forever):
-        threading.Thread(target=work, daemon=True).start()
+    defects.start_forever("server", server.serve_forever)
+    defects.start_forever("sent bytes", sent_bytes.receive_forever)
     log(f"cache of {configuration.upstream}, fetching from {configuration.settings.remote_url}")
     # It is locked until the gate ends.
     lock = Volume(volume, log)
     if not wait_for_volume(lock, parts.health, stop):
+        defects.note_stop()
         return
     parts.store.load()
     parts.health.is_loaded = True
-    housekeeping = (parts.store, parts.metrics, configuration_folder, stop)
-    threading.Thread(target=keep_house, args=housekeeping, daemon=True).start()
-    threading.Thread(target=parts.health.check_until, args=(stop,), daemon=True).start()
+    housekeeping = partial(keep_house, parts.store, parts.metrics, configuration_folder, stop)
+    defects.start_forever("housekeeping", housekeeping)
+    defects.start_forever("health", partial(parts.health.check_until, stop))
     stop.wait()
     parts.health.is_stopping = True
     parts.health.check()
@@ -90,6 +96,7 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
     while server.active_requests and time.monotonic() < deadline:
         time.sleep(0.1)
     parts.store.record_incoming_blobs()
+    defects.note_stop()
 
 
 def wait_for_volume(volume: Volume, health: Health, stop: threading.Event) -> bool:

@@ -33,6 +33,8 @@ class Configuration(NamedTuple):
     tag_check_interval_seconds: float
     fetch_ahead: str
     """One of `ahead.MODES`."""
+    allowed_repositories: tuple[str, ...]
+    """The repositories that the cache serves, such as `library/nginx` or `team/*`, or nothing for all."""
     replicas: tuple[Endpoint, ...]
     """The endpoints of all replicas, or nothing if the cache has one pod."""
 
@@ -85,6 +87,7 @@ def _to_configuration(fields: Fields) -> Configuration:
         ),
         tag_check_interval_seconds=fields.take("tagCheckInterval", to_seconds),
         fetch_ahead=fields.take("fetchAhead", _to_ahead_mode),
+        allowed_repositories=fields.take("allowedRepositories", to_texts),
         replicas=fields.take_objects("replicas", read_endpoint),
     )
 

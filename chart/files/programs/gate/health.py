@@ -32,6 +32,18 @@ class Health:
         self.volume_problem: str | None = None
         """Why the volume cannot be used, while the gate waits until it can."""
         self.is_stopping = False
+        self._ended = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the gate can go on without a restart."""
+        return not self._ended
+
+    def note_ended(self, thread: str) -> None:
+        """Note that a thread ended that must not end before the program does; only a restart mends that."""
+        if not self.is_stopping:
+            self._ended = thread
+            self.check()
 
     def check(self) -> None:
         """Look for a problem, and log it when it has changed."""
@@ -50,6 +62,8 @@ class Health:
     def _find_problem(self) -> str | None:
         if self.is_stopping:
             return "the pod is stopping"
+        if self._ended:
+            return f"the gate needs a restart: its thread {self._ended} ended"
         if not self.is_loaded:
             return self.volume_problem or "the volume is being read"
         try:

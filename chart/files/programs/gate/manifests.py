@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from fetching.fair_slots import FairSlots, Overloaded
 from fetching.threads import start_thread
 from store.layout import DIGEST
 from store.store import NoRoom
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
 ACCEPT = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*;q=0.1")
 # The limit of distribution (registry/handlers/manifests.go, maxManifestBodySize).
 MAX_MANIFEST_BYTES = 4 << 20
+# So many manifests and tags are asked for at once.
+MAX_LOOKUPS = 256
+# Manifests above the first size are sent by the front, so that no slow client keeps them in memory. Of those above the
+# second one, few come at once.
+MAX_SENT_BYTES = 32 << 10
+MAX_SMALL_BYTES = 256 << 10
+MAX_CONCURRENT_LARGE = 4
 # How long the upstream may take if the cache does not know the tag, and if it does.
 TIMEOUT_SECONDS = 10.0
 STALE_AFTER_SECONDS = 1.5
@@ -44,7 +53,8 @@ class Manifest:
     """A manifest whose content has been compared with its digest."""
 
     digest: str
-    content: bytes = field(repr=False)
+    content: bytes | None = field(repr=False)
+    """None if it is stored and large."""
     media_type: str
     was_fetched: bool = field(default=False, compare=False)
     """Whether this very request made it come from the upstream; requests that joined it count as hits."""
@@ -83,42 +93,49 @@ class Manifests:
         self._media_types = MediaTypes()
         self._lock = threading.Lock()
         self._lookups: dict[Reference, _Lookup] = {}
+        self._slots = FairSlots(MAX_LOOKUPS)
+        self._large = threading.BoundedSemaphore(MAX_CONCURRENT_LARGE)
         self._revalidated_at: dict[Reference, float] = {}
         self._slow_until = 0.0
 
-    def get(self, reference: Reference) -> Manifest:
+    def get(self, reference: Reference, client: str = "") -> Manifest:
         """Return a manifest, by its digest or by what its tag means now.
+
+        `client` is the address of the client, or "" if it is unknown.
 
         Raises:
             NotFound: The upstream does not have the manifest.
             Unavailable, Denied: The upstream gave no usable response, and the cache does not know the manifest.
+            Overloaded: Too many manifests are asked for, by this client or by all, and the cache does not know it.
         """
-        return self._get_by_digest(reference) if reference.is_digest else self._get_by_tag(reference)
+        return self._get_by_digest(reference, client) if reference.is_digest else self._get_by_tag(reference, client)
 
-    def _get_by_digest(self, reference: Reference) -> Manifest:
+    def _get_by_digest(self, reference: Reference, client: str) -> Manifest:
         stored = self._read(reference.repository, reference.identifier)
         if stored is not None:
             return stored
-        return self._look_up(reference, lambda: self._fetch_by_digest(reference), TIMEOUT_SECONDS)
+        return self._look_up(reference, client, lambda: self._fetch_by_digest(reference), TIMEOUT_SECONDS)
 
-    def _get_by_tag(self, reference: Reference) -> Manifest:
+    def _get_by_tag(self, reference: Reference, client: str) -> Manifest:
         if (fresh := self._read_fresh(reference)) is not None:
             return fresh
         known = self._read_tag(reference)
         if known is None:
-            return self._look_up(reference, lambda: self._fetch_by_tag(reference), TIMEOUT_SECONDS)
+            return self._look_up(reference, client, lambda: self._fetch_by_tag(reference), TIMEOUT_SECONDS)
         patience = 0.0 if time.monotonic() < self._slow_until else STALE_AFTER_SECONDS
         try:
-            return self._look_up(reference, lambda: self._revalidate(reference, known), patience)
-        except (Unavailable, Denied):
+            return self._look_up(reference, client, lambda: self._revalidate(reference, known), patience)
+        except (Unavailable, Denied, Overloaded):
             self._count_tag_lookup(STALE)
             return known
 
     def _read(self, repository: str, digest: str) -> Manifest | None:
         """Return a manifest from the volume."""
-        content = self._store.read_manifest(repository, digest)
-        media_type = None if content is None else self._media_types.find(digest, content)
-        return None if content is None or media_type is None else Manifest(digest, content, media_type)
+        size = self._store.find_blob(digest) or 0
+        with self._large if size > MAX_SENT_BYTES else nullcontext():
+            content = self._store.read_manifest(repository, digest)
+            media_type = None if content is None else self._media_types.find(digest, content)
+            return None if content is None or media_type is None else _stored(digest, content, media_type)
 
     def _read_tag(self, reference: Reference) -> Manifest | None:
         """Return the manifest to which a tag pointed when the upstream was asked last."""
@@ -138,18 +155,26 @@ class Manifests:
             self._count_tag_lookup(FRESH)
         return manifest
 
-    def _look_up(self, reference: Reference, action: Callable[[], Manifest], patience: float) -> Manifest:
+    def _look_up(self, reference: Reference, client: str, action: Callable[[], Manifest], patience: float) -> Manifest:
         """Run `action` once for all clients that need it now, and wait `patience` seconds for it.
 
         Raises:
+            Overloaded: Too many others run.
             Unavailable: It took longer, or the container has as many threads as it may have.
         """
         with self._lock:
             lookup = self._lookups.get(reference)
             is_first = lookup is None
             if lookup is None:
+                if not self._slots.take(client):
+                    message = "too many manifests are being asked for"
+                    raise Overloaded(message)
                 lookup = _Lookup()
-                start_thread(self._run, reference, lookup, action)
+                try:
+                    start_thread(self._run, reference, client, lookup, action)
+                except Unavailable:
+                    self._slots.release(client)
+                    raise
                 self._lookups[reference] = lookup
         if not lookup.has_ended.wait(patience):
             if patience:
@@ -166,7 +191,7 @@ class Manifests:
         assert lookup.manifest is not None  # noqa: S101 - a lookup that ended has either
         return lookup.manifest if is_first else replace(lookup.manifest, was_fetched=False)
 
-    def _run(self, reference: Reference, lookup: _Lookup, action: Callable[[], Manifest]) -> None:
+    def _run(self, reference: Reference, client: str, lookup: _Lookup, action: Callable[[], Manifest]) -> None:
         started = time.monotonic()
         try:
             lookup.manifest = action()
@@ -177,6 +202,7 @@ class Manifests:
         finally:
             with self._lock:
                 del self._lookups[reference]
+            self._slots.release(client)
             lookup.has_ended.set()
 
     def _fetch_by_digest(self, reference: Reference) -> Manifest:
@@ -221,16 +247,25 @@ class Manifests:
     def _fetch(self, reference: Reference, tag: Reference | None) -> Manifest:
         """Fetch a manifest, and store it and the tag that points to it.
 
-        A manifest that the volume cannot hold is returned, but not stored.
+        A manifest that the volume cannot hold is returned, but not stored, unless it is large.
 
         Raises:
             NotFound, Unavailable, Denied: The upstream gave no manifest, or another one.
+            NoRoom, OSError: It is large and cannot be stored.
         """
-        manifest = self._receive(reference)
+        with ExitStack() as held:
+            return self._receive_and_store(reference, tag, held)
+
+    def _receive_and_store(self, reference: Reference, tag: Reference | None, held: ExitStack) -> Manifest:
+        digest, content, media_type = self._receive(reference, held)
+        manifest = replace(_stored(digest, content, media_type), was_fetched=True)
         try:
-            self._store.put_manifest(reference.repository, manifest.content, None if tag is None else tag.identifier)
+            self._store.put_manifest(reference.repository, content, None if tag is None else tag.identifier)
         except (NoRoom, OSError) as problem:
+            if len(content) > MAX_SMALL_BYTES:
+                raise
             self._log(f"{reference} was passed on and not cached: {problem}")
+            manifest = replace(manifest, content=content)
             if tag is not None:
                 # The volume does not know what the tag means now, so the next pull asks again.
                 self._count_tag_lookup(REVALIDATED)
@@ -239,14 +274,21 @@ class Manifests:
                 self._note_revalidation(tag)
         return manifest
 
-    def _receive(self, reference: Reference) -> Manifest:
-        """Fetch a manifest, and compare it with its digest."""
+    def _receive(self, reference: Reference, held: ExitStack) -> tuple[str, bytes, str]:
+        """Fetch a manifest, compare it with its digest, and return digest, content and media type.
+
+        Few large ones are in memory at once; `held` notes that this is one of them.
+        """
         body = bytearray()
+        is_large = False
         deadline = time.monotonic() + TIMEOUT_SECONDS
         with self._source.open("GET", reference, accept=ACCEPT, timeout=TIMEOUT_SECONDS) as answer:
             announced = answer.headers.get("Docker-Content-Digest", "")
             while chunk := answer.read(1 << 16):
                 body += chunk
+                if not is_large and len(body) > MAX_SMALL_BYTES:
+                    is_large = True
+                    self._hold_large(deadline, held)
                 if len(body) > MAX_MANIFEST_BYTES:
                     message = f"{reference}: the manifest has more than {MAX_MANIFEST_BYTES} bytes"
                     raise Unavailable(Kind.MALFORMED, message)
@@ -265,7 +307,18 @@ class Manifests:
             # It may be a web page, or a manifest that is cut off or compressed.
             message = f"{reference}: the upstream sent something that is not a manifest"
             raise Unavailable(Kind.MALFORMED, message)
-        return Manifest(digest, content, media_type, was_fetched=True)
+        return digest, content, media_type
+
+    def _hold_large(self, deadline: float, held: ExitStack) -> None:
+        """Wait until one more large manifest may be in memory.
+
+        Raises:
+            Overloaded: The others take too long.
+        """
+        if not self._large.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            message = "too many large manifests are being fetched"
+            raise Overloaded(message)
+        held.callback(self._large.release)
 
     def _try_to_write(self, action: Callable[[], None]) -> None:
         """Run an action that only the volume can refuse: the response is right without it, the next pull repeats it."""
@@ -285,3 +338,8 @@ class Manifests:
             }
             self._revalidated_at[tag] = now
         self._count_tag_lookup(REVALIDATED)
+
+
+def _stored(digest: str, content: bytes, media_type: str) -> Manifest:
+    """Return a manifest that is on the volume."""
+    return Manifest(digest, content if len(content) <= MAX_SENT_BYTES else None, media_type)

@@ -6,7 +6,7 @@ that was fetched ahead. Requests of other replicas are not counted, and bytes fr
 upstream.
 
 Every series exists from the start, with the value 0, so that a first failure is an increase. There are about 200
-series, whatever is stored and however many clients there are.
+series, whatever is stored and however many clients there are, and up to 51 more for prefixes of repositories.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from store.statistics import Statistics
+    from upstream.reference import Reference
 
 TYPES = (BLOB, MANIFEST)
 # The results of a lookup of a tag: the upstream said what it means, it did so within the check interval, it could not
@@ -32,9 +33,18 @@ TYPES = (BLOB, MANIFEST)
 REVALIDATED, FRESH, STALE, GONE = "revalidated", "fresh", "stale", "gone"
 # The reasons to refuse a request, besides the kinds of an unavailable upstream.
 PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT = "push", "not-found", "denied", "no-room", "volume", "content"
+# There are too many requests; it is for another registry, or for a repository that is not allowed; it is no pull.
+OVERLOAD, FOREIGN, UNKNOWN = "overload", "foreign", "unknown"
+REASONS = (PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT, OVERLOAD, FOREIGN, UNKNOWN, *Kind)
+# Where something unexpected happened.
+REQUEST, THREAD, PROCESS = "request", "thread", "process"
 # The methods and outcomes of requests to the upstream, as its client reports them.
 METHODS = ("GET", "HEAD", "token")
 OUTCOMES = ("2xx", "3xx", "401", "403", "404", *Kind)
+# Anyone who can reach the cache can make it fetch from any repository, so this many first parts of names get a series.
+MAX_PREFIXES = 50
+# No repository has this name.
+OTHER_PREFIXES = "OTHER"
 DURATION_BUCKETS_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -70,9 +80,11 @@ class Metrics:
         self._hits = _zeros(TYPES)
         self._misses = _zeros(TYPES)
         self._pulled_bytes = _zeros(TYPES)
+        self._pulled_bytes_by_prefix: Counter[str] = Counter()
         self._pushed_bytes = _zeros(TYPES)
         self._coalesced_requests = self._replica_fetched_bytes = self._uncounted_responses = 0
-        self._refused_requests = _zeros((PUSH, NOT_FOUND, DENIED, NO_ROOM, VOLUME, CONTENT, *Kind))
+        self._defects = _zeros((REQUEST, THREAD, PROCESS))
+        self._refused_requests = _zeros(REASONS)
         self._tag_lookups = _zeros((REVALIDATED, FRESH, STALE, GONE))
         self._upstream_requests: Counter[tuple[str, str]] = Counter(
             {(method, outcome): 0 for method in METHODS for outcome in OUTCOMES}
@@ -90,12 +102,15 @@ class Metrics:
             (self._hits if hit else self._misses)[kind] += 1
             self._coalesced_requests += joined
 
-    def count_pulled_bytes(self, kind: str, size: int) -> None:
+    def count_pulled_bytes(self, reference: Reference, size: int) -> None:
         """Count bytes from the upstream."""
+        prefix = reference.repository.partition("/")[0]
         with self._lock:
-            self._pulled_bytes[kind] += size
+            self._pulled_bytes[reference.kind] += size
+            known = self._pulled_bytes_by_prefix
+            known[prefix if prefix in known or len(known) < MAX_PREFIXES else OTHER_PREFIXES] += size
 
-    def count_replica_bytes(self, _kind: str, size: int) -> None:
+    def count_replica_bytes(self, _reference: Reference, size: int) -> None:
         """Count bytes from other replicas."""
         with self._lock:
             self._replica_fetched_bytes += size
@@ -114,6 +129,11 @@ class Metrics:
         """Count a request that was answered with an error status."""
         with self._lock:
             self._refused_requests[reason] += 1
+
+    def count_defect(self, where: str, count: int = 1) -> None:
+        """Count what must never happen: an unexpected exception in a request or thread, or a crash of the gate."""
+        with self._lock:
+            self._defects[where] += count
 
     def count_tag_lookup(self, result: str) -> None:
         """Count a lookup of a tag by its result."""
@@ -139,6 +159,9 @@ class Metrics:
             ("registry_proxy_misses", "Requests that needed a fetch from the upstream.", "type", self._misses),
             ("registry_proxy_pulled_bytes", "Bytes of bodies from the upstream.", "type",
              self._pulled_bytes),
+            ("registry_cache_repository_pulled_bytes",
+             "Bytes of bodies from the upstream, by the first part of the name of the repository.", "prefix",
+             self._pulled_bytes_by_prefix),
             ("registry_proxy_pushed_bytes", "Bytes of bodies that were sent to nodes.", "type",
              self._pushed_bytes),
             ("registry_cache_refused_requests",
@@ -146,6 +169,9 @@ class Metrics:
              self._refused_requests),
             ("registry_cache_tag_lookups", "Lookups of a tag, by how the cache found out what the tag means.",
              "result", self._tag_lookups),
+            ("registry_cache_defects",
+             "Unexpected errors of the gate in a request or thread, and ends of its process that nobody asked for.",
+             "where", self._defects),
             ("registry_cache_removed_blobs", "Blobs and manifests that were removed from the volume.", "reason",
              Counter({**_zeros((DAMAGED, EVICTED, EXPIRED)), **snapshot.store.removed})),
         ):  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.log import log
 from fetching.fetches import Fetches
+from fetching.ranges import Ranges
 from fetching.replica_first import CONNECT_TIMEOUT_SECONDS, REPLICA_HEADER, ZONE_HEADER, ReplicaFirst
 from store.store import Store
 from upstream.availability_guard import AvailabilityGuard
@@ -18,6 +19,7 @@ from gate.ahead import Ahead
 from gate.health import Health
 from gate.manifests import Manifests
 from gate.metrics import Metrics, Snapshot
+from gate.refusals import RefusalLog
 from gate.repeats import Repeats
 from gate.replica_addresses import ReplicaAddresses, pod_name
 
@@ -37,13 +39,19 @@ ZONE_VARIABLE = "REGISTRY_CACHE_ZONE"
 class Parts(NamedTuple):
     """The parts of the gate of one cache pod."""
 
+    upstream: str
+    """The host in image references."""
+    allowed_repositories: frozenset[str]
+    """What `pull_request.is_allowed` accepts."""
     store: Store
     source: ReplicaFirst
     replica_addresses: ReplicaAddresses
     fetches: Fetches
+    ranges: Ranges
     ahead: Ahead
     manifests: Manifests
     repeats: Repeats
+    refusal_log: RefusalLog
     verifying: threading.Lock
     """Held while a blob is read and compared with its digest, so that one at a time loads the disk."""
     metrics: Metrics
@@ -72,10 +80,13 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
     source = ReplicaFirst(upstream, others, name, zone)
     fetches = Fetches(store, source, log)
     return Parts(
+        upstream=configuration.upstream,
+        allowed_repositories=frozenset(configuration.allowed_repositories),
         store=store,
         source=source,
         replica_addresses=ReplicaAddresses(configuration.replicas),
         fetches=fetches,
+        ranges=Ranges(source),
         ahead=Ahead(configuration.fetch_ahead, store, fetches, client.prepare_connections),
         manifests=Manifests(
             store,
@@ -85,6 +96,7 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
             log=log,
         ),
         repeats=Repeats(),
+        refusal_log=RefusalLog(log),
         verifying=threading.Lock(),
         metrics=metrics,
         health=Health(volume, sockets / DISTRIBUTION_SOCKET, client.find_problem),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from typing import TYPE_CHECKING, NamedTuple
 
 from fetching.replica_first import REPLICA_HEADER, ZONE_HEADER
@@ -10,7 +11,7 @@ from store.layout import DIGEST, MAX_REPOSITORY_CHARACTERS, REPOSITORY, TAG
 from upstream.reference import BLOB, MANIFEST, Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from email.message import Message
 
 # The clients that survive a body that breaks off: they request the rest, and if that is refused, they request it from
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 RESUMING_USER_AGENTS = ("containerd/", "registry-cache")
 _CONTENT_PATH = re.compile(r"/v2/(.+)/(blobs|manifests)/([^/]+)")
 _BYTE_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
+
+
+# containerd says in this parameter for which registry it asks a mirror.
+_REGISTRY_PARAMETER = "ns"
+# The names of Docker Hub in image references and in its API.
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
 class PullRequest(NamedTuple):
@@ -70,6 +77,24 @@ def parse_pull_request(
         replica_zone=headers.get(ZONE_HEADER, "") if from_replica else None,
         can_resume=user_agent.startswith(RESUMING_USER_AGENTS),
     )
+
+
+def is_for_registry(query: str, upstream: str) -> bool:
+    """Return whether the query of a request names this upstream, or no registry."""
+    names = urllib.parse.parse_qs(query, keep_blank_values=True).get(_REGISTRY_PARAMETER, [])
+    accepted = _DOCKER_HUB if upstream in _DOCKER_HUB else {upstream}
+    return accepted.issuperset(name.lower() for name in names)
+
+
+def is_allowed(repository: str, allowed: Collection[str]) -> bool:
+    """Return whether a repository is one of those that are allowed; `team/*` allows all below `team`.
+
+    An empty list allows all repositories.
+    """
+    if not allowed or repository in allowed:
+        return True
+    parts = repository.split("/")
+    return any(f"{'/'.join(parts[:depth])}/*" in allowed for depth in range(1, len(parts)))
 
 
 def _parse_byte_range(header: str) -> tuple[int, int | None]:

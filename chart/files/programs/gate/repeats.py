@@ -31,9 +31,12 @@ class Repeats:
             self._requested_at[client, digest] = now
             if len(self._requested_at) > MAX_REMEMBERED_REQUESTS:
                 del self._requested_at[next(iter(self._requested_at))]
-            self._reported_at = {
-                blob: reported for blob, reported in self._reported_at.items() if now - reported < REPEAT_WINDOW_SECONDS
-            }
+            # The oldest report comes first.
+            while self._reported_at and (
+                len(self._reported_at) > MAX_REMEMBERED_REQUESTS
+                or now - next(iter(self._reported_at.values())) >= REPEAT_WINDOW_SECONDS
+            ):
+                del self._reported_at[next(iter(self._reported_at))]
             if previous is None or now - previous >= REPEAT_WINDOW_SECONDS or digest in self._reported_at:
                 return False
             self._reported_at[digest] = now

@@ -169,14 +169,14 @@ class Client:
         *,
         observe: Callable[[str, str, float], None],
         log: Callable[[str], None],
-        received: Callable[[str, int], None] = lambda *_: None,
+        received: Callable[[Reference, int], None] = lambda *_: None,
         read_timeout: float = READ_TIMEOUT_SECONDS,
     ) -> None:
         """Take how to reach the upstream, and log what is missing for that; nothing is requested yet.
 
         `observe` is called for each request with its method, or `token`; the outcome, which is 2xx, 3xx, 401, 403, 404,
         429, 4xx, 5xx or the kind of an Unavailable; and the seconds until the head of the answer. `received` is called
-        for all parts of the bodies of good answers, with `blob` or `manifest` and the number of bytes.
+        for all parts of the bodies of good answers, with what was requested and the number of bytes.
 
         Raises:
             ValueError: A URL is invalid.
@@ -277,7 +277,7 @@ class Client:
         location = None if reply.url.origin == self._url.origin else reply.url
         if location is not None and reference.kind == BLOB:
             self._blob_server = location.origin
-        received = partial(self._received, reference.kind)
+        received = partial(self._received, reference)
         return Answer(reply, part=part, location=location, read_timeout=self._read_timeout, received=received)
 
     def _follow(self, request: Request, authorization: str | None) -> Reply:
