@@ -23,7 +23,7 @@ def make(work):
     (work / "out" / "made").touch()
     (target.parent / "makers").open("a").write("one\\n")
     time.sleep(float(sys.argv[2]))
-tools._run_missing([tools.Step("distribution v3", 120, target, make)])
+tools.run_missing([tools.Step("distribution v3", 120, target, make)])
 """
 
 
