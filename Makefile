@@ -45,6 +45,11 @@ test: setup ## Run all tests, those on a cluster included (PYTEST_ARGS="tests/un
 test-programs: setup ## Run the tests of the programs on the Python version and the stack size of the image: about 1 min
 	@$(RUN) -m machine.shipped_python $(PYTEST_ARGS)
 
+.PHONY: test-argocd
+test-argocd: setup ## Build Argo CD, and have it install, repair and delete the chart on a test cluster
+	@$(RUN) -m cluster.argocd
+	@$(RUN) -m pytest tests/cluster/test_argocd.py
+
 .PHONY: bench
 bench: setup ## Measure commands, programs, and caches beside distribution alone (BENCH_ARGS="first-pull" for a part): about 45 min
 	@$(RUN) -m experiments.run_bench $(BENCH_ARGS)

@@ -109,9 +109,32 @@ def cosign() -> Path:
     return _on_demand("cosign")
 
 
+def helm_3() -> Path:
+    """Return the oldest Helm that the chart supports, after building it if it is missing."""
+    return _on_demand("helm-3")
+
+
 def argocd() -> Path:
     """Return the program that is every part of Argo CD, by the name of its command; build it if it is missing."""
     return _on_demand("argocd")
+
+
+def argocd_is_built() -> bool:
+    """Return whether Argo CD has been built, which takes minutes and happens for `make test-argocd` only."""
+    return go_tools("go-on-demand")["argocd"].folder(cache_folder()).is_dir()
+
+
+def argocd_definitions(work: Path) -> list[Path]:
+    """Return the definitions of Argo CD's custom resources; `work` is a folder for Go."""
+    tool = go_tools("go-on-demand")["argocd"]
+    folder = module_folder(tool.module, tool.version, work) / "manifests" / "crds"
+    return sorted(folder.glob("*-crd.yaml"))
+
+
+def redis_server() -> Path:
+    """Return the program of Redis, which Argo CD needs, after getting it if it is missing."""
+    run_missing(_debian_steps("redis"))
+    return _package_set("redis").folder(cache_folder()) / "programs" / "redis-server"
 
 
 def faketime() -> Path:
@@ -187,7 +210,9 @@ def ensure_older_containerds() -> None:
 def ensure_all() -> None:
     """Get everything that any test runs."""
     single = [_client_step(), _yaml_language_server_step(), *_definition_steps()]
-    run_missing([*single, *_native_steps(), *_debian_steps("containerd-1"), *_fault_steps()])
+    on_demand = [_go_step(tool) for name, tool in go_tools("go-on-demand").items() if name != "argocd"]
+    debian = _debian_steps("containerd-1", "gnupg")
+    run_missing([*single, *_native_steps(), *debian, *_fault_steps(), *on_demand])
 
 
 @dataclass(frozen=True)

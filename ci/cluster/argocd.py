@@ -1,0 +1,246 @@
+"""Argo CD beside the test cluster: its application controller, its repo server and Redis run on this machine.
+
+`python -m cluster.argocd` builds it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from machine import SetupFailed, environment, tools
+from machine.cgroups import Cgroup
+from machine.processes import Place, wait_for
+
+from cluster import interface
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster.interface import Cluster
+
+NAMESPACE = "argocd"
+REFRESH = "argocd.argoproj.io/refresh"
+SECONDS = 180.0
+DEFINITIONS = [f"crd/{name}.argoproj.io" for name in ("applications", "applicationsets", "appprojects")]
+
+
+@dataclass
+class ArgoCD:
+    """Argo CD, whose files are in `folder`, and which reads the git repository `repository`."""
+
+    cluster: Cluster
+    folder: Path
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "repository"
+
+    @property
+    def place(self) -> Place:
+        return Place(self.folder / "argocd", Cgroup(f"rcache-argocd-{self.folder.name}"))
+
+    def start(self) -> None:
+        """Install the definitions and settings, and start the three programs."""
+        for path in tools.argocd_definitions(self.folder):
+            # The definition of ApplicationSets does not fit into the annotation of a client-side apply.
+            self._kubectl("apply", "--server-side", "--filename", str(path))
+        wait_for("the definitions to be served", self._definitions_are_served, SECONDS)
+        self._kubectl("apply", "--filename", "-", text="\n---\n".join(map(json.dumps, _settings())))
+        self.place.cgroup.create()
+        redis, repo_server = _free_port(), _free_port()
+        self._start("redis", tools.redis_server(), "--port", redis, "--save", "", "--bind", "127.0.0.1")
+        self._start(
+            "argocd-repo-server",
+            *("--redis", f"127.0.0.1:{redis}", "--address", "127.0.0.1", "--port", repo_server),
+            *("--metrics-port", _free_port(), "--disable-tls"),
+        )
+        self._start(
+            "argocd-application-controller",
+            *("--redis", f"127.0.0.1:{redis}", "--repo-server", f"127.0.0.1:{repo_server}", "--repo-server-plaintext"),
+            *("--namespace", NAMESPACE, "--metrics-port", _free_port(), "--app-resync", "10"),
+            *("--self-heal-timeout-seconds", "2", "--kubeconfig", self.cluster.kubeconfig),
+        )
+
+    def stop(self) -> None:
+        """End the programs, and remove what they have left in the cluster."""
+        self.place.cgroup.kill()
+        self.place.cgroup.remove()
+        self._kubectl("delete", "--ignore-not-found", "--timeout=60s", f"namespace/{NAMESPACE}", *DEFINITIONS)
+
+    def commit(self, files: dict[str, str] | None = None, chart: Path | None = None) -> None:
+        """Commit files, or the chart with them, to the git repository."""
+        self.repository.mkdir(exist_ok=True)
+        if not (self.repository / ".git").exists():
+            self._git("init", "--quiet", "--initial-branch=main")
+        if chart:
+            shutil.copytree(chart, self.repository / "chart", dirs_exist_ok=True)
+        for name, content in (files or {}).items():
+            (self.repository / name).write_text(content)
+        self._git("add", "--all")
+        self._git("commit", "--quiet", "--allow-empty", "--message=A change")
+
+    def apply(self, name: str, **helm: Any) -> None:
+        """Create or change an Application of the chart in the repository, which installs into the namespace `name`."""
+        application = {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Application",
+            "metadata": {
+                "name": name,
+                "namespace": NAMESPACE,
+                "finalizers": ["resources-finalizer.argocd.argoproj.io"],
+            },
+            "spec": {
+                "project": "default",
+                "source": {
+                    "repoURL": f"file://{self.repository}",
+                    "path": "chart",
+                    "targetRevision": "main",
+                    "helm": helm,
+                },
+                "destination": {"server": "https://kubernetes.default.svc", "namespace": name},
+                "syncPolicy": {
+                    "automated": {"prune": True, "selfHeal": True},
+                    "syncOptions": ["CreateNamespace=true"],
+                },
+            },
+        }
+        self._kubectl("apply", "--filename", "-", text=json.dumps(application))
+
+    def status(self, name: str) -> Any:
+        """Return the status of an Application."""
+        found = interface.get(self.cluster.kubeconfig, "--namespace", NAMESPACE, "applications.argoproj.io", name)
+        return found.get("status", {})
+
+    def refresh(self, name: str) -> None:
+        """Have an Application compared anew with git and the cluster, and wait until that is done."""
+        annotate = ["--namespace", NAMESPACE, "annotate", "applications.argoproj.io", name]
+        self._kubectl(*annotate, f"{REFRESH}=hard", "--overwrite")
+
+        def is_done() -> bool:
+            found = interface.get(self.cluster.kubeconfig, "--namespace", NAMESPACE, "applications.argoproj.io", name)
+            return REFRESH not in found["metadata"].get("annotations", {})
+
+        wait_for("the refresh to be done", is_done, SECONDS)
+
+    def wait_until_synced(self, name: str) -> None:
+        """Wait until an Application is what git says, and healthy.
+
+        Raises:
+            TimeoutError: It is not; the message says what Argo CD reports.
+        """
+        try:
+            wait_for(f"the application {name}", lambda: self._state(name) == ("Synced", "Healthy"), SECONDS)
+        except TimeoutError as error:
+            error.add_note(json.dumps(self.status(name), indent=2)[:6000])
+            raise
+
+    def delete(self, name: str) -> None:
+        """Delete an Application with everything that it has installed."""
+        delete = ["--namespace", NAMESPACE, "delete", "applications.argoproj.io", name]
+        self._kubectl(*delete, "--timeout=180s")
+
+    def _definitions_are_served(self) -> bool:
+        try:
+            served = json.loads(self._kubectl("get", "--raw", "/apis/argoproj.io/v1alpha1"))["resources"]
+        except RuntimeError:
+            return False
+        return {"applications", "appprojects"} <= {one["name"] for one in served}
+
+    def _state(self, name: str) -> tuple[str, str]:
+        status = self.status(name)
+        return status.get("sync", {}).get("status", ""), status.get("health", {}).get("status", "")
+
+    def _start(self, name: str, *command: object) -> None:
+        program: tuple[object, ...] = command
+        if name.startswith("argocd-"):
+            program = (tools.argocd(), *command)
+        variables = {
+            "ARGOCD_BINARY_NAME": name,
+            # The cluster that Argo CD believes to run in is that of KUBECONFIG.
+            "ARGOCD_FAKE_IN_CLUSTER": "true",
+            "ARGOCD_GPG_ENABLED": "false",
+            "KUBECONFIG": str(self.cluster.kubeconfig),
+            "TMPDIR": str(self._temporary()),
+            "PATH": f"{self._helm()}:{environment.search_path()}",
+        }
+        self.place.start(name, program, variables)
+
+    def _temporary(self) -> Path:
+        folder = self.folder / "tmp"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _helm(self) -> Path:
+        """Return a folder with Helm 3, which Argo CD runs."""
+        folder = self.folder / "bin"
+        folder.mkdir(exist_ok=True)
+        if not (folder / "helm").exists():
+            (folder / "helm").symlink_to(tools.helm_3())
+        return folder
+
+    def _git(self, *arguments: str) -> None:
+        author = {
+            f"GIT_{role}_{what}": "test@example.com" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        }
+        subprocess.run(["git", *arguments], cwd=self.repository, env=tools.program_environment(**author), check=True)
+
+    def _kubectl(self, *arguments: str, text: str | None = None) -> str:
+        return interface.kubectl(self.cluster.kubeconfig, *arguments, text=text)
+
+
+def _settings() -> list[dict[str, Any]]:
+    """Return the objects without which Argo CD does not start."""
+
+    def metadata(name: str) -> dict[str, Any]:
+        return {"name": name, "namespace": NAMESPACE, "labels": {"app.kubernetes.io/part-of": "argocd"}}
+
+    everything = [{"group": "*", "kind": "*"}]
+    anywhere = [{"namespace": "*", "server": "*"}]
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("argocd-cm"), "data": {}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("argocd-rbac-cm"), "data": {}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("argocd-cmd-params-cm"), "data": {}},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata("argocd-secret"),
+            "stringData": {"server.secretkey": "a key of a test", "admin.password": "none"},
+        },
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "AppProject",
+            "metadata": metadata("default"),
+            "spec": {"sourceRepos": ["*"], "destinations": anywhere, "clusterResourceWhitelist": everything},
+        },
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def main() -> int:
+    """Build Argo CD and what it needs, and return the exit code."""
+    environment.clean_process()
+    try:
+        tools.argocd()
+        tools.helm_3()
+        tools.redis_server()
+    except SetupFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
