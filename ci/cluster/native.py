@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from machine.links import Links
 
 MANIFESTS = Path(__file__).parent / "manifests"
-NODE_COUNT = 2
 NETWORKS = 40
 
 
@@ -49,9 +48,14 @@ class CannotRun(Exception):
 
 @dataclass
 class NativeCluster:
-    """A native cluster; several on one machine differ by `name`."""
+    """A native cluster; several on one machine differ by `name`.
+
+    With `files_in_memory`, no host waits for the disk that all of them share.
+    """
 
     name: str
+    node_count: int = 2
+    files_in_memory: bool = False
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +88,7 @@ class NativeCluster:
 
     @cached_property
     def nodes(self) -> list[NativeNode]:
-        return [NativeNode(self, number) for number in range(1, NODE_COUNT + 1)]
+        return [NativeNode(self, number) for number in range(1, self.node_count + 1)]
 
     @property
     def upstream_namespace(self) -> str:
@@ -125,6 +129,9 @@ class NativeCluster:
 
     def _up(self) -> None:
         images.archives()
+        if self.files_in_memory:
+            self.folder.mkdir(parents=True)
+            _run("mount", "-t", "tmpfs", "-o", "size=80%", self.prefix, str(self.folder))
         self._make_network()
         for part in ("control-plane", "upstream", *(f"{node.name}/system" for node in self.nodes)):
             self.cgroup(*part.split("/")).create()
@@ -158,6 +165,8 @@ class NativeCluster:
             if Path(f"/sys/class/net/{self.network.bridge}").exists():
                 run_ip("link", "delete", self.network.bridge)
             del self.network
+        if self.folder.is_mount():
+            _run("umount", str(self.folder))
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
@@ -341,9 +350,13 @@ def _remove_empty_namespace_folder() -> None:
     folder = Path("/run/netns")
     if folder.is_dir() and not any(folder.iterdir()):
         while f" {folder} " in Path("/proc/self/mounts").read_text():
-            subprocess.run(["umount", str(folder)], check=True, env=tools.program_environment())
+            _run("umount", str(folder))
         folder.rmdir()
 
 
 def _data(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, env=tools.program_environment())

@@ -171,3 +171,9 @@ def seconds_to_ready(contender: Contender) -> float:
     begun = time.monotonic()
     contender.start()
     return time.monotonic() - begun
+
+
+def print_markdown(heads: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    for cells in (heads, ["---"] * len(heads), *rows):
+        print(f"| {' | '.join(cells)} |")

@@ -34,20 +34,23 @@ NAMESPACE_SECONDS = 30.0
 
 @dataclass
 class Nodes:
-    """Networks with one link each, which a sleeping process holds open."""
+    """Networks with one link each, which a sleeping process holds open; `first` is the number of the first network."""
 
     place: Place
+    first: int = FIRST_NODE
+    count: int = NODES
+    rate: int = NODE_RATE
     _holders: list[int] = field(default_factory=list)
 
     def start(self) -> None:
         """Create the networks, and limit their links."""
         ours = Path("/proc/thread-self/ns/net").readlink()
-        for number in range(FIRST_NODE, FIRST_NODE + NODES):
+        for number in range(self.first, self.first + self.count):
             holder = self.place.start(f"node-{number}", ["unshare", "--net", "sleep", "2147483647"])
             network = Path(f"/proc/{holder}/ns/net")
             wait_for("the network of a node", partial(_is_other, network, ours), NAMESPACE_SECONDS, 0.01)
             own_network.join(holder, number)
-            limit_link(holder, number, NODE_RATE)
+            limit_link(holder, number, self.rate)
             self._holders.append(holder)
 
     def enter(self, number: int) -> None:

@@ -15,15 +15,17 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from cluster.cli import choose
 from cluster.native import NativeCluster
 from machine import environment
 from machine.links import Links, parse_delay, parse_rate
 
+from experiments.bench_contenders import print_markdown
 from experiments.first_pull_bed import CACHE, DIRECT, DISTRIBUTION, WAYS, Bed, Measured, Shape
 
 TIMES_DIRECT = "times direct"
 REPETITIONS = 3
+# One has the caches, one pulls what is new, and one what the second one has pulled.
+NODE_COUNT = 3
 GIGABIT, SLOW = 10**9, 2 * 10**8
 DELAY = 0.05
 CONNECTION = 160_000_000
@@ -109,21 +111,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="measure all combinations, which takes hours")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help=f"default: {REPETITIONS}")
     parser.add_argument("--name", default="bench", help="the test cluster to use (default: bench)")
+    parser.add_argument("--disk", action="store_true", help="keep the files of all hosts on the disk, not in memory")
     parser.add_argument("--keep-cluster", action="store_true", help="leave the test cluster running")
     options = parser.parse_args(arguments)
     environment.clean_process()
     rows = choose_rows(options)
-    cluster = choose(options.name)
-    if not isinstance(cluster, NativeCluster):
-        print("this needs the native test cluster", file=sys.stderr)
-        return 1
+    cluster = NativeCluster(options.name, NODE_COUNT, files_in_memory=not options.disk)
     measure_on(cluster, rows, options.repetitions, keep=options.keep_cluster)
     return 0
 
 
 def bench_first_pull() -> None:
     """Measure the default rows, as a part of `make bench`."""
-    cluster = NativeCluster("bench")
+    cluster = NativeCluster("bench", NODE_COUNT, files_in_memory=True)
     measure_on(cluster, list(DEFAULT), REPETITIONS)
 
 
@@ -176,7 +176,7 @@ def measure_row(bed: Bed, row: Row, repetitions: int) -> Results:
             for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
                 results.first[way].append(bed.pull(way, image, row.rate))
             if row.has_second:
-                results.second.append(bed.pull(CACHE, image, row.rate))
+                results.second.append(bed.pull(CACHE, image, row.rate, is_second=True))
     seconds = {way: [f"{each.seconds:.2f}" for each in results.first[way]] for way in ways}
     seconds["second"] = [f"{each.seconds:.2f}" for each in results.second]
     print(", ".join(row.cells), seconds, f"{time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -213,12 +213,6 @@ def second_cells(results: Results) -> list[str]:
     second = statistics.median(each.seconds for each in results.second)
     share = f"{statistics.median(shares):.2f}" if shares else "-"
     return [*results.row.cells, f"{direct:.1f} s", f"{second:.1f} s", share]
-
-
-def print_markdown(heads: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
-    for cells in (heads, ["---"] * len(heads), *rows):
-        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

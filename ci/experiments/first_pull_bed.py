@@ -112,12 +112,12 @@ class Bed:
         return next(node for node in self.cluster.nodes if node.name == name)
 
     @cached_property
-    def far(self) -> NativeNode:
-        """The node that pulls."""
-        return next(node for node in self.cluster.nodes if node is not self.near)
+    def far(self) -> list[NativeNode]:
+        """The nodes that pull: the first one what is new, and the second one what the first one has pulled."""
+        return [node for node in self.cluster.nodes if node is not self.near]
 
     def install(self) -> None:
-        """Install the chart, and have the far node ask distribution for the images of its upstream."""
+        """Install the chart, and have the first far node ask distribution for the images of its upstream."""
         upstream = WAYS[CACHE]
         cache = {"upstream": upstream, "remoteURL": "https://registry-1.docker.io", "volume": {"size": VOLUME_SIZE}}
         with tempfile.TemporaryDirectory() as work:
@@ -127,11 +127,11 @@ class Bed:
         self.release.wait_for_nodes(upstream, use=True)
         folder = f"{REGISTRY_DIRECTORY}/{WAYS[DISTRIBUTION]}"
         hosts = f'[host."http://{self.near.address}:{PORT}"]\n  capabilities = ["pull", "resolve"]\n'
-        self.far.run("sh", "-euc", f"mkdir -p {folder}; cat > {folder}/hosts.toml <<'END'\n{hosts}END")
+        self.far[0].run("sh", "-euc", f"mkdir -p {folder}; cat > {folder}/hosts.toml <<'END'\n{hosts}END")
 
     def remove(self) -> None:
         """Remove both caches from the cluster."""
-        self.far.run("rm", "-rf", f"{REGISTRY_DIRECTORY}/{WAYS[DISTRIBUTION]}")
+        self.far[0].run("rm", "-rf", f"{REGISTRY_DIRECTORY}/{WAYS[DISTRIBUTION]}")
         self.near.place.stop(DISTRIBUTION, 60)
         shutil.rmtree(self._distribution_volume, ignore_errors=True)
         self.release.uninstall()
@@ -181,43 +181,29 @@ class Bed:
                 for folder in folders:
                     shutil.rmtree(root / folder, ignore_errors=True)
 
-    def pull(self, way: str, image: StoredImage, rate: int | None) -> Measured:
-        """Pull an image with the far node, whose link has this rate, and remove the image from the node.
+    def pull(self, way: str, image: StoredImage, rate: int | None, *, is_second: bool = False) -> Measured:
+        """Pull an image with a far node, whose link has this rate, and remove the image from the node.
 
         Raises:
             RuntimeError: The node had parts of the image already.
         """
         upstream, kubeconfig = self.cluster.upstream, self.cluster.kubeconfig
-        mark = upstream.mark()
-        with self._link_bytes() as samples, Pod(kubeconfig, image.reference(way), self.far) as pod:
+        mark, node = upstream.mark(), self.far[is_second]
+        with self._link_bytes(node) as samples, Pod(kubeconfig, image.reference(way), node) as pod:
             seconds = pod.wait_until_pulled(PULL_SECONDS)
         if samples[-1][1] - samples[0][1] < image.size:
-            message = f"{self.far.name} had parts of {image.reference(way)} before it pulled that"
+            message = f"{node.name} had parts of {image.reference(way)} before it pulled that"
             raise RuntimeError(message)
         interface.kubectl(kubeconfig, "wait", "pod", pod.name, "--for=delete", f"--timeout={REMOVAL_SECONDS:.0f}s")
-        wait_for(f"{self.far.name} to lose the image", lambda: self._lost(way, image), REMOVAL_SECONDS, 0.5)
+        wait_for(f"{node.name} to lose the image", lambda: _lost(node, way, image), REMOVAL_SECONDS, 0.5)
         requests = [request for request in upstream.requests(mark) if request.upstream == WAYS[way]]
         sent = sum(request.body_bytes for request in requests)
         return Measured(seconds, sent / image.size, len(requests), link_share(samples, rate))
 
-    def _lost(self, way: str, image: StoredImage) -> bool:
-        """Remove an image and its layers from the far node, and return whether they are gone.
-
-        containerd collects garbage when an image is removed, but a container that is not removed yet keeps the
-        snapshots. The deletion of a lease makes it collect garbage again. The key of the snapshot of an image's first
-        layer is that layer's digest, and no snapshot goes before those on top of it.
-        """
-        ctr = ("ctr", "--namespace", "k8s.io")
-        self.far.run(*ctr, "images", "remove", "--sync", *image.names(way), check=False)
-        self.far.run(*ctr, "leases", "create", "--id", "collect", check=False)
-        self.far.run(*ctr, "leases", "delete", "--sync", "collect", check=False)
-        stored = self.far.run(*ctr, "content", "ls", "--quiet") + self.far.run(*ctr, "snapshots", "ls")
-        return not {image.config, *image.layers} & set(stored.split())
-
     @contextmanager
-    def _link_bytes(self) -> Iterator[list[tuple[float, int]]]:
-        """Sample how many bytes the link has carried to the far node, with the time, while the block runs."""
-        counter = Path(f"/sys/class/net/{self.cluster.network.link(self.far.address)}/statistics/tx_bytes")
+    def _link_bytes(self, node: NativeNode) -> Iterator[list[tuple[float, int]]]:
+        """Sample how many bytes the link has carried to a node, with the time, while the block runs."""
+        counter = Path(f"/sys/class/net/{self.cluster.network.link(node.address)}/statistics/tx_bytes")
         samples = [(time.monotonic(), int(counter.read_text()))]
         ended = threading.Event()
 
@@ -273,6 +259,21 @@ def link_share(samples: list[tuple[float, int]], rate: int | None) -> float | No
         return None
     (begun, before), (ended, after) = bulk[0], bulk[-1]
     return (after - before) * PACKET_BYTES / PAYLOAD_BYTES * 8 / (ended - begun) / rate
+
+
+def _lost(node: NativeNode, way: str, image: StoredImage) -> bool:
+    """Remove an image and its layers from a node, and return whether they are gone.
+
+    containerd collects garbage when an image is removed, but a container that is not removed yet keeps the
+    snapshots. The deletion of a lease makes it collect garbage again. The key of the snapshot of an image's first
+    layer is that layer's digest, and no snapshot goes before those on top of it.
+    """
+    ctr = ("ctr", "--namespace", "k8s.io")
+    node.run(*ctr, "images", "remove", "--sync", *image.names(way), check=False)
+    node.run(*ctr, "leases", "create", "--id", "collect", check=False)
+    node.run(*ctr, "leases", "delete", "--sync", "collect", check=False)
+    stored = node.run(*ctr, "content", "ls", "--quiet") + node.run(*ctr, "snapshots", "ls")
+    return not {image.config, *image.layers} & set(stored.split())
 
 
 def _joined(first: bytes, second: bytes) -> bytes:

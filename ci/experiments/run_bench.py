@@ -24,6 +24,7 @@ from upstreams.distribution import Distribution
 
 from experiments.bench_caches import bench_caches
 from experiments.bench_nodes import bench_nodes
+from experiments.bench_published_shapes import bench_published_shapes
 from experiments.first_pull import bench_first_pull
 
 CACHES = 100
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
         "caches": bench_caches,
         "many-nodes": bench_nodes,
         "first-pull": bench_first_pull,
+        "published-shapes": bench_published_shapes,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(parts)} (default: all)")
