@@ -80,6 +80,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (trial, "MAX_CHANGE", 1000.0),
         (trial, "MIN_REMAINING_BYTES", 2 * MIB),
         (trial, "MIN_REMAINING_SECONDS", 0.5),
+        (trial, "AHEAD_SECONDS", 0.25),
         (trial, "TRIAL_BYTES", MIB // 2),
         (trial, "WARM_UP_BYTES", MIB // 4),
         (trial, "CLEAR_GAIN", 0.0),
@@ -142,6 +143,16 @@ def test_upstream_that_ignores_ranges_gets_one_connection(store: Store) -> None:
     line = Line(RATE, shared=False)
     asked = fetch_all(store, lambda _: PacedAnswer(CONTENT, 0, line.send, has_ranges=True))
     assert len(asked) <= 1 + segments.MAX_FRUITLESS_RESPONSES
+
+
+def test_range_that_the_first_connection_has_passed_is_not_requested_again(store: Store) -> None:
+    first = Line(RATE, shared=False)
+
+    def answer(asked: Asked) -> MadeAnswer:
+        # The first byte of a range comes when the first connection is far beyond it, a second later.
+        return answer_at(first if asked.last_byte is None else Line(CHUNK_BYTES, shared=False))(asked)
+
+    assert len([one for one in fetch_all(store, answer) if one.last_byte is not None]) == 1
 
 
 def test_range_that_breaks_off_is_requested_again_from_there(store: Store) -> None:

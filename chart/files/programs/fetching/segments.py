@@ -201,20 +201,19 @@ class Segments:
 
     def _fetch_segment(self, segment: Segment) -> None:
         fruitless_responses = 0
-        while segment.written < segment.end:
+        while segment.written < segment.end and not self._is_stopped:
             written_before = segment.written
             try:
-                self._receive(segment)
+                if not self._receive(segment):
+                    return
             except Unavailable:
                 fruitless_responses = fruitless_responses + 1 if segment.written == written_before else 0
                 if fruitless_responses >= MAX_FRUITLESS_RESPONSES or self._is_stopped:
                     raise
                 time.sleep(RETRY_PAUSE_SECONDS)
-            if self._is_stopped:
-                return
 
-    def _receive(self, segment: Segment) -> None:
-        """Receive the rest of a segment in one response.
+    def _receive(self, segment: Segment) -> bool:
+        """Receive the rest of a segment in one response, and return whether it is still needed.
 
         Raises:
             Unavailable: It is no range, or it broke off.
@@ -226,18 +225,17 @@ class Segments:
             pieces = Pieces()
             while segment.written < segment.end and (chunk := answer.read(CHUNK_BYTES)):
                 content = memoryview(chunk)[: segment.end - segment.written]
-                if not self._incoming.write_ahead(segment.written, content):
-                    return
+                if self._is_stopped or not self._incoming.write_ahead(segment.written, content):
+                    return False
                 with self._changed:
                     segment.written += len(content)
                     self._received += len(content)
                     if self._trial.is_running:
                         self._trial.observe_second(time.monotonic(), segment.written - segment.start)
                     self._changed.notify_all()
-                if self._is_stopped:
-                    return
                 if segment.written < segment.end:
                     pieces.collect_more(len(chunk))
         if segment.written < segment.end:
             message = f"the upstream ended a range {segment.end - segment.written} bytes too early"
             raise Unavailable(Kind.CUT, message)
+        return True

@@ -17,8 +17,10 @@ MAX_CHANGE = 1.25
 # A connection that is as fast as this is no obstacle.
 FAST_BYTES_PER_SECOND = 60_000_000
 # No trial if a blob is nearly there.
-MIN_REMAINING_SECONDS = 1.5
+MIN_REMAINING_SECONDS = 2.0
 MIN_REMAINING_BYTES = 32 << 20
+# How far before the first connection the range of the trial starts. Some upstreams send at once what a second allows.
+AHEAD_SECONDS = 1.25
 # The range of the trial, which the first connection receives again if the trial fails. Its first part does not count,
 # since a connection starts slowly.
 TRIAL_BYTES = 3 << 20
@@ -66,7 +68,7 @@ class Trial:
         """Return where the range of the trial starts: where the first connection will not be for a while."""
         self.is_running = True
         self._begun = self._observed[-1]
-        return self._begun[1] + max(3 * TRIAL_BYTES, int(self._rate * MIN_REMAINING_SECONDS / 2))
+        return self._begun[1] + max(3 * TRIAL_BYTES, int(self._rate * AHEAD_SECONDS))
 
     def observe_second(self, now: float, received: int) -> None:
         """Take note of how many bytes of the trial's range have come."""
