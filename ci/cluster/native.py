@@ -32,7 +32,7 @@ from upstreams.upstream import Upstream
 
 from cluster import images, interface
 from cluster.native_links import set_links
-from cluster.native_network import TCP_SETTINGS, Network, enter_network, run_ip, write_settings
+from cluster.native_network import TCP_SETTINGS, Network, enter_network, node_settings, run_ip, write_settings
 from cluster.native_node import NativeNode
 
 if TYPE_CHECKING:
@@ -221,13 +221,14 @@ class NativeCluster:
             run_ip("-netns", namespace, "link", "set", "eth0", "up")
             run_ip("-netns", namespace, "route", "add", "default", "via", network.control_plane)
             own_network.run(*enter_network(namespace), "sh", "-euc", write_settings(TCP_SETTINGS))
+        settings = node_settings() | {"net.ipv4.ip_forward": "1"}
         for node in self.nodes:
             route = ["route", "add", network.pods(node.number), "via", node.address]
             run_ip(*route)
             for namespace in ends:
                 if namespace != node.namespace:
                     run_ip("-netns", namespace, *route)
-            own_network.run(*enter_network(node.namespace), "sh", "-euc", write_settings({"net.ipv4.ip_forward": "1"}))
+            own_network.run(*enter_network(node.namespace), "sh", "-euc", write_settings(settings))
 
     def _start_control_plane(self) -> None:
         place, network, folder = self.control_plane, self.network, self.control_plane.folder

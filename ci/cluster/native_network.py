@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machine import tools
@@ -11,8 +12,8 @@ from machine import tools
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# One connection must be able to use a fast link over a long delay. Every network namespace, those of pods too, has
-# these settings instead of the machine's.
+# One connection must be able to use a fast link over a long delay. Every network namespace has these settings instead
+# of the machine's.
 TCP_SETTINGS = {
     "net.ipv4.tcp_rmem": "4096 131072 33554432",
     "net.ipv4.tcp_wmem": "4096 65536 33554432",
@@ -71,6 +72,17 @@ class Network:
 def enter_network(namespace: str) -> tuple[str, ...]:
     """Return the beginning of a command that runs in a network namespace."""
     return ("nsenter", f"--net=/run/netns/{namespace}")
+
+
+def node_settings() -> dict[str, str]:
+    """Return the settings of nodes and pods.
+
+    What they send goes over a short path. BBR, which some machines use, takes the shortest round-trip time for the true
+    one, so it sends little while the acknowledgements wait behind what an upstream sends. A network namespace may only
+    use what the machine allows.
+    """
+    allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().split()
+    return TCP_SETTINGS | {"net.ipv4.tcp_congestion_control": "cubic" if "cubic" in allowed else "reno"}
 
 
 def write_settings(settings: Mapping[str, str]) -> str:

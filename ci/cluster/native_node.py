@@ -14,7 +14,7 @@ from machine.processes import Place, wait_for
 from upstreams import pki
 
 from cluster import images
-from cluster.native_network import TCP_SETTINGS, enter_network
+from cluster.native_network import enter_network, node_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,6 +215,6 @@ def _pod_network(subnet: str) -> dict[str, object]:
                 "type": "ptp",
                 "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]], "routes": [{"dst": "0.0.0.0/0"}]},
             },
-            {"type": "tuning", "sysctl": TCP_SETTINGS},
+            {"type": "tuning", "sysctl": node_settings()},
         ],
     }

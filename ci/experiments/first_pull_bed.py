@@ -28,6 +28,7 @@ from cluster.pulls import Pod
 from cluster.release import Release
 from machine import tools
 from machine.processes import wait_for
+from upstream.connections import USER_AGENT
 from upstreams import oci, pki
 
 from experiments.bench_contenders import CONFIGURATION, probe_cache
@@ -44,6 +45,7 @@ WAYS = {DIRECT: "ghcr.io", CACHE: "docker.io", DISTRIBUTION: "quay.io"}
 MEBIBYTE = 1 << 20
 # Enough for a few images of 2 GiB. Older ones are evicted.
 VOLUME_SIZE = "8Gi"
+VOLUME_MEMORY = "10Gi"
 PORT = 5100
 PULL_SECONDS = 600.0
 REMOVAL_SECONDS = 300.0
@@ -120,9 +122,11 @@ class Bed:
         """Install the chart, and have the first far node ask distribution for the images of its upstream."""
         upstream = WAYS[CACHE]
         cache = {"upstream": upstream, "remoteURL": "https://registry-1.docker.io", "volume": {"size": VOLUME_SIZE}}
+        # If the volume is in memory, it belongs to the memory of the container that writes it.
+        resources = {key: {"limits": {"memory": VOLUME_MEMORY}} for key in ("front", "gate", "distribution")}
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "values.yaml"
-            path.write_text(json.dumps({"caches": [cache]}))
+            path.write_text(json.dumps({"caches": [cache], "cachePods": {"resources": resources}}))
             self.release.install("--values", str(path))
         self.release.wait_for_nodes(upstream, use=True)
         folder = f"{REGISTRY_DIRECTORY}/{WAYS[DISTRIBUTION]}"
@@ -185,7 +189,7 @@ class Bed:
         """Pull an image with a far node, whose link has this rate, and remove the image from the node.
 
         Raises:
-            RuntimeError: The node had parts of the image already.
+            RuntimeError: The node had parts of the image already, or did not get all of it from the cache.
         """
         upstream, kubeconfig = self.cluster.upstream, self.cluster.kubeconfig
         mark, node = upstream.mark(), self.far[is_second]
@@ -197,6 +201,9 @@ class Bed:
         interface.kubectl(kubeconfig, "wait", "pod", pod.name, "--for=delete", f"--timeout={REMOVAL_SECONDS:.0f}s")
         wait_for(f"{node.name} to lose the image", lambda: _lost(node, way, image), REMOVAL_SECONDS, 0.5)
         requests = [request for request in upstream.requests(mark) if request.upstream == WAYS[way]]
+        if way == CACHE and (others := {request.agent for request in requests} - {USER_AGENT}):
+            message = f"not only the cache requested {image.reference(way)} from the upstream: {others}"
+            raise RuntimeError(message)
         sent = sum(request.body_bytes for request in requests)
         return Measured(seconds, sent / image.size, len(requests), link_share(samples, rate))
 
