@@ -33,6 +33,7 @@ EMPTY_CACHE = Snapshot(
     active_fetches=0,
     credentials_refused=0,
     upstream_connections=0,
+    certificate_end=1.0,
 )
 
 

@@ -26,8 +26,11 @@ name: {{ $name | quote }}
 serviceName: {{ $serviceName | quote }}
 {{- /* No cache has this name: two dashes in a row appear in a name only before its hash. */}}
 peersName: {{ print $ownName "--peers" | quote }}
+{{- $tls := eq (toString .entry.http.tls) "true" }}
+tls: {{ $tls }}
+tlsSecretName: {{ $settings.tlsSecretName | default (print $name "-tls") | quote }}
 endpoint:
-  scheme: http
+  scheme: {{ ternary "https" "http" $tls }}
   host: {{ printf "%s.%s.svc" $serviceName (include "registry-cache.namespace" .root) | quote }}
   port: 5000
   metricsPort: 5001

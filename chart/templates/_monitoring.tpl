@@ -27,6 +27,25 @@ metricRelabelings:
 {{- end -}}
 
 {{- /*
+registry-cache.scrapeTLS, registry-cache.scrapeSchemes: how Prometheus scrapes the caches with TLS, which say so in an
+annotation, beside those without. It connects to the addresses of pods, which no certificate names. Scope: the root context.
+*/}}
+{{- define "registry-cache.scrapeTLS" -}}
+{{- if contains `"tls":true` (include "registry-cache.caches" .) }}
+tlsConfig:
+  insecureSkipVerify: true
+{{- end }}
+{{- end -}}
+{{- define "registry-cache.scrapeSchemes" -}}
+{{- if contains `"tls":true` (include "registry-cache.caches" .) }}
+- sourceLabels: ["__meta_kubernetes_pod_annotation_prometheus_io_scheme"]
+  regex: https
+  targetLabel: __scheme__
+  replacement: https
+{{- end }}
+{{- end -}}
+
+{{- /*
 registry-cache.monitorMetadata: the metadata of an object for Prometheus, which may have a namespace of its own.
   {{ include "registry-cache.monitorMetadata" (dict "root" $ "suffix" "cache" "settings" .Values.monitoring.podMonitor) }}
 */}}
@@ -68,11 +87,14 @@ true
 {{- end -}}
 
 {{- /*
-registry-cache.scrapeAnnotations: the annotations by which a Prometheus without the operator finds a pod's metrics. Scope:
-the port.
+registry-cache.scrapeAnnotations: the annotations by which a Prometheus without the operator finds a pod's metrics. 
+  {{ include "registry-cache.scrapeAnnotations" (dict "port" 5001 "tls" false) }}
 */}}
 {{- define "registry-cache.scrapeAnnotations" -}}
 prometheus.io/scrape: "true"
-prometheus.io/port: {{ int . | quote }}
+prometheus.io/port: {{ int .port | quote }}
 prometheus.io/path: /metrics
+{{- if .tls }}
+prometheus.io/scheme: https
+{{- end }}
 {{- end -}}

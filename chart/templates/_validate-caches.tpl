@@ -26,6 +26,11 @@ registry-cache.cacheProblems: problems of single caches and of several together.
 {{- $reason := "is not used, because the cache speaks https to its upstream; write httpsProxy" -}}
 {{- include "registry-cache.problem" (list (print .path ".proxy.httpProxy") $reason) -}}
 {{- end -}}
+{{- if and .tls (not .settings.clusterIP) -}}
+{{- $settings := include "registry-cache.pathOf" (list "upstreamSettings" .upstream) -}}
+{{- $reason := printf "the certificate needs a fixed address of the Service; write %s.clusterIP, or false here" $settings -}}
+{{- include "registry-cache.problem" (list (print .path ".http.tls") $reason) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -13,6 +13,7 @@ import http.client
 import os
 import re
 import signal
+import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -110,7 +111,8 @@ class CachePod:
     @property
     def url(self) -> str:
         """The URL at which containerd finds the cache."""
-        return f"http://{self.address}:{self._port(self.service['spec']['ports'][0]['targetPort'])}"
+        scheme = "https" if self._has_tls else "http"
+        return f"{scheme}://{self.address}:{self._port(self.service['spec']['ports'][0]['targetPort'])}"
 
     @property
     def volume_folder(self) -> Path:
@@ -246,7 +248,8 @@ class CachePod:
     def metrics_text(self) -> str:
         """Return the metrics as Prometheus gets them."""
         annotations = self._stateful_set["spec"]["template"]["metadata"]["annotations"]
-        status, body = self._get(int(annotations["prometheus.io/port"]), annotations["prometheus.io/path"], 10)
+        port, path = int(annotations["prometheus.io/port"]), annotations["prometheus.io/path"]
+        status, body = self._get(port, path, 10, tls=annotations.get("prometheus.io/scheme") == "https")
         assert status == http.client.OK, body
         return body.decode()
 
@@ -321,13 +324,21 @@ class CachePod:
     def _passes_probe(self, probe: Object) -> bool:
         request = probe["httpGet"]
         try:
-            status, _ = self._get(self._port(request["port"]), request["path"], probe.get("timeoutSeconds", 1))
+            tls = request.get("scheme") == "HTTPS"
+            status, _ = self._get(self._port(request["port"]), request["path"], probe.get("timeoutSeconds", 1), tls=tls)
         except OSError:
             return False
         return http.client.OK <= status < http.client.BAD_REQUEST
 
-    def _get(self, port: int, path: str, timeout: float) -> tuple[int, bytes]:
+    @property
+    def _has_tls(self) -> bool:
+        return any(volume["name"] == "tls" for volume in self.spec["volumes"])
+
+    def _get(self, port: int, path: str, timeout: float, *, tls: bool = False) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.address, port, timeout=timeout)
+        if tls:  # as the kubelet, which does not check certificates
+            context = ssl._create_unverified_context()  # noqa: S323, SLF001 - see above
+            connection = http.client.HTTPSConnection(self.address, port, timeout=timeout, context=context)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

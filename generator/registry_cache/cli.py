@@ -150,6 +150,30 @@ def _parser() -> argparse.ArgumentParser:
     discovers.add_argument("--context", metavar="NAME", help="a context of the kubeconfig (default: the current one)")
     _add_document(discovers, "--values", help=f"print only the caches that this file does not have: {ANY_DOCUMENT}")
 
+    certificates = command(
+        "certificates",
+        _certificates,
+        "print Secrets with the certificates of the caches with TLS",
+        "registry-cache certificates values.yaml --namespace registry-cache > secrets.yaml",
+        "registry-cache certificates values.yaml --authority secrets.yaml > renewed.yaml",
+    )
+    _add_document(certificates, "file")
+    certificates.add_argument(
+        "--release", default=RELEASE, metavar="NAME", help="the Helm release (default: %(default)s)"
+    )
+    certificates.add_argument(
+        "--namespace", default=RELEASE, metavar="NAME", help="the namespace of the release (default: %(default)s)"
+    )
+    certificates.add_argument(
+        "--authority",
+        type=Path,
+        metavar="FILE",
+        help="an earlier output, whose authority signs again (default: a new one)",
+    )
+    certificates.add_argument(
+        "--days", type=int, default=365, metavar="N", help="how long the certificates are valid (default: %(default)s)"
+    )
+
     completes = command(
         "completion",
         lambda options: _print(shtab.complete(_parser(), options.shell)),
@@ -206,8 +230,7 @@ def _generate(options: argparse.Namespace) -> int:
     converted = _convert_document(options.file, _read_document(options.file))
     write = generate_package if options.package else generate
     write(converted.values, options.output, options.name)
-    for note in converted.notes:
-        print(f"{_display_name(options.file)}: note: {note}", file=sys.stderr)
+    _print_notes(options.file, converted)
     return DONE
 
 
@@ -215,10 +238,9 @@ def _plan(options: argparse.Namespace) -> int:
     if options.old == options.new == "-":
         message = "OLD and NEW are both standard input; name a file for one of them"
         raise Failed(message)
-    old, new = (
-        load_values(_convert_document(name, _read_document(name)).values) for name in (options.old, options.new)
-    )
-    result = plan.plan(old, new, options.release)
+    old, new = (_convert_document(name, _read_document(name)) for name in (options.old, options.new))
+    _print_notes(options.new, new)
+    result = plan.plan(load_values(old.values), load_values(new.values), options.release)
     print(json.dumps(result.as_json(), indent=2) if options.output == "json" else result.text())
     return REFUSED if result.refused else DONE
 
@@ -241,6 +263,26 @@ def _discover(options: argparse.Namespace) -> int:
     return DONE if discovery.upstreams else PROBLEMS
 
 
+def _certificates(options: argparse.Namespace) -> int:
+    values = load_values(_convert_document(options.file, _read_document(options.file)).values)
+    if not any(cache.http.tls for cache in values.caches):
+        message = f"{_display_name(options.file)}: no cache has http.tls: true"
+        raise Failed(message)
+    # The library takes a while to load.
+    from registry_cache.certificates import CannotSign, make_secrets, read_authority, secrets_text  # noqa: PLC0415
+
+    try:
+        authority = read_authority(options.authority.read_text()) if options.authority else None
+    except (CannotSign, OSError) as error:
+        message = f"{options.authority}: {error.strerror if isinstance(error, OSError) else error}"
+        raise Failed(message) from error
+    secrets = make_secrets(values, options.release, options.namespace, days=options.days, authority=authority)
+    print(secrets_text(secrets).removesuffix("\n"))
+    for secret in secrets:
+        print(f"Secret {secret.name}: the certificate ends on {secret.end:%Y-%m-%d}", file=sys.stderr)
+    return DONE
+
+
 def _read_document(name: str) -> Document:
     try:
         return read(name)
@@ -260,6 +302,12 @@ def _convert_document(name: str, document: Document) -> Converted:
 def _print_problems(problems: Sequence[tuple[str, Problem]]) -> None:
     for name, problem in problems:
         print(f"{_display_name(name)}: {problem}", file=sys.stderr)
+
+
+def _print_notes(name: str, converted: Converted) -> None:
+    """Print what is different here from Gardener, to standard error."""
+    for note in converted.notes:
+        print(f"{_display_name(name)}: note: {note}", file=sys.stderr)
 
 
 def _display_name(name: str) -> str:

@@ -66,8 +66,10 @@ class Configuration:
     def fields(self, upstream: str) -> Flat:
         """Return the fields of a cache, and what upstreamSettings adds to them."""
         cache = self.caches[upstream]
-        fields = flatten(cache.model_dump(exclude={"upstream", "remoteURL", "http"}, exclude_none=True))
-        added = {key: value for key, value in self._written_settings(upstream).items() if key not in OVERRIDES}
+        fields = flatten(cache.model_dump(exclude={"upstream", "remoteURL"}, exclude_none=True))
+        unused = () if cache.http.tls else ("tlsSecretName",)
+        written = self._written_settings(upstream)
+        added = {key: value for key, value in written.items() if key not in (*OVERRIDES, *unused)}
         return {"remoteURL": cache.remote_url, **fields, **flatten({"upstreamSettings": added})}
 
     def cache_settings(self, upstream: str) -> Flat:
@@ -91,12 +93,16 @@ class Configuration:
         """Return the settings of the node program."""
         return self._select("nodeProgram", self.values.nodeProgram, "images.python.", "imagePullSecrets")
 
-    def known_to_nodes(self) -> set[tuple[str, str, str]]:
-        """Return the upstream, URL and Service of each cache, which the node program is configured with."""
-        return {
-            (cache.upstream, cache.remote_url, names.service_names(self.prefix, cache)[0])
-            for cache in self.values.caches
-        }
+    def known_to_nodes(self) -> set[tuple[str, ...]]:
+        """Return what the node program is configured with for each cache: upstream, URL, and Service or certificate."""
+        return {(cache.upstream, cache.remote_url, *self._endpoint(cache)) for cache in self.values.caches}
+
+    def _endpoint(self, cache: Cache) -> tuple[str, ...]:
+        if not cache.http.tls:
+            return (names.service_names(self.prefix, cache)[0],)
+        settings = self._written_settings(cache.upstream)
+        secret = settings.get("tlsSecretName", f"{names.object_name(self.prefix, cache.upstream)}-tls")
+        return str(settings.get("clusterIP")), secret
 
     def service_accounts(self) -> dict[str, Any]:
         """Return the service accounts that the chart creates, by their names."""

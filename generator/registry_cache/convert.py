@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from registry_cache.document import Document
 
-# Fields that a RegistryConfig may set and the chart does not support yet, and what happens instead.
-UNSUPPORTED = {
-    ("http", "tls"): "nodes and caches use HTTP between them; TLS is not supported yet",
-}
+# What a cache without http.tls means here, where nobody makes certificates unless that is configured.
+NO_TLS = "Gardener uses TLS between nodes and caches by default; here it is HTTP unless http.tls is true"
+# TLS needs values that only the chart has.
+TLS_NEEDS = "TLS needs a certificate and upstreamSettings.<upstream>.clusterIP here (docs/guide/tls.md)"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def convert(document: Document) -> Converted:
         values, secret_notes = _use_names_of_secrets(values, shoot.secrets(document))
         notes += [*shoot.notes(document), *secret_notes]
         if any("http" not in cache for cache in values["caches"]):
-            notes.append("Gardener uses TLS between nodes and caches by default; here it is HTTP")
+            notes.append(NO_TLS)
     return Converted(values, notes)
 
 
@@ -80,15 +80,22 @@ def import_foreign(document: Document) -> tuple[Document, list[str]]:
 
 
 def drop_unsupported(document: Document) -> tuple[Document, list[str]]:
-    """Return the document without the fields that only Gardener supports, and what happens instead of each."""
+    """Return the document without TLS where the values that it needs are missing, with a note for each cache."""
     content = copy.deepcopy(document.content)
     notes = []
     for index, cache in _caches(content):
-        for (outer, inner), instead in UNSUPPORTED.items():
-            if isinstance(cache.get(outer), dict) and cache[outer].get(inner) is True:
-                cache[outer][inner] = False
-                notes.append(f"caches[{index}].{outer}.{inner}: true became false: {instead}")
+        http = cache.get("http")
+        if isinstance(http, dict) and http.get("tls") is True and not _has_address(content, cache.get("upstream")):
+            http["tls"] = False
+            notes.append(f"caches[{index}].http.tls: true became false: {TLS_NEEDS}")
     return replace(document, content=content), notes
+
+
+def _has_address(content: Any, upstream: object) -> bool:  # noqa: ANN401 - any document
+    """Return whether a document sets the address of a cache's Service."""
+    settings = content.get("upstreamSettings") if isinstance(content, dict) else None
+    own = settings.get(upstream) if isinstance(settings, dict) else None
+    return isinstance(own, dict) and bool(own.get("clusterIP"))
 
 
 def _caches(content: Any) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: ANN401 - any document

@@ -166,6 +166,15 @@ def alerts() -> tuple[Alert, ...]:
             "than a tenth of all bytes that were fetched.",
         ),
         Alert(
+            "RegistryCacheCertificateEnds",
+            "registry_cache_certificate_expiry_timestamp_seconds - time() < 7 * 86400",
+            "1h",
+            "warning",
+            "The certificate of the cache of {{ $labels.upstream_host }} ends within a week",
+            "The certificate that pod {{ $labels.pod }} serves ends in {{ $value | humanizeDuration }}. After that, "
+            "nodes pull from the upstream.",
+        ),
+        Alert(
             "RegistryCachePodRestarting",
             'changes(process_start_time_seconds{upstream_host!=""}[1h]) > 2'
             f" or (increase(kube_pod_container_status_restarts_total[1h]) > 2 and on (namespace, pod) {our_pods})",

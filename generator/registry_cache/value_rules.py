@@ -164,6 +164,10 @@ def _cache_problems(content: Content) -> Iterator[Finding]:
         if cache.proxy.httpProxy and not cache.proxy.httpsProxy and cache.remote_scheme == "https":
             reason = "is not used, because the cache speaks https to its upstream; write httpsProxy"
             yield Finding((*entry.path, "proxy", "httpProxy"), reason)
+        if cache.http.tls and not content.at("upstreamSettings", cache.upstream, "clusterIP"):
+            settings = path_text(("upstreamSettings", cache.upstream))
+            reason = f"the certificate needs a fixed address of the Service; write {settings}.clusterIP, or false here"
+            yield Finding((*entry.path, "http", "tls"), reason)
 
 
 def _upstream_settings_problems(content: Content) -> Iterator[Finding]:

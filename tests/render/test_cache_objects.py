@@ -259,6 +259,6 @@ def test_ports_of_the_programs_are_those_of_the_chart() -> None:
     objects = render(THREE)
     (service, *_) = by_kind(objects, "Service")
     ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
-    (shared,) = [one["data"] for one in by_kind(objects, "ConfigMap") if "nginx.conf" in one["data"]]
-    assert f"listen {ports['registry-cache']} " in shared["nginx.conf"]
+    (front, *_) = by_kind(objects, "StatefulSet")[0]["spec"]["template"]["spec"]["containers"]
+    assert f"listen {ports['registry-cache']} " in front["command"][-1]
     assert ports["debug"] == STATUS_PORT

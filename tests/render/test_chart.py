@@ -106,7 +106,6 @@ def test_everything_scenario_changes_the_default_of_every_value() -> None:
         *("enabled", "apiVersion", "kind"),
         *("nodeProgram.enabled", "nodeProgram.metrics.enabled", "cachePods.podDisruptionBudget.enabled"),
         *("upstreamSettings.docker.io.resources.front", "upstreamSettings.docker.io.resources.gate"),
-        "caches.http.tls",
         "upstreamSettings.docker.io.caSecretName",  # since caConfigMapName is there
     }
 

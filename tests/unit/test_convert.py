@@ -191,8 +191,8 @@ def edited(edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         ),
         pytest.param(
             lambda shoot: shoot["spec"]["extensions"][1]["providerConfig"]["caches"][2].update(http={"tls": True}),
-            f"{IN_SHOOT}.caches[2].http.tls: true is not supported yet; write false",
-            id="not-supported-yet",
+            f"{IN_SHOOT}.caches[2].http.tls: the certificate needs a fixed address of the Service; write",
+            id="tls-without-an-address",
         ),
     ],
 )

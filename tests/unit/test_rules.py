@@ -134,6 +134,16 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
             ["docker.io"],
         ),
     ],
+    "RegistryCacheCertificateEnds": [
+        (
+            {
+                f"registry_cache_certificate_expiry_timestamp_seconds{{{OF}}}": "600000x90",
+                f"registry_cache_certificate_expiry_timestamp_seconds{{{OTHER}}}": "700000x90",
+            },
+            80,
+            ["docker.io"],
+        ),
+    ],
     "RegistryCachePodRestarting": [
         ({f'process_start_time_seconds{{{OF},pod="0"}}': "1x5 2x5 3x5 4x5"}, 20, ["docker.io"]),
         (
@@ -246,6 +256,9 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
             },
             60,
         ),
+    ],
+    "RegistryCacheCertificateEnds": [
+        ({f"registry_cache_certificate_expiry_timestamp_seconds{{{OF}}}": "600000x30 900000x90"}, 80)
     ],
     "RegistryCachePodRestarting": [
         (

@@ -201,7 +201,7 @@ LONG_NAME = "my-very-long-registry-very-long-subdo-2fae3"
         pytest.param(
             one(http={"tls": False}),
             one(http={"tls": True}),
-            "caches[0].http.tls: true is not supported yet; write false",
+            "caches[0].http.tls: the certificate needs a fixed address of the Service; write upstream",
             id="tls",
         ),
         pytest.param(

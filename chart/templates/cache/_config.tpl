@@ -5,6 +5,10 @@ context.
 {{- define "registry-cache.sharedConfig" -}}
 nginx.conf: |
 {{ .Files.Get "files/front/nginx.conf" | indent 2 }}
+tls.conf: |
+{{ .Files.Get "files/front/tls.conf" | indent 2 }}
+reload.sh: |
+{{ .Files.Get "files/front/reload.sh" | indent 2 }}
 distribution.yml: |
 {{ .Files.Get "files/distribution/distribution.yml" | indent 2 }}
 {{- end -}}
@@ -30,11 +34,18 @@ the cache.
 {{- $hasLogin := not (empty .settings.proxySecretName) -}}
 {{- $_ := set $config "proxyCredentials" (ternary (print $folder "proxy-credentials") "" $hasLogin) -}}
 {{- $_ := set $config "allowedRepositories" (.settings.allowedRepositories | default list) -}}
+{{- if .tls -}}
+{{- $_ := set $config "certificates" (print $folder "tls") -}}
+{{- end -}}
 {{- $replicas := list -}}
 {{- if gt (int .replicas) 1 -}}
 {{- range .pods -}}
 {{- $host := printf "%s.%s" . $.peersName -}}
-{{- $replicas = append $replicas (dict "scheme" $.endpoint.scheme "host" $host "port" $.endpoint.port) -}}
+{{- $replica := dict "scheme" $.endpoint.scheme "host" $host "port" $.endpoint.port -}}
+{{- if $.tls -}}
+{{- $_ := set $replica "ca" (print $folder "tls/ca.crt") -}}
+{{- end -}}
+{{- $replicas = append $replicas $replica -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $config "replicas" $replicas -}}

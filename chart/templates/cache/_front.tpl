@@ -2,6 +2,7 @@
 registry-cache.frontContainer: nginx, which receives all requests and sends blobs. Scope: the record of a cache.
 */}}
 {{- define "registry-cache.frontContainer" -}}
+{{- $ssl := ternary " ssl" "" .tls }}
 - name: front
   image: {{ .images.front.image | quote }}
   imagePullPolicy: {{ .images.front.pullPolicy | quote }}
@@ -11,9 +12,14 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
     - /bin/sh
     - -c
     - |
+      echo 'listen {{ .endpoint.port }}{{ $ssl }} backlog=4096;' > /run/front/listen.conf
       if [ -e /proc/net/if_inet6 ]; then
-        echo 'listen [::]:{{ .endpoint.port }} ipv6only=on backlog=4096;' > /run/front/listen-ipv6.conf
+        echo 'listen [::]:{{ .endpoint.port }}{{ $ssl }} ipv6only=on backlog=4096;' >> /run/front/listen.conf
       fi
+      {{- if .tls }}
+      cat /etc/registry-cache/pod/tls.conf >> /run/front/listen.conf
+      sh /etc/registry-cache/pod/reload.sh &
+      {{- end }}
       ulimit -n "$(ulimit -Hn)"
       exec nginx -e stderr -c /etc/registry-cache/pod/nginx.conf -g 'daemon off;'
   ports:
@@ -24,6 +30,9 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
     httpGet:
       path: /v2/
       port: registry-cache
+      {{- if .tls }}
+      scheme: HTTPS
+      {{- end }}
     {{- toYaml .settings.readinessProbe | nindent 4 }}
   livenessProbe:
     {{- include "registry-cache.livenessProbe" (dict "cache" . "path" "/-/front" "port" "registry-cache") | nindent 4 }}
@@ -42,6 +51,11 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
     - name: cache-volume
       mountPath: /var/lib/registry
       readOnly: true
+    {{- if .tls }}
+    - name: tls
+      mountPath: /etc/registry-cache/tls
+      readOnly: true
+    {{- end }}
     - name: sockets
       mountPath: /run/registry-cache
     - name: front

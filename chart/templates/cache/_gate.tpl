@@ -38,6 +38,11 @@ registry-cache.gateContainer: our program, which decides, fetches, sends manifes
       mountPath: /var/lib/registry
     - name: sockets
       mountPath: /run/registry-cache
+    {{- if .tls }}
+    - name: tls
+      mountPath: /etc/registry-cache/tls
+      readOnly: true
+    {{- end }}
     {{- if .secretName }}
     - name: credentials
       mountPath: /etc/registry-cache/credentials

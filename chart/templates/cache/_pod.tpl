@@ -34,6 +34,9 @@ connection, so the container is ended soon, and without the grace period in whic
 httpGet:
   path: {{ .path | quote }}
   port: {{ .port | toJson }}
+  {{- if .cache.tls }}
+  scheme: HTTPS
+  {{- end }}
 {{ toYaml .cache.settings.livenessProbe }}
 terminationGracePeriodSeconds: 1
 {{- end -}}

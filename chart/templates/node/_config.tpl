@@ -17,6 +17,11 @@ their upstreams, so that another order in the values restarts nothing. Scope: th
 {{- $byUpstream := dict -}}
 {{- range include "registry-cache.caches" . | fromJsonArray -}}
 {{- $endpoint := pick .endpoint "scheme" "host" "port" -}}
+{{- if .tls -}}
+{{- /* The certificate names the address of the Service, since nodes cannot resolve its name. */ -}}
+{{- $_ := set $endpoint "host" .settings.clusterIP -}}
+{{- $_ := set $endpoint "ca" (include "registry-cache.authorityFile" .) -}}
+{{- end -}}
 {{- $cache := dict "upstream" .upstream "server" .remoteURL "endpoint" $endpoint -}}
 {{- $_ := set $byUpstream .upstream $cache -}}
 {{- end -}}

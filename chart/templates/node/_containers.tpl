@@ -35,6 +35,7 @@ registry-cache.nodeContainer: the node program, which writes and removes hosts.t
     - name: containerd
       mountPath: /host/containerd
       readOnly: true
+    {{- include "registry-cache.authorityMount" . | nindent 4 }}
     - name: state
       mountPath: /run/registry-cache
 {{- end -}}

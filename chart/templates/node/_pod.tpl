@@ -27,6 +27,7 @@ registry-cache.nodeVolumes: the volumes of the node program's pod. Scope: the ro
   hostPath:
     path: {{ dir $paths.containerdConfig | quote }}
     type: DirectoryOrCreate
+{{- include "registry-cache.authorityVolume" . }}
 - name: state
   emptyDir:
     medium: Memory

@@ -14,11 +14,15 @@ it, if one is known. The metrics are those of all replicas. Scope: the root cont
 {{- $hosts = append $hosts (printf "%s.%s.%s.svc" . $cache.peersName (include "registry-cache.namespace" $)) -}}
 {{- end -}}
 {{- end -}}
+{{- $scheme := dict "scheme" .endpoint.scheme -}}
+{{- if .tls -}}
+{{- $_ := set $scheme "ca" (include "registry-cache.authorityFile" .) -}}
+{{- end -}}
 {{- $metrics := list -}}
 {{- range $hosts -}}
-{{- $metrics = append $metrics (dict "scheme" $cache.endpoint.scheme "host" . "port" $cache.endpoint.metricsPort) -}}
+{{- $metrics = append $metrics (merge (dict "host" . "port" $cache.endpoint.metricsPort) $scheme) -}}
 {{- end -}}
-{{- $endpoint := pick .endpoint "scheme" "host" "port" -}}
+{{- $endpoint := merge (pick .endpoint "host" "port") $scheme -}}
 {{- $image := get $images .upstream | default "" -}}
 {{- $tests = append $tests (dict "upstream" .upstream "endpoint" $endpoint "metrics" $metrics "image" $image) -}}
 {{- end -}}

@@ -102,8 +102,14 @@ class UpstreamSettings(Model):
     )
     clusterIP: IPAddress | None = Field(
         None,
-        description="A fixed address of the cache's Service, for firewalls and for nodes that are configured by hand. "
-        "It cannot change later.",
+        description="A fixed address of the cache's Service, for firewalls, for nodes that are configured by hand, and "
+        "for TLS, whose certificate names it. It cannot change later.",
+    )
+    tlsSecretName: Subdomain | None = Field(
+        None,
+        description="A Secret in the release's namespace with the keys tls.crt, tls.key and ca.crt, for caches with "
+        "http.tls. The default is the name of the cache's objects and -tls.",
+        examples=["registry-cache-docker-io-tls"],
     )
     replicas: Replicas | None = Field(None, description="Instead of cachePods.replicas.", examples=[4])
     resources: UpstreamResources | None = Field(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from registry_cache import quantities
 from registry_cache.model.base import Model, NullableModel
-from registry_cache.model.scalars import URL, Duration, NotYet, Quantity, ServiceNameSuffix, Subdomain, Upstream
+from registry_cache.model.scalars import URL, Duration, Quantity, ServiceNameSuffix, Subdomain, Upstream
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -63,8 +63,10 @@ class Proxy(NullableModel):
 class HTTP(Model):
     """How nodes talk to a cache."""
 
-    tls: NotYet = Field(
-        False, description="TLS between nodes and the cache. It is not supported yet; Gardener's default is true."
+    tls: bool = Field(
+        False,
+        description="TLS between nodes and the cache. It needs a certificate and "
+        "upstreamSettings.<upstream>.clusterIP. Gardener's default is true.",
     )
 
 

@@ -220,18 +220,6 @@ NoProxy = Annotated[
 ]
 
 
-def _refuse_true(value: bool) -> bool:  # noqa: FBT001 - a validator
-    if value:
-        message = "not supported yet"
-        raise ValueError(message)
-    return value
-
-
-# Not Literal[False], which takes 0 for false.
-NotYet = Annotated[
-    bool, AfterValidator(_refuse_true), WithJsonSchema({"const": False}), Field(title="supported yet", examples=[False])
-]
-
 KEY_TITLE = (
     "a key of Kubernetes: at most 63 letters, digits, dashes, underscores and dots, optionally after a domain and a "
     "slash"

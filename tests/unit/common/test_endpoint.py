@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from common.config_reader import InvalidConfiguration, read_config
 from common.endpoint import Endpoint, read_endpoint
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def read(folder: Path, **fields: Any) -> Endpoint:
@@ -28,12 +26,18 @@ def test_endpoint_of_the_chart_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, scheme="http", host="x.space.svc", port=5000) == ("http", "x.space.svc", 5000, None)
 
 
+def test_endpoint_with_tls_has_its_authorities(tmp_path: Path) -> None:
+    endpoint = read(tmp_path, scheme="https", host="10.0.0.1", port=5000, ca="/etc/ca.crt")
+    assert (endpoint.url, endpoint.ca) == ("https://10.0.0.1:5000", Path("/etc/ca.crt"))
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"scheme": "https"}, "scheme: must be http, since https is not supported yet, but is 'https'"),
-        ({"scheme": None}, "scheme: must be http, since https is not supported yet, but is missing"),
-        ({"ca": "/etc/ca.crt"}, "ca: must be left out, since https is not supported yet"),
+        ({"scheme": "ftp"}, "scheme: must be http or https, but is 'ftp'"),
+        ({"scheme": None}, "scheme: must be http or https, but is missing"),
+        ({"ca": "/etc/ca.crt"}, "ca: must be left out, since it is only for https"),
+        ({"scheme": "https"}, "ca: must be an absolute path, but is missing"),
         ({"host": ""}, "host: must be a string that is not empty, but is ''"),
         ({"port": 0}, "port: must be a port from 1 to 65535, but is 0"),
     ],

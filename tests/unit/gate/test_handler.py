@@ -104,6 +104,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 verifying=threading.Lock(),
                 metrics=metrics,
                 health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
+                certificate=None,
                 is_upstream_away=lambda: False,
                 count_refused_credentials=lambda: 3,
                 count_upstream_connections=lambda: 4,

@@ -84,7 +84,7 @@ def test_go_durations_are_accepted(tmp_path: Path, text: str) -> None:
         ("caches.0.server", "", "caches\\[0\\].server: must be a string that is not empty, but is ''"),
         ("caches.0.endpoint", None, "caches\\[0\\].endpoint: must be an object, but is missing"),
         ("caches.0.endpoint.port", 65536, "caches\\[0\\].endpoint.port: must be a port from 1 to 65535, but is 65536"),
-        ("caches.0.endpoint.scheme", "https", "caches\\[0\\].endpoint.scheme: must be http, since https is not "),
+        ("caches.0.endpoint.scheme", "ftp", "caches\\[0\\].endpoint.scheme: must be http or https, but is 'ftp'"),
         ("caches", GOOD["caches"] * 2, "caches: must have one entry for each upstream, but has more for docker.io"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.config_reader import to_port, to_text
+from common.config_reader import require, to_path, to_port, to_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,16 +37,17 @@ def bracket_ipv6(host: str) -> str:
 
 
 def read_endpoint(fields: Fields) -> Endpoint:
-    """Return an endpoint of a configuration file; one with TLS is refused, since no program can use it yet."""
-    if fields.has("ca"):
-        fields.report("ca", "must be left out, since https is not supported yet")
+    """Return an endpoint of a configuration file; one with https has a file with its authorities."""
+    scheme = fields.take("scheme", _to_scheme)
+    if scheme != "https" and fields.has("ca"):
+        fields.report("ca", "must be left out, since it is only for https")
     return Endpoint(
-        scheme=fields.take("scheme", _to_scheme), host=fields.take("host", to_text), port=fields.take("port", to_port)
+        scheme=scheme,
+        host=fields.take("host", to_text),
+        port=fields.take("port", to_port),
+        ca=fields.take("ca", to_path) if scheme == "https" else None,
     )
 
 
 def _to_scheme(value: object) -> str:
-    if value != "http":
-        message = "must be http, since https is not supported yet"
-        raise ValueError(message)
-    return "http"
+    return require(value, str, "http or https", lambda scheme: scheme in ("http", "https"))

@@ -6,13 +6,11 @@ import socket
 import socketserver
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from common.prometheus_text import CONTENT_TYPE
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+Wrap = Callable[[socket.socket], socket.socket]
 CLIENT_TIMEOUT_SECONDS = 5
 MAX_LINE_BYTES = 4096
 MAX_HEADERS = 100
@@ -21,12 +19,20 @@ MAX_HEADERS = 100
 class StatusServer:
     """Serves /metrics, and /healthz for liveness probes."""
 
-    def __init__(self, port: int, metrics: Callable[[], str], is_alive: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        port: int,
+        metrics: Callable[[], str],
+        is_alive: Callable[[], bool] = lambda: True,
+        wrap: Wrap = lambda connection: connection,
+    ) -> None:
         """Serve the text that `metrics` returns; nothing is served before `listen`.
 
-        The liveness probe fails while `is_alive` returns false.
+        The liveness probe fails while `is_alive` returns false. `wrap` returns the socket to speak HTTP on for one that
+        was accepted, for example with TLS.
         """
         self._port = port
+        self._wrap = wrap
         self._metrics = metrics
         self._is_alive = is_alive
         self._listener: _Listener | None = None
@@ -38,7 +44,7 @@ class StatusServer:
             OSError: The port cannot be used now; a later call may succeed.
         """
         if self._listener is None:
-            self._listener = _Listener(self._port, self._metrics, self._is_alive)
+            self._listener = _Listener(self._port, self._metrics, self._is_alive, self._wrap)
             threading.Thread(target=self._listener.serve_forever, daemon=True).start()
 
 
@@ -49,7 +55,8 @@ class _Listener(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, metrics: Callable[[], str], is_alive: Callable[[], bool]) -> None:
+    def __init__(self, port: int, metrics: Callable[[], str], is_alive: Callable[[], bool], wrap: Wrap) -> None:
+        self.wrap = wrap
         self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         self.metrics = metrics
         self.is_alive = is_alive
@@ -71,6 +78,12 @@ class _Handler(socketserver.StreamRequestHandler):
 
     server: _Listener
     timeout = CLIENT_TIMEOUT_SECONDS
+
+    def setup(self) -> None:
+        # In the thread of the connection, since a client may take its time for a handshake.
+        self.request.settimeout(CLIENT_TIMEOUT_SECONDS)
+        self.request = self.server.wrap(self.request)
+        super().setup()
 
     def handle(self) -> None:
         request = self.rfile.readline(MAX_LINE_BYTES).split()

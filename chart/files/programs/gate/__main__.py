@@ -74,7 +74,8 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
     defects = Defects(parts.metrics, parts.health, sockets / DEFECTS_RECORD)
     defects.note_start()
     server = Server(sockets / GATE_SOCKET, parts)
-    StatusServer(STATUS_PORT, lambda: render_metrics(parts), lambda: parts.health.is_alive).listen()
+    certificate = [parts.certificate.wrap] if parts.certificate else []
+    StatusServer(STATUS_PORT, lambda: render_metrics(parts), lambda: parts.health.is_alive, *certificate).listen()
     sent_bytes = SentBytes(parts.metrics.count_pushed_bytes, parts.metrics.count_uncounted_responses)
     defects.start_forever("server", server.serve_forever)
     defects.start_forever("sent bytes", sent_bytes.receive_forever)

@@ -37,6 +37,8 @@ class Configuration(NamedTuple):
     """The repositories that the cache serves, such as `library/nginx` or `team/*`, or nothing for all."""
     replicas: tuple[Endpoint, ...]
     """The endpoints of all replicas, or nothing if the cache has one pod."""
+    certificates: Path | None = None
+    """The folder with the certificate of a cache with TLS."""
 
 
 class Limits(NamedTuple):
@@ -89,6 +91,7 @@ def _to_configuration(fields: Fields) -> Configuration:
         fetch_ahead=fields.take("fetchAhead", _to_ahead_mode),
         allowed_repositories=fields.take("allowedRepositories", to_texts),
         replicas=fields.take_objects("replicas", read_endpoint),
+        certificates=fields.take("certificates", to_path) if fields.has("certificates") else None,
     )
 
 

@@ -59,6 +59,8 @@ class Snapshot(NamedTuple):
     """How often the upstream or its token server refused the credentials."""
     upstream_connections: int
     """How many connections to the upstream were opened."""
+    certificate_end: float | None = None
+    """When the certificate of a cache with TLS ends, in seconds since 1970."""
 
 
 class Metrics:
@@ -241,6 +243,13 @@ class Metrics:
                 "gauge",
                 "When the least recently used content was used last.",
                 [Sample({}, round(store.least_recent_use))],
+            )
+        if snapshot.certificate_end is not None:
+            yield Metric(
+                "registry_cache_certificate_expiry_timestamp_seconds",
+                "gauge",
+                "When the certificate of the cache ends.",
+                [Sample({}, round(snapshot.certificate_end))],
             )
         for name, description, labels in (
             ("build_info", "The version of the chart. The value is always 1.", {"version": self._version}),

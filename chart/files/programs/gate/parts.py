@@ -16,6 +16,7 @@ from upstream.availability_guard import AvailabilityGuard
 from upstream.client import Client, Settings
 
 from gate.ahead import Ahead
+from gate.certificate import Certificate
 from gate.health import Health
 from gate.manifests import Manifests
 from gate.metrics import Metrics, Snapshot
@@ -56,6 +57,7 @@ class Parts(NamedTuple):
     """Held while a blob is read and compared with its digest, so that one at a time loads the disk."""
     metrics: Metrics
     health: Health
+    certificate: Certificate | None
     is_upstream_away: Callable[[], bool]
     count_refused_credentials: Callable[[], int]
     count_upstream_connections: Callable[[], int]
@@ -100,6 +102,7 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         verifying=threading.Lock(),
         metrics=metrics,
         health=Health(volume, sockets / DISTRIBUTION_SOCKET, client.find_problem),
+        certificate=Certificate(configuration.certificates) if configuration.certificates else None,
         is_upstream_away=lambda: upstream.is_away,
         count_refused_credentials=lambda: client.credentials_refused,
         count_upstream_connections=lambda: client.connections_opened,
@@ -116,13 +119,16 @@ def render_metrics(parts: Parts) -> str:
             active_fetches=parts.fetches.count(),
             credentials_refused=parts.count_refused_credentials(),
             upstream_connections=parts.count_upstream_connections(),
+            certificate_end=parts.certificate.read_end() if parts.certificate else None,
         )
     )
 
 
 def _other_replica(endpoint: Endpoint, headers: Mapping[str, str], metrics: Metrics) -> AvailabilityGuard:
     # It is in the same cluster, so it is asked without a proxy.
-    settings = Settings(endpoint.url, no_proxy=("*",), connect_timeout=CONNECT_TIMEOUT_SECONDS, headers=headers)
+    settings = Settings(
+        endpoint.url, no_proxy=("*",), connect_timeout=CONNECT_TIMEOUT_SECONDS, headers=headers, ca_file=endpoint.ca
+    )
     client = Client(settings, observe=lambda *_: None, log=log, received=metrics.count_replica_bytes)
     return AvailabilityGuard(client, f"the replica {pod_name(endpoint)}", log)
 

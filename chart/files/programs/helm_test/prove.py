@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,7 +65,9 @@ def main(arguments: list[str]) -> int:
     """Check every cache in the file and return the exit code."""
     set_stack_size()
     failed = False
-    for cache in read_config(Path(arguments[0]), _read_caches):
+    caches = read_config(Path(arguments[0]), _read_caches)
+    trust_authorities({one.ca for cache in caches for one in (cache.endpoint, *cache.metrics) if one.ca})
+    for cache in caches:
         try:
             result = check_cache(cache)
         except CheckFailed as problem:
@@ -71,6 +75,16 @@ def main(arguments: list[str]) -> int:
             result = f"FAILED: {problem}"
         print(f"{cache.upstream}: {result}")
     return 1 if failed else 0
+
+
+def trust_authorities(files: set[Path]) -> None:
+    """Let `fetch` trust the authorities in these files; one that cannot be read makes its cache fail."""
+    if files:
+        context = ssl.create_default_context()
+        for file in sorted(files):
+            with suppress(OSError):
+                context.load_verify_locations(cafile=file)
+        urllib.request.install_opener(urllib.request.build_opener(urllib.request.HTTPSHandler(context=context)))
 
 
 def check_cache(cache: Cache, pause_seconds: float = 1) -> str:

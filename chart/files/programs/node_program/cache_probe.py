@@ -8,7 +8,12 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from common.endpoint import Endpoint
+
+    # Starts TLS on a connection to a host.
+    Secure = Callable[[socket.socket, str], socket.socket]
 
 MAX_ANSWER_BYTES = 64 * 1024
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", re.IGNORECASE)
@@ -21,17 +26,19 @@ class ProbeFailed(Exception):
     """The cache did not answer as a registry does; the message says what happened."""
 
     def __init__(self, message: str, kind: str) -> None:
-        """`kind` is one of no_address, no_connection, timeout, status and wrong_answer."""
+        """`kind` is one of no_address, no_connection, timeout, certificate, status and wrong_answer."""
         super().__init__(message)
         self.kind = kind
 
 
-def probe(endpoint: Endpoint, timeout: float) -> None:
+def probe(endpoint: Endpoint, timeout: float, secure: Secure | None = None) -> None:
     """Request /v2/, which every registry answers (distribution-spec, end-1).
+
+    With `secure`, the certificate of the cache is checked first.
 
     Raises:
         ProbeFailed: There is no connection, no complete and short answer within `timeout` seconds, or another status
-            than 200.
+            than 200; or containerd would not accept the certificate.
     """
     too_late = "the cache did not answer in time"
     if timeout <= 0:
@@ -42,8 +49,9 @@ def probe(endpoint: Endpoint, timeout: float) -> None:
     request = f"{head}User-Agent: registry-cache-node\r\nConnection: close\r\n\r\n"
     try:
         with socket.create_connection((endpoint.host, endpoint.port), timeout=timeout) as connection:
-            connection.sendall(request.encode())
-            answer = _receive(connection, deadline)
+            stream = secure(connection, endpoint.host) if secure else connection
+            stream.sendall(request.encode())
+            answer = _receive(stream, deadline)
     except TimeoutError:
         raise ProbeFailed(too_late, "timeout") from None
     except OSError as error:

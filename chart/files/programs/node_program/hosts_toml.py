@@ -27,11 +27,23 @@ class CannotMerge(Exception):
 
 
 class Mirror(NamedTuple):
-    """A cache to be asked first; `server` is the URL of the upstream, `dial_timeout` a Go duration."""
+    """A cache to be asked first; `server` is the URL of the upstream, `dial_timeout` a Go duration.
+
+    `authorities` are the certificates, as PEM, that containerd must trust for a cache with TLS, and `ca` is the file
+    with them, as the hosts.toml names it.
+    """
 
     server: str
     endpoint: Endpoint
     dial_timeout: str
+    authorities: str = ""
+    ca: str = ""
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What the table of the cache has."""
+        keys = {"capabilities": ["pull", "resolve"], "dial_timeout": self.dial_timeout}
+        return {**keys, "ca": self.ca} if self.ca else keys
 
 
 def render(mirror: Mirror, owner: str, *, before: str = "", created_folder: bool = False) -> str:
@@ -57,6 +69,7 @@ def render(mirror: Mirror, owner: str, *, before: str = "", created_folder: bool
         f"[host.{_quote(mirror.endpoint.url)}]",
         '  capabilities = ["pull", "resolve"]',
         f"  dial_timeout = {_quote(mirror.dial_timeout)}",
+        *([f"  ca = {_quote(mirror.ca)}"] if mirror.ca else []),
     ]
     text = (generated[0] if generated else "") + "\n".join(lines) + "\n"
     if tables:
@@ -137,8 +150,7 @@ def _split(text: str) -> tuple[str, str]:
 
 def _check_merged(text: str, before: dict[str, Any], mirror: Mirror) -> None:
     """Read the text as containerd will, and check that it has all that was there before, after the cache."""
-    ours = {"capabilities": ["pull", "resolve"], "dial_timeout": mirror.dial_timeout}
-    hosts = {mirror.endpoint.url: ours, **before.get("host", {})}
+    hosts = {mirror.endpoint.url: mirror.keys, **before.get("host", {})}
     wanted = {"server": mirror.server, **before, "host": hosts}
     try:
         merged = _parse(text)

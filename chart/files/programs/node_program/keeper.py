@@ -17,11 +17,14 @@ from node_program.registry_directory import OwnedByOtherRelease, RegistryDirecto
 from node_program.service_address import ServiceAddress
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.endpoint import Endpoint
 
     from node_program.configuration import Cache, Configuration
     from node_program.metrics import Metrics
     from node_program.readiness import Readiness
+    from node_program.trust import Authorities
 
 # The share of the interval by which pauses between probes vary.
 JITTER = 0.1
@@ -54,6 +57,16 @@ class Backoff:
         return 0.0 if doublings < 0 else min(self._max_seconds, FIRST_BACKOFF_SECONDS * 2 ** min(doublings, 20))
 
 
+def read_authorities(file: Path | None) -> Authorities | None:
+    """Return the authorities of a cache with TLS."""
+    if file is None:
+        return None
+    # Nodes without TLS need not have its library in memory.
+    from node_program.trust import Authorities  # noqa: PLC0415 - see above
+
+    return Authorities(file)
+
+
 class Keeper:
     """Activates one cache while its probes succeed, and withdraws it when they fail."""
 
@@ -72,6 +85,7 @@ class Keeper:
         self._readiness = readiness
         self._metrics = metrics
         self._address = ServiceAddress(cache.endpoint.host, cache.endpoint.port)
+        self._authorities = read_authorities(cache.endpoint.ca)
         self._backoff = Backoff(settings.probe.max_backoff)
         self._failures = 0
         self._answers_since: float | None = None
@@ -105,7 +119,8 @@ class Keeper:
         try:
             # DNS gets half of the time at most. The other half is for the cache, which may answer while DNS hangs.
             endpoint = self._cache.endpoint._replace(host=self._address.get(timeout / 2))
-            probe(endpoint, start + timeout - time.monotonic())
+            secure = [self._authorities.secure] if self._authorities else []
+            probe(endpoint, start + timeout - time.monotonic(), *secure)
         except ProbeFailed as problem:
             self._metrics.count_probe(self._cache.upstream, problem.kind, time.monotonic() - start)
             self._address.note_failed_probe()
@@ -138,7 +153,11 @@ class Keeper:
             return
         mirror = Mirror(self._cache.server, endpoint, self._settings.dial_timeout)
         try:
+            if self._authorities:
+                mirror = mirror._replace(authorities=self._authorities.read())
             self._directory.activate(self._cache.upstream, mirror)
+        except ProbeFailed as problem:
+            self._withdraw(str(problem), problem.kind)
         except CannotMerge as problem:
             self._withdraw(str(problem), "foreign_file")
         except OwnedByOtherRelease as problem:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What can be wrong with a probe (cache_probe.ProbeFailed), and why a cache is withdrawn (keeper.Keeper).
-PROBE_FAILURES = ("no_address", "no_connection", "timeout", "status", "wrong_answer")
+PROBE_FAILURES = ("no_address", "no_connection", "timeout", "certificate", "status", "wrong_answer")
 WITHDRAWAL_REASONS = (
     *PROBE_FAILURES,
     "program_ends",
