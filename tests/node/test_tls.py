@@ -192,7 +192,8 @@ def test_old_versions_and_plain_http_get_nothing(bench: Bench, authority: Author
         connection.request("GET", "/v2/")
         assert connection.getresponse().status == 200
         connection.close()
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
         context.set_ciphers("ALL:@SECLEVEL=0")
         connection = http.client.HTTPSConnection(host or "", port, timeout=HANG_SECONDS, context=context)
         with pytest.raises(OSError, match=r"(?i)ssl|tls|protocol|alert|reset"):
