@@ -21,10 +21,8 @@ NOT_MENDED = frozenset(
         "refused-redirect",
         "relative-token-server",
         "slow-answer",
-        "endless-trailers",
         "many-tokens",
         "endless-token",
-        "link-local-redirect",
         "slow-scrapes",
     }
 )
