@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 import urllib.request
+from contextlib import suppress
 
 import pytest
+from common import http_status
 from common.http_status import StatusServer
 from common.prometheus_text import CONTENT_TYPE
 
@@ -52,7 +56,7 @@ def test_both_address_families_are_served(port: int) -> None:
 
 
 def test_client_that_never_ends_its_head_is_answered(port: int) -> None:
-    assert ask(port, b"GET /healthz HTTP/1.1\r\n" + b"X: y\r\n" * 100).endswith(b"ok\n")
+    assert ask(port, b"GET /healthz HTTP/1.1\r\n" + b"X: y\r\n" * 2000).endswith(b"ok\n")
 
 
 def test_client_that_hangs_up_is_not_logged(port: int, capfd: pytest.CaptureFixture[str]) -> None:
@@ -78,3 +82,48 @@ def test_traceback_of_a_defect_is_logged(capfd: pytest.CaptureFixture[str]) -> N
     StatusServer(port, lambda: str(1 // 0)).listen()
     assert ask(port, b"GET /metrics HTTP/1.1\r\n\r\n") == b""
     assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_one_address_is_served_and_no_other() -> None:
+    port = free_port()
+    StatusServer(port, lambda: "", address="127.0.0.2").listen()
+    assert ask(port, b"GET /healthz HTTP/1.1\r\n\r\n", "127.0.0.2").endswith(b"ok\n")
+    with pytest.raises(ConnectionRefusedError):
+        ask(port, b"", "127.0.0.1")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_one_ipv6_address_is_served_and_no_other() -> None:
+    port = free_port()
+    StatusServer(port, lambda: "", address="::1").listen()
+    assert ask(port, b"GET /healthz HTTP/1.1\r\n\r\n", "::1").endswith(b"ok\n")
+    with pytest.raises(ConnectionRefusedError):
+        ask(port, b"", "127.0.0.1")
+
+
+def test_slow_connections_hold_up_no_scrape_and_take_few_threads(port: int) -> None:
+    before = threading.active_count()
+    slow = []
+    for _ in range(100):
+        slow.append(socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS))
+        slow[-1].sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+    assert ask(port, b"GET /healthz HTTP/1.1\r\n\r\n").endswith(b"ok\n")
+    assert threading.active_count() <= before + http_status.MAX_CONNECTIONS
+    for connection in slow:
+        connection.close()
+
+
+def test_single_bytes_do_not_prolong_a_request(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_status, "REQUEST_SECONDS", 0.5)
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection:
+        connection.settimeout(0.1)
+        while time.monotonic() < start + TIMEOUT_SECONDS:
+            with suppress(TimeoutError):
+                try:
+                    connection.sendall(b"x")
+                    if connection.recv(1) == b"":
+                        break
+                except ConnectionError:
+                    break
+    assert time.monotonic() - start < TIMEOUT_SECONDS / 2

@@ -4,6 +4,7 @@ A thread for each cache probes it again and again, and keeps its hosts.toml in s
 is told to end, it withdraws all of them, so that no cache is asked while the program does not run.
 """
 
+import os
 import signal
 
 # These are blocked and waited for, and not handled: a handler could interrupt just the code whose lock it needs.
@@ -30,6 +31,9 @@ from node_program.registry_directory import RegistryDirectory  # noqa: E402
 
 EARLIER_RUN = "earlier run"
 CONTAINERD = "containerd"
+PROGRAM = "the node program"
+# The chart sets it to the node's internal address.
+METRICS_ADDRESS = "METRICS_ADDRESS"
 # The time between two checks of what seldom changes.
 CHECK_SECONDS = 60.0
 
@@ -47,32 +51,59 @@ def run(settings: Configuration) -> None:
     readiness = Readiness(settings.state_directory, upstreams)
     directory = RegistryDirectory(settings.registry_directory, settings.owner)
     metrics = Metrics(upstreams)
-    server = MetricsServer(metrics, settings.metrics_port)
+    server = MetricsServer(metrics, settings.metrics_port, os.environ.get(METRICS_ADDRESS, ""))
     containerd = ContainerdCheck(settings, readiness, metrics)
     keepers = [Keeper(cache, settings, directory, readiness, metrics) for cache in settings.caches]
     stop = threading.Event()
-    is_tidy = tidy(directory, upstreams, readiness)
+    threading.excepthook = DefectReport(readiness, metrics)
+    try:
+        is_tidy = tidy(directory, upstreams, readiness)
+        for keeper in keepers:
+            # Daemon threads end with the program, even in the middle of a probe.
+            threading.Thread(target=keeper.run, args=(stop,), daemon=True).start()
+        next_check = 0.0
+        while True:
+            if time.monotonic() >= next_check:
+                next_check = time.monotonic() + CHECK_SECONDS
+                containerd.check()
+                server.ensure_listening()
+            is_tidy = is_tidy or tidy(directory, upstreams, readiness)
+            received = signal.sigtimedwait(END_SIGNALS, settings.probe.interval)
+            # A process that was stopped for longer than the interval and continues gets an empty result, not None.
+            if received is not None and received.si_signo in END_SIGNALS:
+                break
+    finally:
+        # Whatever ends the program: no cache is asked while it does not run.
+        stop.set()
+        withdraw_all(keepers, directory)
+
+
+def withdraw_all(keepers: list[Keeper], directory: RegistryDirectory) -> None:
+    """Withdraw all caches for good, each of them even if another one cannot be withdrawn."""
     for keeper in keepers:
-        # Daemon threads end with the program, even in the middle of a probe.
-        threading.Thread(target=keeper.run, args=(stop,), daemon=True).start()
-    next_check = 0.0
-    while True:
-        if time.monotonic() >= next_check:
-            next_check = time.monotonic() + CHECK_SECONDS
-            containerd.check()
-            server.ensure_listening()
-        is_tidy = is_tidy or tidy(directory, upstreams, readiness)
-        received = signal.sigtimedwait(END_SIGNALS, settings.probe.interval)
-        # A process that was stopped for longer than the interval and continues gets an empty result instead of None.
-        if received is not None and received.si_signo in END_SIGNALS:
-            break
-    stop.set()
-    for keeper in keepers:
-        keeper.close()
+        try:
+            keeper.close()
+        except Exception as error:  # noqa: BLE001 - the others must be withdrawn too
+            log(f"a cache cannot be withdrawn: {error!r}")
     try:
         directory.close()
     except OSError as error:
         log(f"the lock file cannot be removed: {describe_oserror(error)}")
+
+
+class DefectReport:
+    """Reports threads that end by a defect, in the log, in a metric and in the readiness of the pod."""
+
+    def __init__(self, readiness: Readiness, metrics: Metrics) -> None:
+        """Take where to report."""
+        self._readiness = readiness
+        self._metrics = metrics
+
+    def __call__(self, crash: threading.ExceptHookArgs) -> None:
+        """Report a thread that ended."""
+        threading.__excepthook__(crash)
+        self._metrics.count_defect()
+        self._readiness.set(PROGRAM, f"a part of it ended by a defect: {crash.exc_value!r}; see the log")
 
 
 class ContainerdCheck:

@@ -37,6 +37,12 @@ class Metrics:
         self._durations = {upstream: Histogram(BUCKETS_SECONDS) for upstream in upstreams}
         self._withdrawals = Counter({(upstream, reason): 0 for upstream in upstreams for reason in WITHDRAWAL_REASONS})
         self._containerd_reads_directory: bool | None = None
+        self._defects = 0
+
+    def count_defect(self) -> None:
+        """Count a thread that ended by a defect."""
+        with self._lock:
+            self._defects += 1
 
     def count_probe(self, upstream: str, result: str, seconds: float) -> None:
         """Count a probe, how long it took, and its result: `ok`, or one of PROBE_FAILURES."""
@@ -93,6 +99,12 @@ class Metrics:
             "How often a cache that was in use was withdrawn, by reason.",
             _by_label("reason", self._withdrawals),
         )
+        yield Metric(
+            "registry_cache_node_defects_total",
+            "counter",
+            "Threads of the program that ended by a defect; the log has the tracebacks.",
+            [Sample({}, self._defects)],
+        )
         if self._containerd_reads_directory is not None:
             yield Metric(
                 "registry_cache_node_containerd_reads_registry_directory",
@@ -105,10 +117,10 @@ class Metrics:
 class MetricsServer:
     """Serves the metrics on the node's network. A port that is taken is logged and tried again, and stops nothing."""
 
-    def __init__(self, metrics: Metrics, port: int) -> None:
-        """Serve nothing before `ensure_listening`, and nothing at all on port 0."""
+    def __init__(self, metrics: Metrics, port: int, address: str) -> None:
+        """Serve nothing before `ensure_listening`, and nothing at all on port 0. No address means all of them."""
         self._port = port
-        self._server = StatusServer(port, metrics.render)
+        self._server = StatusServer(port, metrics.render, address=address)
         self._logged_problem = ""
 
     def ensure_listening(self) -> None:
