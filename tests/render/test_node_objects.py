@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import subprocess
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -83,3 +84,90 @@ def test_container_that_changes_containerd_exists_only_if_it_is_enabled(tmp_path
     (container,) = pod["initContainers"]
     assert container["securityContext"]["privileged"] is True
     assert node_configuration(objects)["configure"]["restartCommand"] == ["systemctl", "restart", "containerd"]
+
+
+def node_pod(folder: Path, **settings: object) -> Any:
+    """Return the spec of the node program's pod with these values of it."""
+    objects = render(written(folder, {"caches": [{"upstream": "docker.io"}], "nodeProgram": settings}))
+    (daemon_set,) = by_kind(objects, "DaemonSet")
+    return daemon_set["spec"]["template"]["spec"]
+
+
+# Labels of nodes as their documentation has them, and whether they have a containerd.
+NODES = {
+    "plain": ({"kubernetes.io/os": "linux"}, True),
+    "EKS managed": ({"eks.amazonaws.com/compute-type": "ec2"}, True),
+    "EKS Auto Mode": ({"eks.amazonaws.com/compute-type": "auto"}, True),
+    "EKS Fargate": ({"eks.amazonaws.com/compute-type": "fargate"}, False),
+    "AKS virtual node": ({"type": "virtual-kubelet", "kubernetes.io/role": "agent"}, False),
+    "Liqo": ({"liqo.io/type": "virtual-node"}, False),
+}
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_node_program_stays_off_virtual_nodes(node: str, tmp_path: Path) -> None:
+    labels, has_containerd = NODES[node]
+    affinity = node_pod(tmp_path)["affinity"]["nodeAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert {rule["operator"] for rule in term["matchExpressions"]} == {"NotIn"}
+    assert all(labels.get(rule["key"]) not in rule["values"] for rule in term["matchExpressions"]) is has_containerd
+
+
+def test_quota_allows_the_priority_classes_of_the_system_that_pods_have(tmp_path: Path) -> None:
+    def classes(node: dict[str, object], cache: dict[str, object]) -> list[str]:
+        document = {"caches": [{"upstream": "docker.io"}], "nodeProgram": node, "cachePods": cache}
+        quotas = by_kind(render(written(tmp_path, document)), "ResourceQuota")
+        return [name for one in quotas for name in one["spec"]["scopeSelector"]["matchExpressions"][0]["values"]]
+
+    critical = {"priorityClassName": "system-cluster-critical"}
+    assert classes({}, {}) == ["system-node-critical"]
+    assert classes({}, critical) == ["system-cluster-critical", "system-node-critical"]
+    assert classes({"priorityClassName": "mine"}, critical) == ["system-cluster-critical"]
+    assert classes({"priorityClassName": "mine"}, {}) == []
+    assert classes({"priorityQuota": False}, critical) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        pytest.param({}, None, id="kubeadm"),
+        pytest.param({"preset": "rke2"}, {"type": "spc_t"}, id="preset"),
+        pytest.param({"preset": "k3s", "seLinuxOptions": {"type": "mine_t"}}, {"type": "mine_t"}, id="own"),
+    ],
+)
+def test_container_has_the_selinux_options_of_its_system(
+    settings: dict[str, object], options: object, tmp_path: Path
+) -> None:
+    (container,) = node_pod(tmp_path, **settings)["containers"]
+    assert container["securityContext"].get("seLinuxOptions") == options
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+@pytest.mark.parametrize("ready_when", ["CachesInUse", "Running"])
+@pytest.mark.parametrize("state", ["", "ready", "not-ready"])
+def test_pod_is_ready_when_the_values_say(ready_when: str, state: str, tmp_path: Path) -> None:
+    """The probe's own command runs, in a directory of this test."""
+    (container,) = node_pod(tmp_path, readyWhen=ready_when)["containers"]
+    if state:
+        (tmp_path / state).write_text("docker.io: the cache did not answer\n")
+    command = container["readinessProbe"]["exec"]["command"]
+    script = command[-1].replace("/run/registry-cache", str(tmp_path))
+    done = subprocess.run([*command[:-1], script], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is (state == "ready" or (state == "not-ready" and ready_when == "Running"))
+    reasons = {"": "it starts\n", "not-ready": "docker.io: the cache did not answer\n"}
+    assert done.stdout == ("" if done.returncode == 0 else reasons[state])
+
+
+def test_metrics_are_served_at_the_internal_address_of_the_node_unless_the_values_name_another(tmp_path: Path) -> None:
+    def address(**metrics: object) -> Any:
+        (container,) = node_pod(tmp_path, metrics=metrics)["containers"]
+        (found,) = [one for one in container["env"] if one["name"] == "METRICS_ADDRESS"]
+        return found
+
+    assert address()["valueFrom"] == {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIP"}}
+    assert address(listenAddress="::")["value"] == "::"
+
+
+def test_node_program_has_a_memory_limit(tmp_path: Path) -> None:
+    (container,) = node_pod(tmp_path)["containers"]
+    assert container["resources"]["limits"] == {"memory": "128Mi"}

@@ -14,6 +14,7 @@ registry-cache.gateContainer: our program, which decides, fetches, sends manifes
     - name: REGISTRY_CACHE_ZONE
       valueFrom:
         fieldRef:
+          apiVersion: v1
           fieldPath: metadata.labels['topology.kubernetes.io/zone']
     {{- end }}
   ports:

@@ -1,9 +1,16 @@
 {{- /*
+registry-cache.nodePreset: the preset that the values name, in YAML. Scope: the root context.
+*/}}
+{{- define "registry-cache.nodePreset" -}}
+{{- get (.Files.Get "files/presets.yaml" | fromYaml) .Values.nodeProgram.preset | toYaml -}}
+{{- end -}}
+
+{{- /*
 registry-cache.nodePaths: where containerd's registry directory and configuration are on the nodes, in YAML: what the values
 say, or else the paths of nodeProgram.preset. Scope: the root context.
 */}}
 {{- define "registry-cache.nodePaths" -}}
-{{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) .Values.nodeProgram.preset -}}
+{{- $preset := include "registry-cache.nodePreset" . | fromYaml -}}
 registryDirectory: {{ default $preset.registryDirectory .Values.nodeProgram.registryDirectory | quote }}
 containerdConfig: {{ default $preset.containerdConfig .Values.nodeProgram.containerdConfig | quote }}
 {{- end -}}

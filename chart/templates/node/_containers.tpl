@@ -9,19 +9,33 @@ registry-cache.nodeContainer: the node program, which writes and removes hosts.t
   env:
     - name: PYTHONPATH
       value: /opt/registry-cache
+    - name: METRICS_ADDRESS
+      {{- with .Values.nodeProgram.metrics.listenAddress }}
+      value: {{ . | quote }}
+      {{- else }}
+      valueFrom:
+        fieldRef:
+          apiVersion: v1
+          fieldPath: status.hostIP
+      {{- end }}
+  {{- $ready := ternary "test -e ready || test -e not-ready" "test -e ready" (eq .Values.nodeProgram.readyWhen "Running") }}
   readinessProbe:
     exec:
       command:
         - sh
         - -c
-        - cd /run/registry-cache; test -e ready || { cat not-ready 2>/dev/null || echo it starts; exit 1; }
+        - cd /run/registry-cache; {{ $ready }} || { cat not-ready 2>/dev/null || echo it starts; exit 1; }
     periodSeconds: 5
     failureThreshold: 1
   {{- with .Values.nodeProgram.resources }}
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- with .Values.nodeProgram.containerSecurityContext }}
+  {{- $security := deepCopy .Values.nodeProgram.containerSecurityContext }}
+  {{- with .Values.nodeProgram.seLinuxOptions | default (include "registry-cache.nodePreset" . | fromYaml).seLinuxOptions }}
+  {{- $security = merge $security (dict "seLinuxOptions" .) }}
+  {{- end }}
+  {{- with $security }}
   securityContext:
     {{- toYaml . | nindent 4 }}
   {{- end }}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,6 @@ from registry_cache.model.pods import (
     TOLERATE_ALL,
     ContainerSecurityContext,
     NodeSelector,
-    PodAffinity,
     PodAnnotations,
     PodLabels,
     PodSecurityContext,
@@ -23,10 +22,12 @@ from registry_cache.model.pods import (
     ServiceAccount,
 )
 from registry_cache.model.scalars import (
+    Affinity,
     Command,
     Duration,
     File,
     Folder,
+    OptionalIPAddress,
     Passthrough,
     Port,
     PositiveDuration,
@@ -59,10 +60,34 @@ class Probe(Model):
     )
 
 
+# Nodes without a containerd of their own. They tolerate every pod, and one that is scheduled there stays pending.
+NO_VIRTUAL_NODES: Any = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {
+                    "matchExpressions": [
+                        {"key": "eks.amazonaws.com/compute-type", "operator": "NotIn", "values": ["fargate"]},
+                        {"key": "type", "operator": "NotIn", "values": ["virtual-kubelet"]},
+                        {"key": "liqo.io/type", "operator": "NotIn", "values": ["virtual-node"]},
+                    ]
+                }
+            ]
+        }
+    }
+}
+
+
 class NodeMetrics(Model):
     """The metrics of the node program."""
 
     enabled: bool = Field(True, description="Serves /metrics on the node's own network.")
+    listenAddress: OptionalIPAddress = Field(
+        "",
+        description="The address to listen on. Empty uses the node's internal address, at which Prometheus finds the "
+        'pod. "::" listens on every address of the node, including public ones.',
+        examples=["::"],
+    )
     port: Port = Field(
         9253, description="The port. If something else uses it, the program logs that and runs without metrics."
     )
@@ -126,11 +151,31 @@ class NodeProgram(Model):
         default_factory=ConfigureContainerd, description="Changes to containerd's own configuration. Off by default."
     )
     metrics: NodeMetrics = Field(default_factory=NodeMetrics, description="Metrics of the program.")
-    resources: Resources = Field({"requests": {"cpu": "5m", "memory": "25Mi"}}, description="Resources of the program.")
+    readyWhen: Literal["CachesInUse", "Running"] = Field(
+        "CachesInUse",
+        description="When a pod is ready. CachesInUse: while its node uses all caches, so the DaemonSet is a status "
+        "page, and `helm install --wait` waits for the nodes. Running: while the program runs. Use it if one broken "
+        "node must not hold up a rollout or the health of an application in Argo CD; metrics, alerts and the log of "
+        "the pod still have the truth.",
+    )
+    resources: Resources = Field(
+        {"requests": {"cpu": "5m", "memory": "25Mi"}, "limits": {"memory": "128Mi"}},
+        description="Resources of the program. If configureContainerd is enabled, they also cover containerd's own "
+        "program, which checks the configuration.",
+    )
     nodeSelector: NodeSelector = Field(LINUX_NODES)
     tolerations: PodTolerations = Field([TOLERATE_ALL])
-    affinity: PodAffinity = Field({})
+    affinity: Affinity = Field(
+        NO_VIRTUAL_NODES,
+        description="Affinity of the pods. The default keeps them off virtual nodes (EKS Fargate, virtual-kubelet, "
+        "Liqo), which have no containerd of their own.",
+    )
     priorityClassName: PriorityClassName = "system-node-critical"
+    priorityQuota: bool = Field(
+        True,
+        description="Creates a ResourceQuota that allows the pods of the chart to have a priority class of the system. "
+        "It limits nothing. Without one, GKE refuses such pods outside kube-system, and the DaemonSet has none.",
+    )
     podLabels: PodLabels = Field({})
     podAnnotations: PodAnnotations = Field({})
     podSecurityContext: PodSecurityContext = Field(
@@ -141,6 +186,12 @@ class NodeProgram(Model):
         }
     )
     containerSecurityContext: ContainerSecurityContext = Field(RESTRICTED)
+    seLinuxOptions: Passthrough = Field(
+        {},
+        description="SELinux options of the container, on nodes whose containerd has enable_selinux. Empty uses the "
+        "preset's (docs/containerd.md has a value for each system).",
+        examples=[{"type": "spc_t"}],
+    )
     serviceAccount: ServiceAccount = Field(
         default_factory=ServiceAccount, description="Service account of the pods. Its token is never mounted."
     )

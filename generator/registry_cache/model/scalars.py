@@ -172,6 +172,7 @@ CountOrPercent = Annotated[
     Field(title="a number or a percentage of pods", examples=[1, "50%"]),
 ]
 IPAddress = Annotated[str, Field(title="an IP address", pattern=f"^({_IPV4}|{_IPV6})$", examples=["10.96.0.100"])]
+OptionalIPAddress = Annotated[str, Field(title="an IP address", pattern=f"^(|{_IPV4}|{_IPV6})$", examples=["::"])]
 Percent = Annotated[int, Field(title="a percentage from 1 to 100", ge=1, le=100)]
 ImageRegistry = Annotated[
     str,

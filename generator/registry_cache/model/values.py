@@ -12,7 +12,16 @@ from registry_cache.model.monitoring import Monitoring
 from registry_cache.model.node_program import NodeProgram
 from registry_cache.model.pods import Images
 from registry_cache.model.registry_config import Cache
-from registry_cache.model.scalars import ImageRegistry, Labels, Name, Namespace, Passthrough, PullSecrets, Strings
+from registry_cache.model.scalars import (
+    Annotations,
+    ImageRegistry,
+    Labels,
+    Name,
+    Namespace,
+    Passthrough,
+    PullSecrets,
+    Strings,
+)
 
 # Values that an earlier version of the chart had under another name. The schema lets them through, so that the command
 # and the chart can answer with the new name.
@@ -57,6 +66,20 @@ class HelmTest(Model):
         description="A public image for each upstream that the chart knows none of (files/helm-test-images.yaml). "
         "`helm test` pulls it through the cache. Without an image it only checks that the cache answers.",
         examples=[{"registry.example.com": "team/app:1.0"}],
+    )
+    podLabels: Labels = Field(
+        {"sidecar.istio.io/inject": "false", "kuma.io/sidecar-injection": "disabled"},
+        description="More labels of the pod. The default ones keep service meshes from adding a container that would "
+        "never end.",
+    )
+    podAnnotations: Annotations = Field(
+        {
+            "sidecar.istio.io/inject": "false",
+            "linkerd.io/inject": "disabled",
+            "kuma.io/sidecar-injection": "disabled",
+            "consul.hashicorp.com/connect-inject": "false",
+        },
+        description="More annotations of the pod, for the same purpose.",
     )
 
 
