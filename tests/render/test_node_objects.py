@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def test_configuration_of_the_node_program_has_every_cache() -> None:
     node = node_configuration(render(THREE))
     assert node["owner"] == "space/x-registry-cache"
+    assert [cache["identity"] for cache in node["caches"]] == ["docker.io", "quay.io", "registry.k8s.io"]
     assert [(cache["upstream"], cache["server"]) for cache in node["caches"]] == [
         ("docker.io", "https://registry-1.docker.io"),
         ("quay.io", "https://quay.io"),

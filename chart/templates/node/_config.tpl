@@ -29,7 +29,7 @@ their upstreams, so that another order in the values restarts nothing. Scope: th
 {{- $_ := set $endpoint "host" .settings.clusterIP -}}
 {{- $_ := set $endpoint "ca" (include "registry-cache.authorityFile" .) -}}
 {{- end -}}
-{{- $cache := dict "upstream" .upstream "server" .remoteURL "endpoint" $endpoint -}}
+{{- $cache := dict "upstream" .upstream "server" .remoteURL "endpoint" $endpoint "identity" .upstream -}}
 {{- $_ := set $byUpstream .upstream $cache -}}
 {{- end -}}
 {{- $caches := list -}}

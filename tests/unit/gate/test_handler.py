@@ -769,3 +769,9 @@ def test_bytes_from_the_upstream_are_counted_by_few_prefixes(monkeypatch: pytest
     lines = metrics.render(EMPTY_CACHE).splitlines()
     counted = [line.rpartition('prefix="')[2] for line in lines if line.startswith("registry_cache_repository_pulled_")]
     assert counted == ['OTHER"} 20', 'library"} 20', 'team"} 10']
+
+
+def test_cache_states_its_upstream(serve: Serve, ask: Ask) -> None:
+    serve(MadeSource(lambda *_: None)).health.problem = None
+    answer = ask("GET", "/v2/")
+    assert (answer.status, answer.headers["Registry-Cache-Upstream"]) == (200, "docker.io")

@@ -147,3 +147,31 @@ def test_refused_connection_is_reported() -> None:
         port = listener.getsockname()[1]
     with pytest.raises(ProbeFailed, match=r"^the cache did not answer: connection refused$"):
         cache_probe.probe(Endpoint("http", "127.0.0.1", port), TIMEOUT_SECONDS)
+
+
+LINE = b"\r\nregistry-cache-upstream: docker.io\r\n"
+STATED = GOOD.replace(VERSION, VERSION + LINE[2:])
+
+
+def test_cache_that_states_its_upstream_is_a_success() -> None:
+    with server(reply(STATED)) as port:
+        cache_probe.probe(Endpoint("http", "127.0.0.1", port), TIMEOUT_SECONDS, "docker.io")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(GOOD, id="another-registry"),
+        pytest.param(STATED.replace(b"docker.io", b"quay.io"), id="another-cache"),
+        pytest.param(STATED.replace(b"docker.io", b"docker.io.evil.example"), id="longer"),
+        pytest.param(STATED.replace(b"docker.io", b""), id="empty"),
+        pytest.param(STATED.replace(VERSION, VERSION + b"Registry-Cache-Upstream: quay.io\r\n"), id="both"),
+        pytest.param(GOOD.replace(b"2\r\n\r\n{}", b"38\r\n\r\n" + LINE), id="in-the-body"),
+    ],
+)
+def test_registry_that_is_not_the_cache_is_a_failure(answer: bytes) -> None:
+    with (
+        server(reply(answer)) as port,
+        pytest.raises(ProbeFailed, match=r"^the answer is not that of the cache"),
+    ):
+        cache_probe.probe(Endpoint("http", "127.0.0.1", port), TIMEOUT_SECONDS, "docker.io")

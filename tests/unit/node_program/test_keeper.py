@@ -20,7 +20,7 @@ from node_program.metrics import Metrics
 from node_program.readiness import Readiness
 from node_program.registry_directory import RegistryDirectory
 
-CACHE = Cache("docker.io", "https://registry-1.docker.io", Endpoint("http", "127.0.0.1", 5000))
+CACHE = Cache("docker.io", "https://registry-1.docker.io", Endpoint("http", "127.0.0.1", 5000), "docker.io")
 # Far more than anything here needs.
 TIMEOUT_SECONDS = 10.0
 
@@ -58,8 +58,9 @@ class Bench:
         self.keeper = Keeper(CACHE, self.settings, self.directory, readiness, self.metrics)
         return self.keeper
 
-    def fake_probe(self, endpoint: Endpoint, timeout: float) -> None:
-        assert endpoint == CACHE.endpoint
+    def fake_probe(self, endpoint: Endpoint, timeout: float, identity: str | None, secure: object) -> None:
+        assert secure is None
+        assert (endpoint, identity) == (CACHE.endpoint, CACHE.identity)
         assert 0 < timeout <= self.settings.probe.timeout
         if self.problem:
             raise self.problem

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,13 +14,14 @@ from common.endpoint import Endpoint
 from node_program import __main__ as main
 from node_program import keeper
 from node_program.configuration import Cache, Configuration, Containerd, Probe
+from node_program.directory_watch import DirectoryWatch
 from node_program.hosts_toml import Mirror
 from node_program.metrics import Metrics
 from node_program.readiness import Readiness
 from node_program.registry_directory import RegistryDirectory
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 # Far more than anything here needs.
 TIMEOUT_SECONDS = 10.0
@@ -94,3 +98,62 @@ def test_thread_that_ends_by_a_defect_is_in_the_log_the_metrics_and_the_readines
     assert "registry_cache_node_defects_total 1\n" in metrics.render()
     reason = (settings.state_directory / "not-ready").read_text()
     assert reason.startswith("the node program: a part of it ended by a defect: ZeroDivisionError(")
+
+
+def remove(certs: Path) -> None:
+    while certs.exists():  # the keepers may write into it
+        shutil.rmtree(certs, ignore_errors=True)
+
+
+def remove_and_create(certs: Path) -> None:
+    remove(certs)
+    certs.mkdir()
+
+
+def move_away_and_create(certs: Path) -> None:
+    certs.rename(certs.with_name("old"))
+    certs.mkdir()
+
+
+def exchange(certs: Path) -> None:
+    new = certs.with_name("new")
+    new.mkdir()
+    certs.rename(certs.with_name("old"))
+    new.rename(certs)
+
+
+@pytest.mark.parametrize("replace", [remove, remove_and_create, move_away_and_create, exchange])
+@pytest.mark.parametrize("sees_parent", [True, False])
+def test_program_restarts_when_its_registry_directory_is_replaced(
+    settings: Configuration,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    replace: Callable[[Path], None],
+    *,
+    sees_parent: bool,
+) -> None:
+    """A descriptor follows the directory itself, as a mount does; without its parent, only a removal shows."""
+    certs = settings.registry_directory
+    shows = sees_parent or replace in (remove, remove_and_create)
+    descriptor = os.open(certs, os.O_RDONLY)
+    rounds = iter(range(20))
+
+    def wait_for_signal(*_: object) -> None:
+        if next(rounds) == 3:
+            replace(certs)
+
+    monkeypatch.setattr(signal, "sigtimedwait", wait_for_signal)
+    mounts = {"/etc/containerd": certs.parent} if sees_parent else {}
+    containerd = Containerd("/none", "/etc/containerd/certs.d", "", mounts)
+    settings = settings._replace(registry_directory=Path(f"/proc/self/fd/{descriptor}"), containerd=containerd)
+    with pytest.raises(SystemExit if shows else StopIteration):
+        main.run(settings)
+    assert ("/etc/containerd/certs.d was replaced on the node" in capsys.readouterr().out) is shows
+    assert next(rounds, 20) == (4 if shows else 20), "at once, and not without a reason"
+    os.close(descriptor)
+
+
+def test_path_that_leads_elsewhere_from_the_start_restarts_nothing(settings: Configuration, tmp_path: Path) -> None:
+    (tmp_path / "parent" / "certs.d").mkdir(parents=True)
+    containerd = Containerd("/none", "/etc/containerd/certs.d", "", {"/etc/containerd": tmp_path / "parent"})
+    assert not DirectoryWatch(settings.registry_directory, containerd).is_replaced()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from common.identity import UPSTREAM_HEADER
 from fetching.fair_slots import Overloaded
 from fetching.replica_first import ALL, HOLDINGS_HEADER, HOLDINGS_TYPE, ZONE_HEADER
 from store.store import NoRoom
@@ -52,7 +53,7 @@ class Handler(ColdBlobs):
             elif health.problem is None:
                 # `helm test` shows the warning. A registry's answer is a JSON object too.
                 body = {"warning": health.warning} if health.warning else {}
-                self._send(200, json.dumps(body).encode(), JSON)
+                self._send(200, json.dumps(body).encode(), {**JSON, UPSTREAM_HEADER: self._parts.upstream})
             else:
                 self._refuse(503, "UNAVAILABLE", health.problem)
         elif not health.is_loaded:

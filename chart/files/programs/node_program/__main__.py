@@ -24,6 +24,7 @@ from common.stacks import set_stack_size  # noqa: E402
 from node_program import configuration  # noqa: E402
 from node_program.configuration import Configuration  # noqa: E402
 from node_program.containerd_configuration import Finding, NodeFiles, check_registry_directory  # noqa: E402
+from node_program.directory_watch import DirectoryWatch  # noqa: E402
 from node_program.keeper import Keeper  # noqa: E402
 from node_program.metrics import Metrics, MetricsServer  # noqa: E402
 from node_program.readiness import Readiness  # noqa: E402
@@ -54,6 +55,7 @@ def run(settings: Configuration) -> None:
     server = MetricsServer(metrics, settings.metrics_port, os.environ.get(METRICS_ADDRESS, ""))
     containerd = ContainerdCheck(settings, readiness, metrics)
     keepers = [Keeper(cache, settings, directory, readiness, metrics) for cache in settings.caches]
+    watch = DirectoryWatch(settings.registry_directory, settings.containerd)
     stop = threading.Event()
     threading.excepthook = DefectReport(readiness, metrics)
     try:
@@ -67,6 +69,9 @@ def run(settings: Configuration) -> None:
                 next_check = time.monotonic() + CHECK_SECONDS
                 containerd.check()
                 server.ensure_listening()
+            if watch.is_replaced():
+                log(f"{settings.containerd.registry_directory} was replaced on the node: restarting")
+                raise SystemExit(1)
             is_tidy = is_tidy or tidy(directory, upstreams, readiness)
             received = signal.sigtimedwait(END_SIGNALS, settings.probe.interval)
             # A process that was stopped for longer than the interval and continues gets an empty result, not None.

@@ -7,6 +7,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from common.identity import UPSTREAM_HEADER
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,6 +22,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", 
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?:\r\n|$)", re.IGNORECASE)
 # Every registry sends it (distribution, registry/handlers/app.go); a server that answers 200 without it is not a cache.
 _REGISTRY = re.compile(rb"\r\ndocker-distribution-api-version:[ \t]*registry/2\.0[ \t]*(?:\r\n|$)", re.IGNORECASE)
+_UPSTREAM = re.compile(rb"\r\n%s:[ \t]*([^\r\n]*)" % UPSTREAM_HEADER.encode(), re.IGNORECASE)
 
 
 class ProbeFailed(Exception):
@@ -31,10 +34,11 @@ class ProbeFailed(Exception):
         self.kind = kind
 
 
-def probe(endpoint: Endpoint, timeout: float, secure: Secure | None = None) -> None:
+def probe(endpoint: Endpoint, timeout: float, identity: str | None = None, secure: Secure | None = None) -> None:
     """Request /v2/, which every registry answers (distribution-spec, end-1).
 
-    With `secure`, the certificate of the cache is checked first.
+    `identity` is what the cache has to state, so that no other registry at its address passes for it. With `secure`,
+    the certificate of the cache is checked first.
 
     Raises:
         ProbeFailed: There is no connection, no complete and short answer within `timeout` seconds, or another status
@@ -57,7 +61,7 @@ def probe(endpoint: Endpoint, timeout: float, secure: Secure | None = None) -> N
     except OSError as error:
         message = f"the cache did not answer: {error.strerror or error}".lower()
         raise ProbeFailed(message, "no_connection") from None
-    _check_answer(answer)
+    _check_answer(answer, identity)
 
 
 def _receive(connection: socket.socket, deadline: float) -> bytes:
@@ -84,7 +88,7 @@ def _is_complete(answer: bytes) -> bool:
     return len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n")
 
 
-def _check_answer(answer: bytes) -> None:
+def _check_answer(answer: bytes, identity: str | None) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     version, status, *_ = [*head.partition(b"\r\n")[0].split(b" ", 2), b"", b""]
     kind = "wrong_answer"
@@ -98,6 +102,8 @@ def _check_answer(answer: bytes) -> None:
         message = "the answer of the cache is incomplete"
     elif not _REGISTRY.search(head):
         message = "the answer of the cache is not that of a registry"
+    elif identity is not None and _UPSTREAM.findall(head) != [identity.encode()]:
+        message = f"the answer is not that of the cache of {identity}; another server may have its address"
     elif not body:
         # distribution sends {}. Whatever empties this answer on the way does so with manifests and blobs as well.
         message = "the answer of the cache is empty"

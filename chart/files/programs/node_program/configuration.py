@@ -33,11 +33,15 @@ _VERSION = re.compile(r"(v?[0-9]+\.[0-9]+.*)?")
 
 
 class Cache(NamedTuple):
-    """The cache of an upstream; its host is a name in the cluster's DNS, and `server` is the URL of the upstream."""
+    """The cache of an upstream; its host is a name in the cluster's DNS, and `server` is the URL of the upstream.
+
+    `identity` is what the cache has to state (common.identity), or None to accept any registry at the address.
+    """
 
     upstream: str
     server: str
     endpoint: Endpoint
+    identity: str | None = None
 
 
 class Probe(NamedTuple):
@@ -155,6 +159,7 @@ def _read_cache(fields: Fields) -> Cache:
         upstream=fields.take("upstream", _to_upstream),
         server=fields.take("server", to_text),
         endpoint=fields.take_object("endpoint", read_endpoint),
+        identity=fields.take("identity", to_text) if fields.has("identity") else None,
     )
 
 

@@ -119,8 +119,8 @@ class Keeper:
         try:
             # DNS gets half of the time at most. The other half is for the cache, which may answer while DNS hangs.
             endpoint = self._cache.endpoint._replace(host=self._address.get(timeout / 2))
-            secure = [self._authorities.secure] if self._authorities else []
-            probe(endpoint, start + timeout - time.monotonic(), *secure)
+            secure = self._authorities.secure if self._authorities else None
+            probe(endpoint, start + timeout - time.monotonic(), self._cache.identity, secure)
         except ProbeFailed as problem:
             self._metrics.count_probe(self._cache.upstream, problem.kind, time.monotonic() - start)
             self._address.note_failed_probe()

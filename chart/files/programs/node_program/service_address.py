@@ -9,8 +9,9 @@ from common.name_lookup import NameLookup, describe_lookup_error
 
 from node_program.cache_probe import ProbeFailed
 
-# How long the address of a Service that answers is used before it is looked up again.
-FRESH_SECONDS = 600.0
+# How long the address of a Service that answers is used before it is looked up again. A Service that was created anew
+# has another address, and the old one may answer for a while.
+FRESH_SECONDS = 60.0
 
 
 class ServiceAddress:
