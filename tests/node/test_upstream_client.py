@@ -29,6 +29,7 @@ from machine.processes import wait_for
 from upstream.client import Client, Settings
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import Reference
+from upstream.urls import Url
 from upstreams import oci
 from upstreams.scripted_server import ScriptedServer, redirect, reset, send, stay_silent
 from upstreams.sites import PASSWORD, USERNAME
@@ -483,10 +484,12 @@ def test_moved_token_server_is_found(
     asked = ObservedClient(Settings(token_registry))
     asked.body("manifests/1")
     # As if there had been another token server, which does not exist any more.
-    challenge = asked.client._authorizer._challenge
-    assert challenge is not None
-    gone = {**challenge.parameters, "realm": "http://127.0.0.1:1/token"}
-    asked.client._authorizer._challenge = challenge._replace(parameters=gone)
+    remembered = asked.client._authorizer._terms
+    terms = remembered.find("public/a")
+    assert terms is not None
+    assert terms.demand is not None
+    gone = terms._replace(demand=terms.demand._replace(realm=Url.parse("http://127.0.0.1:1/token")))
+    remembered.learn("public/a", gone)
     assert asked.problem().kind == "refused"
     assert asked.body("manifests/1") == IMAGE.manifest
 

@@ -16,7 +16,7 @@ import pytest
 from fetching.fair_slots import FairSlots, Overloaded
 from gate import manifests
 from gate.manifests import Manifest, Manifests
-from gate.metrics import REVALIDATED, STALE
+from gate.metrics import GONE, REVALIDATED, STALE
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, remount, small_disk
@@ -398,6 +398,7 @@ def test_moved_tag_means_the_new_manifest_although_that_could_not_be_stored(
 
 def test_fetch_of_a_manifest_that_trickles_in_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(manifests, "FETCH_SECONDS", 0.2)
     over = threading.Event()
 
     class TricklingAnswer(MadeAnswer):
@@ -412,3 +413,99 @@ def test_fetch_of_a_manifest_that_trickles_in_ends(store: Store, monkeypatch: py
         wait_for("the lookup to end", lambda: not all_manifests._lookups, TIMEOUT_SECONDS, 0.01)
     finally:
         over.set()
+
+
+# What the upstream answers to HEAD and to GET, and the tag that a pull of the old one gets: the manifest, and whether
+# the tag is known afterwards. None stands for an error.
+PROBLEMS = {
+    "404": NotFound("no"),
+    "404 without credentials": NotFound("no", is_certain=False),
+    "401 or 403": Denied("no"),
+    "405": Unavailable(Kind.CLIENT_ERROR, "405"),
+    "500": Unavailable(Kind.SERVER_ERROR, "500"),
+    "not HTTP": Unavailable(Kind.MALFORMED, "?"),
+    "a redirect to nowhere": Unavailable(Kind.REDIRECTS, "?"),
+    "hangs up": Unavailable(Kind.RESET, "?"),
+    "429": Unavailable(Kind.TOO_MANY, "429", 30.0),
+    "503 for a while": Unavailable(Kind.SERVER_ERROR, "503", 30.0),
+    "silence": Unavailable(Kind.TIMEOUT, "?"),
+    "refused": Unavailable(Kind.REFUSED, "?"),
+    "no address": Unavailable(Kind.DNS, "?"),
+}
+PROVES_ABSENCE = "404"
+CANNOT_BE_ASKED = ("429", "503 for a while", "silence", "refused", "no address")
+
+
+@pytest.mark.parametrize("by_get", [*PROBLEMS, "old", "new"])
+@pytest.mark.parametrize("by_head", [*PROBLEMS, "old", "new", "no digest"])
+def test_head_that_is_not_200_proves_nothing_and_get_decides(store: Store, by_head: str, by_get: str) -> None:
+    def answer(asked: Asked) -> MadeAnswer:
+        name = by_head if asked.method == "HEAD" else by_get
+        if name in PROBLEMS:
+            raise PROBLEMS[name]
+        if name == "no digest":
+            return MadeAnswer([])
+        content = OLD if name == "old" else NEW
+        return head_of(content) if asked.method == "HEAD" else whole(content)
+
+    store.put_manifest("a/b", OLD, "1")
+    source, results = MadeSource(answer), list[str]()
+    all_manifests = manifests_from(source, store, count_tag_lookup=results.append)
+    expected: bytes | None = OLD
+    result, methods = STALE, ["HEAD", "GET"]
+    if by_head == "old":
+        result, methods = REVALIDATED, ["HEAD"]
+    elif by_head in CANNOT_BE_ASKED:
+        methods = ["HEAD"]
+    elif by_get == PROVES_ABSENCE:
+        expected, result = None, GONE
+    elif by_get not in PROBLEMS:
+        expected, result = (OLD if by_get == "old" else NEW), REVALIDATED
+    if by_head == "new" and by_get in ("404", "404 without credentials", "not HTTP", "old"):
+        # The digest that HEAD announces is requested first, and then the tag.
+        methods = ["HEAD", "GET", "GET"]
+    if expected is None:
+        with pytest.raises(NotFound):
+            all_manifests.get(reference("1"))
+        assert store.resolve_tag("a/b", "1") is None
+    else:
+        assert all_manifests.get(reference("1")) == manifest(expected)
+        assert store.resolve_tag("a/b", "1") == digest(expected)
+    assert results == [result]
+    assert [asked.method for asked in source.asked] == methods
+
+
+def test_late_manifest_is_there_for_the_next_client(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "TIMEOUT_SECONDS", 0.1)
+    come = threading.Event()
+    source = MadeSource(lambda _: MadeAnswer([come, OLD], len(OLD)))
+    all_manifests = manifests_from(source, store, interval=3600)
+    for identifier in ("1", digest(OLD)):
+        with pytest.raises(Unavailable, match="did not answer within"):
+            all_manifests.get(reference(identifier))
+    come.set()
+    wait_for("the lookups to end", lambda: not all_manifests._lookups, TIMEOUT_SECONDS, 0.01)
+    for identifier in ("1", digest(OLD)):
+        assert all_manifests.get(reference(identifier)) == manifest(OLD)
+    assert len(source.asked) == 2
+
+
+def test_slow_repository_makes_nobody_stop_waiting_for_another_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", 0.05)
+    come = threading.Event()
+    other = Reference(MANIFEST, "c/d", "1")
+    for repository in ("a/b", "c/d"):
+        store.put_manifest(repository, OLD, "1")
+
+    def answer(asked: Asked) -> MadeAnswer:
+        if asked.reference.repository == "a/b":
+            assert come.wait(TIMEOUT_SECONDS)
+        return head_of(NEW) if asked.method == "HEAD" else whole(NEW)
+
+    all_manifests = manifests_from(MadeSource(answer), store)
+    assert all_manifests.get(reference("1")) == manifest(OLD)
+    monkeypatch.setattr(manifests, "STALE_AFTER_SECONDS", TIMEOUT_SECONDS)
+    assert all_manifests.get(other) == manifest(NEW)
+    come.set()

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from upstream import tokens
 from upstream.errors import Kind, Unavailable
 from upstream.tokens import Token, TokenCache, parse_token
 
@@ -91,3 +92,19 @@ def test_thread_with_more_time_fetches_a_token_itself_when_another_ran_out_of_ti
         waits.set()
         first.result(TIMEOUT_SECONDS)
         assert second.result(TIMEOUT_SECONDS)[0].value == "t"
+
+
+@pytest.mark.parametrize("lifetime", ["1" + "0" * 400, "1e308", "Infinity"])
+def test_absurd_lifetime_is_cut(lifetime: str) -> None:
+    token = parse_token(b'{"token": "x", "expires_in": %s}' % lifetime.encode(), None, 1000.0)
+    assert token.good_until <= 1000.0 + tokens.MAX_LIFETIME_SECONDS
+
+
+def test_number_and_length_of_tokens_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_TOKENS", 3)
+    cache = TokenCache()
+    for key in (1, 2, 3, 1, 4):
+        cache.get(key, time.monotonic() + 10, lambda: Token("x", time.monotonic() + 1000))
+    assert set(cache._tokens) == {3, 1, 4}
+    with pytest.raises(ValueError, match="not a token"):
+        parse_token(b'{"token": "%s"}' % (b"x" * (tokens.MAX_TOKEN_LENGTH + 1)), None, 0.0)

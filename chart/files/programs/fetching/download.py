@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from fetching.fetch import Fetch
 
-# How long the upstream may take to begin its response.
+# How long the upstream may take to begin its response. Some make a blob, or get it from elsewhere, on request.
+# So the first response is waited for longer than clients do, and the blob is there for the next client.
 HEAD_TIMEOUT_SECONDS = 10.0
+FIRST_HEAD_TIMEOUT_SECONDS = 60.0
 # How long a download tries to resume without receiving a byte.
 RESUME_SECONDS = 60.0
 # An upstream without ranges sends the blob from its start each time, so a download gives up after this many responses
@@ -118,12 +120,12 @@ class Download:
         reference = self._fetch.reference
         if offset := self._store.interrupted_size(reference.identifier):
             try:
-                return self._source.open("GET", reference, offset=offset, timeout=HEAD_TIMEOUT_SECONDS)
+                return self._source.open("GET", reference, offset=offset, timeout=FIRST_HEAD_TIMEOUT_SECONDS)
             except Unavailable as problem:
                 # The upstream may support no range, or not this one.
                 if problem.kind not in (Kind.CLIENT_ERROR, Kind.MALFORMED):
                     raise
-        return self._source.open("GET", reference, timeout=HEAD_TIMEOUT_SECONDS)
+        return self._source.open("GET", reference, timeout=FIRST_HEAD_TIMEOUT_SECONDS)
 
     def _append_recorded(self, incoming: IncomingBlob) -> None:
         """Append what an earlier fetch has left, which is compared with the digest like everything else."""

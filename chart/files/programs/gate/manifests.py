@@ -1,8 +1,10 @@
 """Finds manifests, and asks the upstream what a tag means.
 
 The upstream is asked about a tag at each pull, or once in the tag check interval, and once for all clients that pull
-at the same moment. A known tag is served from the volume while the upstream is away, slow, limits the rate or refuses
-the credentials. If the upstream says that the tag does not exist, the cache says so too, and forgets the tag.
+at the same moment. It is asked by HEAD, and if that is not answered with status 200, by GET, as a node would: there are
+registries that answer HEAD wrongly. A known tag is served from the volume while the upstream is away, slow, limits the
+rate or refuses the credentials. If the upstream says that the tag does not exist, the cache says so too, and forgets
+the tag, unless that was an answer to a request that should have had credentials.
 """
 
 from __future__ import annotations
@@ -40,12 +42,17 @@ MAX_LOOKUPS = 256
 MAX_SENT_BYTES = 32 << 10
 MAX_SMALL_BYTES = 256 << 10
 MAX_CONCURRENT_LARGE = 4
-# How long the upstream may take if the cache does not know the tag, and if it does.
+# How long a client waits for the upstream if the cache does not know the tag, and if it does.
 TIMEOUT_SECONDS = 10.0
 STALE_AFTER_SECONDS = 1.5
-# After the upstream took longer than STALE_AFTER_SECONDS, nobody waits for it for this long. It is still asked, and a
+# How long the upstream may take. What comes after the client has left is there for the next one.
+FETCH_SECONDS = 60.0
+# After a repository took longer than STALE_AFTER_SECONDS, nobody waits for it for this long. It is still asked, and a
 # response in time ends this at once.
 SLOW_SECONDS = 5.0
+MAX_SLOW_REPOSITORIES = 1024
+# After these answers to HEAD, GET is worth a try. After others, the upstream cannot be asked now.
+WRONG_HEAD_KINDS = frozenset({Kind.CLIENT_ERROR, Kind.SERVER_ERROR, Kind.MALFORMED, Kind.REDIRECTS, Kind.RESET})
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,8 @@ class Manifests:
         self._slots = FairSlots(MAX_LOOKUPS)
         self._large = threading.BoundedSemaphore(MAX_CONCURRENT_LARGE)
         self._revalidated_at: dict[Reference, float] = {}
-        self._slow_until = 0.0
+        # Until when nobody waits for a repository.
+        self._slow_until: dict[str, float] = {}
 
     def get(self, reference: Reference, client: str = "") -> Manifest:
         """Return a manifest, by its digest or by what its tag means now.
@@ -122,12 +130,17 @@ class Manifests:
         known = self._read_tag(reference)
         if known is None:
             return self._look_up(reference, client, lambda: self._fetch_by_tag(reference), TIMEOUT_SECONDS)
-        patience = 0.0 if time.monotonic() < self._slow_until else STALE_AFTER_SECONDS
+        slow_until = self._slow_until.get(reference.repository, 0.0)
+        patience = 0.0 if time.monotonic() < slow_until else STALE_AFTER_SECONDS
         try:
             return self._look_up(reference, client, lambda: self._revalidate(reference, known), patience)
+        except NotFound as problem:
+            if problem.is_certain:
+                raise
         except (Unavailable, Denied, Overloaded):
-            self._count_tag_lookup(STALE)
-            return known
+            pass
+        self._count_tag_lookup(STALE)
+        return known
 
     def _read(self, repository: str, digest: str) -> Manifest | None:
         """Return a manifest from the volume."""
@@ -178,7 +191,7 @@ class Manifests:
                 self._lookups[reference] = lookup
         if not lookup.has_ended.wait(patience):
             if patience:
-                self._slow_until = time.monotonic() + SLOW_SECONDS
+                self._note_slow(reference.repository)
             message = f"the upstream did not answer within {patience:.1f} s"
             raise Unavailable(Kind.TIMEOUT, message)
         if lookup.problem is not None:
@@ -191,12 +204,19 @@ class Manifests:
         assert lookup.manifest is not None  # noqa: S101 - a lookup that ended has either
         return lookup.manifest if is_first else replace(lookup.manifest, was_fetched=False)
 
+    def _note_slow(self, repository: str) -> None:
+        with self._lock:
+            self._slow_until.pop(repository, None)
+            self._slow_until[repository] = time.monotonic() + SLOW_SECONDS
+            if len(self._slow_until) > MAX_SLOW_REPOSITORIES:
+                del self._slow_until[next(iter(self._slow_until))]
+
     def _run(self, reference: Reference, client: str, lookup: _Lookup, action: Callable[[], Manifest]) -> None:
         started = time.monotonic()
         try:
             lookup.manifest = action()
             if time.monotonic() - started < STALE_AFTER_SECONDS:
-                self._slow_until = 0.0
+                self._slow_until.pop(reference.repository, None)
         except Exception as problem:  # noqa: BLE001 - it is raised in the threads of the clients
             lookup.problem = problem
         finally:
@@ -216,24 +236,37 @@ class Manifests:
         """Ask what a known tag means now, by HEAD, which registries with rate limits do not count as a pull."""
         if (fresh := self._read_fresh(tag)) is not None:
             return fresh
-        try:
-            with self._source.open("HEAD", tag, accept=ACCEPT, timeout=TIMEOUT_SECONDS) as answer:
-                digest = answer.headers.get("Docker-Content-Digest")
-        except NotFound:
-            self._count_tag_lookup(GONE)
-            self._try_to_write(lambda: self._store.remove_tag(tag.repository, tag.identifier))
-            raise
-        if digest is None or not DIGEST.fullmatch(digest):
-            return self._fetch(tag, tag)
-        manifest = known
+        digest = self._ask_for_digest(tag)
+        manifest = known if digest == known.digest else None if digest is None else self._read(tag.repository, digest)
+        if digest is None or manifest is None:
+            try:
+                return self._fetch(tag, tag) if digest is None else self._fetch_moved(tag, digest)
+            except NotFound as problem:
+                if problem.is_certain:
+                    self._count_tag_lookup(GONE)
+                    self._try_to_write(lambda: self._store.remove_tag(tag.repository, tag.identifier))
+                raise
         if digest != known.digest:
-            moved = self._read(tag.repository, digest)
-            if moved is None:
-                return self._fetch_moved(tag, digest)
             self._try_to_write(lambda: self._store.set_tag(tag.repository, tag.identifier, digest))
-            manifest = moved
         self._note_revalidation(tag)
         return manifest
+
+    def _ask_for_digest(self, tag: Reference) -> str | None:
+        """Return the digest that a tag has now, or None if HEAD is not answered properly, which proves nothing.
+
+        Raises:
+            Unavailable: The upstream cannot be asked.
+        """
+        try:
+            with self._source.open("HEAD", tag, accept=ACCEPT, timeout=FETCH_SECONDS) as answer:
+                digest = answer.headers.get("Docker-Content-Digest", "")
+        except (NotFound, Denied):
+            return None
+        except Unavailable as problem:
+            if problem.kind not in WRONG_HEAD_KINDS or problem.retry_after is not None:
+                raise
+            return None
+        return digest if DIGEST.fullmatch(digest) else None
 
     def _fetch_moved(self, tag: Reference, digest: str) -> Manifest:
         """Fetch the manifest to which a tag moved, by the tag if the upstream has none with the announced digest."""
@@ -281,8 +314,8 @@ class Manifests:
         """
         body = bytearray()
         is_large = False
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        with self._source.open("GET", reference, accept=ACCEPT, timeout=TIMEOUT_SECONDS) as answer:
+        deadline = time.monotonic() + FETCH_SECONDS
+        with self._source.open("GET", reference, accept=ACCEPT, timeout=FETCH_SECONDS) as answer:
             announced = answer.headers.get("Docker-Content-Digest", "")
             while chunk := answer.read(1 << 16):
                 body += chunk
@@ -293,7 +326,7 @@ class Manifests:
                     message = f"{reference}: the manifest has more than {MAX_MANIFEST_BYTES} bytes"
                     raise Unavailable(Kind.MALFORMED, message)
                 if time.monotonic() > deadline:
-                    message = f"{reference}: the manifest did not come within {TIMEOUT_SECONDS:.0f} s"
+                    message = f"{reference}: the manifest did not come within {FETCH_SECONDS:.0f} s"
                     raise Unavailable(Kind.TIMEOUT, message)
         content = bytes(body)
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from common.log import log
 from fetching.fetches import Fetches
 from fetching.ranges import Ranges
-from fetching.replica_first import CONNECT_TIMEOUT_SECONDS, REPLICA_HEADER, ZONE_HEADER, ReplicaFirst
+from fetching.replica_first import CONNECT_TIMEOUT_SECONDS, HOLDINGS_TYPE, REPLICA_HEADER, ZONE_HEADER, ReplicaFirst
 from store.store import Store
 from upstream.availability_guard import AvailabilityGuard
 from upstream.client import Client, Settings
@@ -130,7 +130,7 @@ def _other_replica(endpoint: Endpoint, headers: Mapping[str, str], metrics: Metr
         endpoint.url, no_proxy=("*",), connect_timeout=CONNECT_TIMEOUT_SECONDS, headers=headers, ca_file=endpoint.ca
     )
     client = Client(settings, observe=lambda *_: None, log=log, received=metrics.count_replica_bytes)
-    return AvailabilityGuard(client, f"the replica {pod_name(endpoint)}", log)
+    return AvailabilityGuard(client, f"the replica {pod_name(endpoint)}", log, HOLDINGS_TYPE)
 
 
 def _describe(configuration: Configuration) -> dict[str, str]:

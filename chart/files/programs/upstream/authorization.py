@@ -15,18 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from upstream.challenges import Challenge, parse_challenges
 from upstream.errors import Denied, Kind, Unavailable, translate_errors
-from upstream.exchange import Request
+from upstream.exchange import Reply, Request
 from upstream.pull_secret import UnusableSecret
+from upstream.terms import BASIC, Demand, RememberedTerms, Terms, default_scope, parse_terms
 from upstream.tokens import TokenCache, parse_token
 from upstream.urls import Url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from upstream.credentials import Credentials
-    from upstream.exchange import Reply
     from upstream.pull_secret import MountedSecret
     from upstream.tokens import Token
     from upstream.urls import Origin
@@ -40,6 +39,13 @@ LOG_AGAIN_SECONDS = 300.0
 REFUSED_SECONDS = 60.0
 # One attempt with what is remembered, one with what the answer to it says, and one with a new token.
 MAX_ATTEMPTS = 3
+# How long a token may take that is fetched on the terms of other repositories: this, or so many times what the slowest
+# token took so far. After that, the repository itself is asked for its terms.
+MIN_TRIAL_SECONDS = 0.5
+TRIAL_FACTOR = 3.0
+MAX_TOKEN_SERVERS = 64
+# What is remembered of refusals and of lines in the log, at most.
+MAX_REMEMBERED = 1024
 
 
 class _Refused(Exception):
@@ -77,11 +83,11 @@ class Authorizer:
         self._log = log
         self._lock = threading.Lock()
         self._tokens = TokenCache()
-        self._first_request_started = False
-        self._first_request_ended = threading.Event()
-        self._challenge: Challenge | None = None
-        # The scopes that the upstream asks for, by repository, if they differ from the usual ones.
-        self._scopes: dict[str, str] = {}
+        # What the answers of a repository teach is kept with its name, so that it changes nothing for another one.
+        self._terms = RememberedTerms()
+        self._first_requests: dict[str, threading.Event] = {}
+        # How long the token servers took at most.
+        self._token_seconds: dict[Demand | None, float] = {}
         # Until when credentials are not tried again, and why.
         self._refused: dict[Hashable, tuple[float, str]] = {}
         self._logged: dict[str, float] = {}
@@ -123,31 +129,38 @@ class Authorizer:
         while untried := [one for one in self._read_credentials(repository) if one not in tried]:
             tried.append(untried[0])
             try:
-                with self._after_first_request(request.deadline):
+                with self._after_first_request(repository, request.deadline):
                     return self._open_as(untried[0], request, repository)
             except _Refused as refusal:
                 reason = str(refusal)
         if tried:
             self._log_seldom(reason, f"the credentials cannot be used: {reason}; trying {repository} without them")
         try:
-            with self._after_first_request(request.deadline):
-                return self._open_as(None, request, repository)
+            with self._after_first_request(repository, request.deadline):
+                reply = self._open_as(None, request, repository)
         except _Refused as refusal:
             message = f"with the credentials, {reason}; without them, {refusal}" if tried else str(refusal)
             raise Denied(message) from None
+        reply.is_anonymous = self._secret is not None
+        return reply
 
     @contextmanager
-    def _after_first_request(self, deadline: float) -> Iterator[None]:
-        """Let the very first request alone find out how the upstream authenticates; the others wait for it."""
+    def _after_first_request(self, repository: str, deadline: float) -> Iterator[None]:
+        """Let the first request of a repository alone find out how to authenticate; its others wait for it."""
         with self._lock:
-            is_first, self._first_request_started = not self._first_request_started, True
-        if not is_first:
-            self._first_request_ended.wait(max(0.0, deadline - time.monotonic()))
+            running = self._first_requests.get(repository)
+            is_first = running is None and self._terms.find(repository) is None
+            if is_first:
+                running = self._first_requests[repository] = threading.Event()
+        if running is not None and not is_first:
+            running.wait(max(0.0, deadline - time.monotonic()))
         try:
             yield
         finally:
-            if is_first:
-                self._first_request_ended.set()
+            if is_first and running is not None:
+                with self._lock:
+                    del self._first_requests[repository]
+                running.set()
 
     def _open_as(self, credentials: Credentials | None, request: Request, repository: str) -> Reply:
         """Send a request, with a new token if the current one is not accepted.
@@ -155,60 +168,138 @@ class Authorizer:
         Raises:
             _Refused: The upstream or its token server answers 401 or 403.
         """
+        terms = self._terms.find(repository) or Terms(None, default_scope(repository))
+        if not terms.is_own:
+            result = self._open_on_trial(terms, credentials, request, repository)
+            if not isinstance(result, Terms):
+                return result
+            terms = result
         for _ in range(MAX_ATTEMPTS):
-            challenge, scope = self._challenge, self._scope(repository)
-            authorization = self._authorize(challenge, scope, credentials, request.deadline)
+            authorization = self._authorize(terms, credentials, repository, request.deadline)
             reply = self._send(request, authorization.header)
             if not reply.refuses_access:
+                if reply.status < http.HTTPStatus.BAD_REQUEST:
+                    self._terms.confirm(repository, terms)
                 return reply
             reply.discard()
             if reply.url.origin != request.url.origin:
-                message = f"{reply.url.origin}, to which {request.url.origin} redirects, answered {reply.status}"
-                raise Unavailable(Kind.REDIRECTS, message)
-            self._remember_challenge(reply, repository)
-            if authorization.token is not None:
-                self._tokens.drop(authorization.key, authorization.token)
-            elif authorization.header:
-                self._note_refusal(authorization.key, reply, f"{reply.url.origin} answered {reply.status}")
+                return self._open_elsewhere(reply, request, repository)
+            learned = self._learn(reply, repository) or terms
+            self._note_refused(authorization, reply, is_final=learned == terms)
             # Another attempt with the same header would have the same result.
-            if authorization.is_new and challenge == self._challenge and scope == self._scope(repository):
+            if authorization.is_new and learned == terms:
                 break
+            terms = learned
         message = f"{request.url.origin} answered {reply.status}"
         raise _Refused(message)
 
-    def _authorize(
-        self, challenge: Challenge | None, scope: str, credentials: Credentials | None, deadline: float
-    ) -> _Authorization:
-        """Return the authorization that a challenge asks for.
+    def _open_on_trial(
+        self, terms: Terms, credentials: Credentials | None, request: Request, repository: str
+    ) -> Reply | Terms:
+        """Send a request on the terms of other repositories; return the reply, or the terms on which to go on.
+
+        Nothing that goes wrong here says anything about this repository, which is then asked without authorization.
+        """
+        own = Terms(None, default_scope(repository))
+        limit = time.monotonic() + max(MIN_TRIAL_SECONDS, TRIAL_FACTOR * self._token_seconds.get(terms.demand, 0.0))
+        try:
+            authorization = self._authorize(terms, credentials, repository, min(request.deadline, limit))
+            reply = self._send(request, authorization.header)
+        except (_Refused, Unavailable):
+            self._terms.forget(repository)
+            if time.monotonic() >= request.deadline:
+                raise
+            return own
+        if reply.status < http.HTTPStatus.BAD_REQUEST:
+            self._terms.confirm(repository, terms)
+            return reply
+        reply.discard()
+        learned = self._learn(reply, repository) if reply.url.origin == request.url.origin else None
+        if learned is None:
+            self._terms.forget(repository)
+            return own
+        if authorization.is_new and learned == terms._replace(is_own=True):
+            message = f"{request.url.origin} answered {reply.status}"
+            raise _Refused(message)
+        self._note_refused(authorization, reply, is_final=False)
+        return learned
+
+    def _open_elsewhere(self, refusal: Reply, request: Request, repository: str) -> Reply:
+        """Send a request again to the server to which the upstream redirects, with a token that anybody gets.
 
         Raises:
-            _Refused: The token server answers 401 or 403, or there is no way to meet the challenge.
+            Unavailable: That server refuses it too, or asks for something else.
         """
-        if challenge is None:
+        message = f"{refusal.url.origin}, to which {request.url.origin} redirects, answered {refusal.status}"
+        problem = Unavailable(Kind.REDIRECTS, message)
+        try:
+            terms = parse_terms(refusal.headers.get_all("WWW-Authenticate") or [], refusal.url.origin, repository)
+            key = f"{refusal.url.origin} {repository}"
+            authorization = self._authorize(terms or Terms(None, ""), None, key, request.deadline)
+        except (Unavailable, ValueError, _Refused):
+            raise problem from None
+        if authorization.header is None:
+            raise problem
+        reply = self._send(request._replace(url=refusal.url), authorization.header)
+        if not reply.refuses_access:
+            return reply
+        reply.discard()
+        self._note_refused(authorization, reply, is_final=False)
+        raise problem
+
+    def _learn(self, reply: Reply, repository: str) -> Terms | None:
+        """Remember what a reply asks for, and return it, or None if it asks for nothing.
+
+        Raises:
+            _Refused: It asks for nothing that this client can do, which is not remembered.
+            Unavailable: It names a token server without a valid URL, which is not remembered either.
+        """
+        try:
+            terms = parse_terms(reply.headers.get_all("WWW-Authenticate") or [], reply.url.origin, repository)
+        except ValueError as error:
+            self._terms.forget(repository)
+            raise _Refused(str(error)) from None
+        except Unavailable:
+            self._terms.forget(repository)
+            raise
+        if terms is not None:
+            self._terms.learn(repository, terms)
+        return terms
+
+    def _authorize(
+        self, terms: Terms, credentials: Credentials | None, repository: str, deadline: float
+    ) -> _Authorization:
+        """Return the authorization that a repository asks for.
+
+        Raises:
+            _Refused: The token server answers 401 or 403, or there is no way to meet the terms.
+        """
+        demand, scope = terms.demand, terms.scope
+        if demand is None:
             return _Authorization()
-        if challenge.scheme == "basic":
+        if demand.realm is None:
             # An identity token can only be exchanged for a token.
             if credentials is None or credentials.identity_token:
                 return _Authorization()
-            key: Hashable = ("basic", scope, credentials)
+            key: Hashable = (BASIC, repository, credentials)
             self._check_not_refused(key)
             return _Authorization(credentials.basic(), key=key)
-        if challenge.scheme != "bearer":
-            message = f"{self._origin} asks for an authentication scheme that is not supported"
-            raise _Refused(message)
-        service = challenge.parameters.get("service", "")
-        try:
-            realm = Url.parse(challenge.parameters.get("realm", ""))
-        except ValueError:
-            message = f"{self._origin} names a token server without a valid URL"
-            raise Unavailable(Kind.MALFORMED, message) from None
+        realm = demand.realm
         if credentials is not None and realm.origin.scheme == "http" and self._origin.scheme == "https":
             message = f"{self._origin} wants them to be sent by plain http, to {realm.origin}"
             raise _Refused(message)
-        key = (realm, service, scope, credentials)
+        key = (repository, demand, scope, credentials)
         self._check_not_refused(key)
-        request = _token_request(realm, service, scope, credentials, deadline)
-        token, is_new = self._tokens.get(key, deadline, lambda: self._fetch_token(request, credentials, key))
+        request = _token_request(demand, scope, credentials, deadline)
+        started = time.monotonic()
+        try:
+            token, is_new = self._tokens.get(key, deadline, lambda: self._fetch_token(request, credentials, key))
+        except Unavailable:
+            # The upstream may have another token server by now. It names it when it is asked without a token.
+            self._terms.forget(repository)
+            raise
+        if is_new:
+            self._note_token_seconds(demand, time.monotonic() - started)
         return _Authorization(f"Bearer {token.value}", key=key, token=token, is_new=is_new)
 
     def _fetch_token(self, request: Request, credentials: Credentials | None, key: Hashable) -> Token:
@@ -221,37 +312,38 @@ class Authorizer:
                     return _read_token(reply, requested_at)
             finally:
                 reply.discard()
-        except Unavailable as problem:
-            # The upstream may have another token server by now. It names it when it is asked without a token.
-            self._challenge = None
-            message = f"no token: {problem}"
-            raise Unavailable(problem.kind, message, problem.retry_after) from None
+        except Unavailable as error:
+            problem = error.during("no token")
+            problem.is_elsewhere |= not problem.is_connecting
+            raise problem from None
         message = f"the token server {reply.url.origin} answered {reply.status}"
         if credentials is not None:
             self._note_refusal(key, reply, message)
         raise _Refused(message)
 
-    def _scope(self, repository: str) -> str:
-        return self._scopes.get(repository, f"repository:{repository}:pull")
+    def _note_token_seconds(self, demand: Demand, seconds: float) -> None:
+        """Remember how long a token server took at most, for a few of them."""
+        with self._lock:
+            longest = max(seconds, self._token_seconds.pop(demand, 0.0))
+            self._token_seconds[demand] = longest
+            if len(self._token_seconds) > MAX_TOKEN_SERVERS:
+                del self._token_seconds[next(iter(self._token_seconds))]
 
-    def _remember_challenge(self, reply: Reply, repository: str) -> None:
-        challenges = parse_challenges(reply.headers.get_all("WWW-Authenticate") or [])
-        if not challenges:
-            return
-        # An unsupported scheme comes last, and is kept so that it can be reported.
-        chosen = min(challenges, key=lambda challenge: {"bearer": 0, "basic": 1}.get(challenge.scheme, 2))
-        scope = chosen.parameters.get("scope")
-        if scope and scope != self._scope(repository):
-            self._scopes[repository] = scope
-        common = {name: chosen.parameters[name] for name in ("realm", "service") if name in chosen.parameters}
-        self._challenge = Challenge(chosen.scheme, common)
+    def _note_refused(self, authorization: _Authorization, reply: Reply, *, is_final: bool) -> None:
+        """Drop a token, or do not send credentials again, unless the reply only asks for something else."""
+        if authorization.token is not None:
+            self._tokens.drop(authorization.key, authorization.token)
+        elif authorization.header and is_final:
+            self._note_refusal(authorization.key, reply, f"{reply.url.origin} answered {reply.status}")
 
     def _note_refusal(self, key: Hashable, reply: Reply, reason: str) -> None:
         """Do not try refused credentials again for a while, and count them; 403 is about the repository only."""
         now = time.monotonic()
         with self._lock:
             self.credentials_refused += reply.status == http.HTTPStatus.UNAUTHORIZED
-            self._refused = {other: entry for other, entry in self._refused.items() if now < entry[0]}
+            while self._refused and (len(self._refused) >= MAX_REMEMBERED or _first(self._refused)[0] <= now):
+                del self._refused[next(iter(self._refused))]
+            self._refused.pop(key, None)
             self._refused[key] = now + REFUSED_SECONDS, reason
 
     def _check_not_refused(self, key: Hashable) -> None:
@@ -266,14 +358,19 @@ class Authorizer:
         with self._lock:
             if now < self._logged.get(topic, 0.0):
                 return
+            self._logged.pop(topic, None)
             self._logged[topic] = now + LOG_AGAIN_SECONDS
+            if len(self._logged) > MAX_REMEMBERED:
+                del self._logged[next(iter(self._logged))]
         self._log(line)
 
 
-def _token_request(realm: Url, service: str, scope: str, credentials: Credentials | None, deadline: float) -> Request:
+def _token_request(demand: Demand, scope: str, credentials: Credentials | None, deadline: float) -> Request:
     """Return the request for a token; an identity token takes the way of OAuth 2 (distribution, auth/oauth.md)."""
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-    parameters = [*([("service", service)] if service else []), ("scope", scope)]
+    parameters = [*([("service", demand.service)] if demand.service else []), ("scope", scope)]
+    realm = demand.realm
+    assert realm is not None  # noqa: S101 - it is there for bearer
     if credentials is None or not credentials.identity_token:
         query = urllib.parse.urlencode(parameters)
         url = Url(realm.origin, f"{realm.target}{'&' if '?' in realm.target else '?'}{query}")
@@ -282,6 +379,10 @@ def _token_request(realm: Url, service: str, scope: str, credentials: Credential
     body = urllib.parse.urlencode([*grant, *parameters]).encode()
     headers |= {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": str(len(body))}
     return Request("POST", "token", realm, headers, deadline, body=body)
+
+
+def _first(entries: Mapping[Hashable, tuple[float, str]]) -> tuple[float, str]:
+    return next(iter(entries.values()))
 
 
 def _read_token(reply: Reply, requested_at: float) -> Token:

@@ -6,7 +6,6 @@ A redirect to another host never takes the authorization along.
 from __future__ import annotations
 
 import http.client
-import math
 import re
 import time
 import urllib.parse
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
 # How long a body may bring nothing before its answer is cut off.
 READ_TIMEOUT_SECONDS = 10.0
+# How long connecting to a server may take, while its answer may take longer.
+CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_REDIRECTS = 5
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 # How long connections may take that are opened in advance.
@@ -63,7 +64,7 @@ class Settings(NamedTuple):
     no_proxy: tuple[str, ...] = ()
     proxy_credentials: Path | None = None
     ca_file: Path | None = None
-    connect_timeout: float = math.inf
+    connect_timeout: float = CONNECT_TIMEOUT_SECONDS
     credentials_source: str = "the Secret"
     ca_source: str = "the ConfigMap or Secret of authorities"
     headers: Mapping[str, str] = MappingProxyType({})
@@ -271,8 +272,10 @@ class Client:
         try:
             _check_status(reply, f"{reference.repository}/{reference.path}")
             part = _part_of(reply, requested)
-        except BaseException:
+        except BaseException as problem:
             reply.discard()
+            if isinstance(problem, Unavailable):
+                problem.is_elsewhere = reply.url.origin != self._url.origin
             raise
         location = None if reply.url.origin == self._url.origin else reply.url
         if location is not None and reference.kind == BLOB:
@@ -308,6 +311,9 @@ class Client:
             reply = self._connections.send(request.method, url, headers, request.deadline, request.body)
         except Unavailable as problem:
             self._observe(request.label, problem.kind, time.monotonic() - start)
+            # A token server may be a repository's own, also at the address of the upstream.
+            is_own = url.origin == self._url.origin and (request.label == request.method or problem.is_connecting)
+            problem.is_elsewhere = not is_own
             raise
         self._observe(request.label, outcome_of(reply.status), time.monotonic() - start)
         return reply
@@ -316,7 +322,7 @@ class Client:
 def _check_status(reply: Reply, name: str) -> None:
     if reply.status == http.HTTPStatus.NOT_FOUND:
         message = f"{reply.url.origin} does not have {name}"
-        raise NotFound(message)
+        raise NotFound(message, is_certain=not reply.is_anonymous)
     if reply.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
         raise reply.unusable()
 

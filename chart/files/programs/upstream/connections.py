@@ -43,6 +43,8 @@ USER_AGENT = "registry-cache"
 MAX_LOOKUPS = 32
 # The least time for each address of a name that has several (Go, net/dial.go, partialDeadline).
 MIN_ADDRESS_SECONDS = 2.0
+# A server to which there is no connection after this time counts as unreachable.
+MIN_CONNECT_SECONDS = 0.5
 # A firewall may have forgotten an idle connection, so that packets get lost. Then the kernel of the server does not
 # acknowledge the request, which it does at once even if the server itself takes long for the answer.
 ACKNOWLEDGE_SECONDS = 1.0
@@ -201,21 +203,29 @@ class Connections:
 
     def _open(self, route: Route, deadline: float) -> Connection:
         """Open a connection that is ready for a request to the server."""
-        if route.proxy is None:
-            connection = self._connect(route.origin, route, deadline)
-        elif route.origin.scheme == "https":
-            connection = self._open_tunnel(route.proxy, route, deadline)
-        else:
-            connection = self._connect_to_proxy(route.proxy, route, deadline)
+        started = time.monotonic()
+        connect_deadline = min(deadline, started + self._connect_timeout)
+        try:
+            if route.proxy is None:
+                connection = self._connect(route.origin, route, connect_deadline)
+            elif route.origin.scheme == "https":
+                connection = self._open_tunnel(route.proxy, route, connect_deadline)
+            else:
+                connection = self._connect_to_proxy(route.proxy, route, connect_deadline)
+        except Unavailable as problem:
+            # What came before may have left no time.
+            problem.is_connecting = (
+                time.monotonic() < connect_deadline or connect_deadline - started >= MIN_CONNECT_SECONDS
+            )
+            raise
         with self._lock:
             self.opened += 1
         return connection
 
     def _connect(self, origin: Origin, route: Route, deadline: float) -> Connection:
-        connect_deadline = min(deadline, time.monotonic() + self._connect_timeout)
-        addresses = self._lookups.find_addresses(origin.host, origin.port, connect_deadline)
+        addresses = self._lookups.find_addresses(origin.host, origin.port, deadline)
         with translate_errors(str(origin)):
-            transport: Transport = _dial(addresses, connect_deadline)
+            transport: Transport = _dial(addresses, deadline)
         if origin.scheme == "https":
             transport = self._start_tls(transport, origin, route, deadline)
         return Connection(transport, deadline)

@@ -33,6 +33,10 @@ class Kind(StrEnum):
     SERVER_ERROR = "5xx"
 
 
+# Problems with reaching a server at all, whatever is requested from it.
+CONNECTION_KINDS = frozenset({Kind.DNS, Kind.REFUSED, Kind.UNREACHABLE, Kind.TLS, Kind.PROXY})
+
+
 class Unavailable(Exception):
     """There is no useful answer; the message says what went wrong, and never contains a secret."""
 
@@ -42,10 +46,25 @@ class Unavailable(Exception):
         self.kind = kind
         self.message = message
         self.retry_after = retry_after
+        # Whether there was no connection to the server, so that the problem does not depend on what is requested.
+        self.is_connecting = kind in CONNECTION_KINDS
+        # Whether it is a problem of a token server or of a server that the upstream redirects to.
+        self.is_elsewhere = False
+
+    def during(self, activity: str) -> Unavailable:
+        """Return the same problem with a message that begins with what it prevents."""
+        problem = Unavailable(self.kind, f"{activity}: {self.message}", self.retry_after)
+        problem.is_connecting, problem.is_elsewhere = self.is_connecting, self.is_elsewhere
+        return problem
 
 
 class NotFound(Exception):
     """The upstream says that it does not have the blob or manifest."""
+
+    def __init__(self, message: str = "", *, is_certain: bool = True) -> None:
+        """`is_certain` says that the upstream knew who asked: some say this of what they do not let everyone see."""
+        super().__init__(message)
+        self.is_certain = is_certain
 
 
 class Denied(Exception):
@@ -59,6 +78,8 @@ def translate_errors(server: str) -> Iterator[None]:
         yield
     except ssl.SSLCertVerificationError as error:
         raise Unavailable(Kind.TLS, f"the certificate of {server} is not accepted: {error.verify_message}") from None
+    except ssl.SSLEOFError:
+        raise Unavailable(Kind.RESET, f"{server} closed the connection before it answered") from None
     except ssl.SSLError as error:
         raise Unavailable(Kind.TLS, f"TLS with {server} failed: {error.reason or error.strerror}") from None
     except TimeoutError:

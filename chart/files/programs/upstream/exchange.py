@@ -55,6 +55,8 @@ class Reply:
         # The bytes of the body, 0 for HEAD; None if it comes in chunks or ends with the connection.
         self.length = response.length
         self.bytes_read = 0
+        # Whether there should be credentials, and this is the answer to a request without them.
+        self.is_anonymous = False
         self.has_ended = self.length == 0
         self._connection = connection
         self._response = response

@@ -23,6 +23,11 @@ DEFAULT_LIFETIME_SECONDS = 60.0
 # lifetime, and at most for MAX_MARGIN_SECONDS.
 MARGIN_SHARE = 0.1
 MAX_MARGIN_SECONDS = 30.0
+# A token server may say anything, but registries have changed their keys after a day.
+MAX_LIFETIME_SECONDS = 86400.0
+# The tokens that are kept; each repository needs one of its own. The largest ones are those of ECR, with about 3 KiB.
+MAX_TOKENS = 1024
+MAX_TOKEN_LENGTH = 16 * 1024
 # What a header can carry (RFC 6750, section 2.1).
 _VALUE = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 
@@ -52,11 +57,12 @@ def parse_token(body: bytes, date: str | None, requested_at: float) -> Token:
     if not isinstance(answer, dict):
         raise ValueError(message)  # noqa: TRY004 - as for every other answer without a token
     value = answer.get("token") or answer.get("access_token")
-    if not isinstance(value, str) or not _VALUE.fullmatch(value):
+    if not isinstance(value, str) or len(value) > MAX_TOKEN_LENGTH or not _VALUE.fullmatch(value):
         raise ValueError(message)
     lifetime = answer.get("expires_in")
     if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or not lifetime > 0:
         lifetime = DEFAULT_LIFETIME_SECONDS
+    lifetime = min(lifetime, MAX_LIFETIME_SECONDS)
     lifetime = max(0.0, lifetime - _age_seconds(answer.get("issued_at"), date))
     return Token(value, requested_at + lifetime - min(lifetime * MARGIN_SHARE, MAX_MARGIN_SECONDS))
 
@@ -94,6 +100,8 @@ class TokenCache:
             with self._lock:
                 token = self._tokens.get(key)
                 if token is not None and time.monotonic() < token.good_until:
+                    # The least recently used one stays the first.
+                    self._tokens[key] = self._tokens.pop(key)
                     return token, False
                 running = self._fetches.get(key)
                 if running is None:
@@ -124,6 +132,8 @@ class TokenCache:
             if token is not None:
                 self._tokens = {other: kept for other, kept in self._tokens.items() if now < kept.good_until}
                 self._tokens[key] = token
+                if len(self._tokens) > MAX_TOKENS:
+                    del self._tokens[next(iter(self._tokens))]
 
 
 def _wait_for(running: Future[Token], deadline: float) -> Token | None:
@@ -131,8 +141,9 @@ def _wait_for(running: Future[Token], deadline: float) -> Token | None:
     try:
         return running.result(max(0.0, deadline - time.monotonic()))
     except TimeoutError:
-        message = "the token server did not answer in time"
-        raise Unavailable(Kind.TIMEOUT, message) from None
+        problem = Unavailable(Kind.TIMEOUT, "the token server did not answer in time")
+        problem.is_elsewhere = True
+        raise problem from None
     except Unavailable as problem:
         if problem.kind in (Kind.TIMEOUT, Kind.DNS) and time.monotonic() < deadline:
             return None
