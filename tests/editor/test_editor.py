@@ -122,7 +122,7 @@ def test_good_document_has_nothing_underlined(editor: Editor, path: str) -> None
     ("text", "line", "said"),
     [
         pytest.param("    volumes: {size: 5Gi}\n", 3, "volumes is not allowed", id="unknown-field"),
-        pytest.param("    volume: 5Gi\n", 3, 'Expected "object"', id="wrong-type"),
+        pytest.param("    volume: 5Gi\n", 3, "Expected one of object, null", id="wrong-type"),
         pytest.param(
             "    garbageCollection:\n      ttl: 7d\n",
             4,

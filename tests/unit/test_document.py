@@ -54,7 +54,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 CONTENT = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-(2**63), 2**64 - 1)
     | ANY_TEXT
     | st.from_regex("[-+.0-9a-fox:_eE~<=yYnN]{1,8}", fullmatch=True),
     lambda part: st.lists(part, max_size=3) | st.dictionaries(ANY_TEXT, part, max_size=3),
