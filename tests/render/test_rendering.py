@@ -117,7 +117,7 @@ def test_pods_meet_the_pod_security_standards(values: Path) -> None:
         else:
             assert "hostNetwork" not in pod
             extra = {"csi"} if values == EVERYTHING else set()
-            assert set(kinds) <= {"configMap", "secret", "emptyDir", *extra}
+            assert set(kinds) <= {"configMap", "secret", "emptyDir", "projected", *extra}
             assert pod["securityContext"]["runAsNonRoot"] is True
             assert pod["securityContext"]["runAsUser"] > 0
 
