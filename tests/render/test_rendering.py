@@ -110,7 +110,8 @@ def test_pods_meet_the_pod_security_standards(values: Path) -> None:
         kinds = sorted(key for volume in pod["volumes"] for key in volume if key != "name")
         if name.endswith("-node"):
             assert pod["hostNetwork"] is True
-            assert kinds == ["configMap", "configMap", "configMap", "emptyDir", "hostPath", "hostPath"]
+            authorities = ["projected"] if values == EVERYTHING else []
+            assert kinds == ["configMap", "configMap", "configMap", "emptyDir", "hostPath", "hostPath", *authorities]
             (mounts,) = [container["volumeMounts"] for container in pod["containers"]]
             writable = {mount["mountPath"] for mount in mounts if not mount.get("readOnly")}
             assert writable == {"/host/registry", "/run/registry-cache"}
