@@ -50,7 +50,7 @@ the cache.
 {{- end -}}
 {{- $_ := set $config "replicas" $replicas -}}
 cache.json: |
-{{ toPrettyJson $config | indent 2 }}
+{{ include "registry-cache.json" $config }}
 {{- end -}}
 
 {{- /*
@@ -63,5 +63,5 @@ of the chart that wrote this.
 {{- $_ := set $room "version" (regexReplaceAll "[+].*" .root.Chart.Version "") -}}
 {{- $_ := set $room "capacity" (int64 .cache.sizeBytes) -}}
 room.json: |
-{{ toPrettyJson $room | indent 2 }}
+{{ include "registry-cache.json" $room }}
 {{- end -}}

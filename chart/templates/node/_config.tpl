@@ -50,5 +50,5 @@ their upstreams, so that another order in the values restarts nothing. Scope: th
 {{- $_ := set $config "configure" (merge (dict "onHost" $onHost) (omit $values.configureContainerd "enabled")) -}}
 {{- end -}}
 node.json: |
-{{ toPrettyJson $config | indent 2 }}
+{{ include "registry-cache.json" $config }}
 {{- end -}}

@@ -27,5 +27,5 @@ it, if one is known. The metrics are those of all replicas. Scope: the root cont
 {{- $tests = append $tests (dict "upstream" .upstream "endpoint" $endpoint "metrics" $metrics "image" $image) -}}
 {{- end -}}
 caches.json: |
-{{ dict "caches" $tests | toPrettyJson | indent 2 }}
+{{ dict "caches" $tests | include "registry-cache.json" }}
 {{- end -}}
