@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # A client that does not survive a body that breaks off gets a blob that is complete by then from the volume, and a
 # longer one while it comes.
 COMPLETE_BLOB_SECONDS = 10.0
-# A blob of which nothing has come by then is refused, before containerd gives up (after 30 s, since 2.3).
-FIRST_BYTE_SECONDS = 25.0
+# A blob of which nothing has come by then is refused, so that the client asks the upstream itself. The fetch goes on.
+FIRST_BYTE_SECONDS = 12.0
 # How often a response that follows a fetch looks for bytes of which it was not told, since it is told only of many.
 FOLLOW_SECONDS = 0.1
 # How often a request that waits for a fetch looks whether its client hung up.
