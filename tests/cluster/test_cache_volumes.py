@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,31 +136,6 @@ def test_changed_time_to_live_expires_unused_content_and_nothing_else(
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_volume_of_root_is_named_and_used_once_the_pod_may_write_to_it(native: NativeCluster, tmp_path: Path) -> None:
-    node = native.nodes[0]
-    path = tmp_path / "values.yaml"
-    with small_volume(native, node, "volume-of-root", SIZE, "hostPath") as volume:
-        cache = {"upstream": SMALL, "volume": {"size": f"{SIZE >> 20}Mi", "storageClassName": volume.name}}
-        path.write_text(json.dumps({"caches": [cache]}))
-        with installed(native, "of-root", "--values", str(path)) as release:
-            name = release.pod(SMALL)["metadata"]["name"]
-            node.run("sh", "-c", f"rm -rf {volume.path}/* && chmod 0755 {volume.path}")
-            release.kubectl("delete", "pod", name)
-
-            def says_why() -> bool:
-                with suppress(RuntimeError):  # the container may not have started yet
-                    return "fsGroup has no effect" in release.kubectl("logs", name, "--container=gate")
-                return False
-
-            wait_for("the reason", says_why, 120, interval=0.5)
-            conditions = {each["type"]: each["status"] for each in release.pod(SMALL)["status"]["conditions"]}
-            assert conditions["Ready"] == "False"
-            node.run("chmod", "0777", volume.path)
-            release.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
-            release.wait_for_nodes(SMALL, use=True)
-            cached_image(native, f"{SMALL}/library/of-root:1", release.pod(SMALL), layer_bytes=300_000)
-
-
 def _values(volume: SmallVolume, ttl: str) -> dict[str, object]:
     small = {"upstream": SMALL, "volume": {"size": f"{SIZE >> 20}Mi", "storageClassName": volume.name}}
     kept = {"upstream": KEPT, "volume": {"size": "1Gi"}, "garbageCollection": {"ttl": ttl}}

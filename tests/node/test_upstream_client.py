@@ -239,13 +239,18 @@ def test_unreadable_credentials_are_logged_and_not_sent(open_registry: str, tmp_
     asked = ObservedClient(Settings(open_registry, credentials=tmp_path))
     for _ in range(2):
         assert asked.body("manifests/1") == IMAGE.manifest
-    assert asked.logged == ["the credentials cannot be read, continuing without them: Is a directory"]
+    assert asked.logged == ["the Secret cannot be read: Is a directory, continuing without it"]
 
 
 def test_missing_secret_is_logged_at_the_start(open_registry: str, tmp_path: Path) -> None:
     (tmp_path / "user").write_text(PASSWORD)
     asked = ObservedClient(Settings(open_registry, credentials=tmp_path, credentials_source="the Secret creds"))
-    expected = ["the Secret creds does not exist or has no keys username and password, continuing without it"]
+    expected = [
+        (
+            "the Secret creds has neither the keys username and password nor a key .dockerconfigjson or .dockercfg, "
+            "continuing without it"
+        )
+    ]
     assert asked.logged == expected
     assert asked.body("manifests/1") == IMAGE.manifest
     assert asked.logged == expected

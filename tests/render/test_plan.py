@@ -163,7 +163,6 @@ FIELDS: list[tuple[str, Any]] = [
     ("secretReferenceName", "login"),
     ("proxy", {"httpsProxy": "http://proxy:2"}),
     ("http", {"tls": False}),
-    ("http", {"tls": True}),
     ("highAvailability", {"enabled": True}),
     ("highAvailability", {"enabled": False}),
     ("serviceNameSuffix", "suffix"),
