@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from common.log import describe_oserror, log
+from common.log import SeldomLog, describe_oserror, log
 
 
 def test_line_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     log("docker.io: ready")
     assert capsys.readouterr().out == "docker.io: ready\n"
+
+
+def test_topic_is_logged_again_only_after_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, lines = [1000.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    seldom = SeldomLog(lines.append, 60, 2)
+    for topic, line in (("a", "first"), ("a", "too soon"), ("b", "other")):
+        seldom.log(topic, line)
+    clock[0] += 61
+    seldom.log("a", "later")
+    assert lines == ["first", "other", "later"]
 
 
 @pytest.mark.parametrize(

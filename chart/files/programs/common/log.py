@@ -3,6 +3,35 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from common.recent import RecentDict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class SeldomLog:
+    """Logs lines, and those of one topic only once in a while, for many threads at once."""
+
+    def __init__(self, log: Callable[[str], None], interval_seconds: float, max_topics: int) -> None:
+        """Pass lines on to `log`; of more topics, the one that was logged least recently is forgotten."""
+        self._log = log
+        self._interval_seconds = interval_seconds
+        self._lock = threading.Lock()
+        self._logged_at: RecentDict[str, float] = RecentDict(max_topics)
+
+    def log(self, topic: str, line: str) -> None:
+        """Log a line, unless one of the same topic was logged within the interval."""
+        now = time.monotonic()
+        with self._lock:
+            logged_at = self._logged_at.get(topic)
+            if logged_at is not None and now - logged_at < self._interval_seconds:
+                return
+            self._logged_at[topic] = now
+        self._log(line)
 
 
 def log(line: str) -> None:

@@ -15,6 +15,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from common.recent import RecentDict
 from store.store import NoRoom, WrongContent
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
@@ -61,7 +62,7 @@ class Fetches:
         # The fetches of `_active` that wait for their turn, by the client that caused them.
         self._waiting: dict[str, deque[Fetch]] = {}
         # The key has the repository, since another repository may have the blob, or give it to us.
-        self._failed: dict[Reference, tuple[float, Fetch]] = {}
+        self._failed: RecentDict[Reference, tuple[float, Fetch]] = RecentDict(MAX_REMEMBERED_FAILURES)
         # Until when a digest is suspect.
         self._suspects: dict[str, float] = {}
         self._slots = FairSlots(MAX_FETCHES)
@@ -202,9 +203,6 @@ class Fetches:
         if isinstance(failure, WrongContent):
             self._note_suspect(fetch.reference.identifier)
         if failure is not None and is_remembered:
-            while len(self._failed) >= MAX_REMEMBERED_FAILURES:
-                del self._failed[next(iter(self._failed))]
-            self._failed.pop(fetch.reference, None)  # so that the oldest one stays the first one
             self._failed[fetch.reference] = (time.monotonic() + FAILURE_MEMORY_SECONDS, fetch)
         fetch.note_end(failure)
 

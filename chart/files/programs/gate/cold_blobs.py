@@ -48,8 +48,7 @@ class ColdBlobs(Responses):
                 size = self._parts.store.expected_size(reference.identifier)
                 length = answer.headers.get("Content-Length") if size is None else str(size)
         except (Unavailable, NotFound, Denied) as problem:
-            self._parts.refusal_log.note(problem)
-            self._refuse_for(problem, request)
+            self._log_and_refuse(problem, request)
             return
         headers = {} if length is None else {"Content-Length": length}
         self._send_blob_head(200, reference.identifier, headers)
@@ -61,8 +60,7 @@ class ColdBlobs(Responses):
             try:
                 fetch, is_new = self._parts.fetches.get(request.reference, request.client)
             except (Unavailable, Overloaded) as problem:
-                self._parts.refusal_log.note(problem)
-                self._refuse_for(problem, request)
+                self._log_and_refuse(problem, request)
                 return
             is_slow = False
             try:
@@ -138,8 +136,7 @@ class ColdBlobs(Responses):
                 self._send_partial(request, first_byte, len(fetched.content), fetched.blob_size)
                 self.wfile.write(fetched.content)
         except (Unavailable, NotFound, Denied, Overloaded) as problem:
-            self._parts.refusal_log.note(problem)
-            self._refuse_for(problem, request)
+            self._log_and_refuse(problem, request)
 
     def _send_range_of_incoming(self, request: PullRequest, last_byte: int, *, is_started: bool) -> bool:
         """Send a range of an incoming blob if all of it has come, and return whether it has.

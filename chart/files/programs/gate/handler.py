@@ -110,8 +110,7 @@ class Handler(ColdBlobs):
         try:
             manifest = self._parts.manifests.get(request.reference, request.client)
         except (Unavailable, NotFound, Denied, Overloaded, NoRoom, OSError) as problem:
-            self._parts.refusal_log.note(problem)
-            self._refuse_for(problem, request)
+            self._log_and_refuse(problem, request)
             return
         self._parts.store.mark_used(request.reference.repository, manifest.digest)
         self._count(request, hit=not manifest.was_fetched)

@@ -16,6 +16,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from common.recent import RecentDict
 from fetching.fair_slots import FairSlots, Overloaded
 from fetching.threads import start_thread
 from store.layout import DIGEST
@@ -104,7 +105,7 @@ class Manifests:
         self._large = threading.BoundedSemaphore(MAX_CONCURRENT_LARGE)
         self._revalidated_at: dict[Reference, float] = {}
         # Until when nobody waits for a repository.
-        self._slow_until: dict[str, float] = {}
+        self._slow_until: RecentDict[str, float] = RecentDict(MAX_SLOW_REPOSITORIES)
 
     def get(self, reference: Reference, client: str = "") -> Manifest:
         """Return a manifest, by its digest or by what its tag means now.
@@ -206,10 +207,7 @@ class Manifests:
 
     def _note_slow(self, repository: str) -> None:
         with self._lock:
-            self._slow_until.pop(repository, None)
             self._slow_until[repository] = time.monotonic() + SLOW_SECONDS
-            if len(self._slow_until) > MAX_SLOW_REPOSITORIES:
-                del self._slow_until[next(iter(self._slow_until))]
 
     def _run(self, reference: Reference, client: str, lookup: _Lookup, action: Callable[[], Manifest]) -> None:
         started = time.monotonic()

@@ -6,10 +6,9 @@ what these answer. The log has the details.
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.log import SeldomLog
 from fetching.fair_slots import Overloaded
 from store.store import NoRoom, WrongContent
 from upstream.errors import Denied, NotFound, Unavailable
@@ -68,22 +67,10 @@ class RefusalLog:
 
     def __init__(self, log: Callable[[str], None]) -> None:
         """Pass messages on to `log`."""
-        self._log = log
-        self._lock = threading.Lock()
-        self._logged_at: dict[str, float] = {}
+        self._seldom_log = SeldomLog(log, LOG_INTERVAL_SECONDS, MAX_LOGGED_MESSAGES)
 
     def note(self, problem: Failure | Overloaded) -> None:
         """Log a problem, unless it only means that the upstream does not have something."""
-        message = f"refused a request: {problem}"
-        if isinstance(problem, NotFound):
-            return
-        now = time.monotonic()
-        with self._lock:
-            logged_at = self._logged_at.get(message)
-            if logged_at is not None and now - logged_at < LOG_INTERVAL_SECONDS:
-                return
-            self._logged_at.pop(message, None)
-            self._logged_at[message] = now
-            if len(self._logged_at) > MAX_LOGGED_MESSAGES:
-                del self._logged_at[next(iter(self._logged_at))]
-        self._log(message)
+        if not isinstance(problem, NotFound):
+            message = f"refused a request: {problem}"
+            self._seldom_log.log(message, message)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from common.recent import RecentDict
+
 # The kubelet retries a pull after five minutes at the latest (pkg/kubelet/images, MaxContainerBackOff).
 REPEAT_WINDOW_SECONDS = 600.0
 # The latest pairs of a node and a blob that are remembered, at about 200 bytes each.
@@ -17,7 +19,7 @@ class Repeats:
     def __init__(self) -> None:
         """Remember no request yet."""
         self._lock = threading.Lock()
-        self._requested_at: dict[tuple[str, str], float] = {}
+        self._requested_at: RecentDict[tuple[str, str], float] = RecentDict(MAX_REMEMBERED_REQUESTS)
         self._reported_at: dict[str, float] = {}
 
     def is_repeat(self, client: str, digest: str) -> bool:
@@ -27,10 +29,8 @@ class Repeats:
         """
         now = time.monotonic()
         with self._lock:
-            previous = self._requested_at.pop((client, digest), None)
+            previous = self._requested_at.get((client, digest))
             self._requested_at[client, digest] = now
-            if len(self._requested_at) > MAX_REMEMBERED_REQUESTS:
-                del self._requested_at[next(iter(self._requested_at))]
             # The oldest report comes first.
             while self._reported_at and (
                 len(self._reported_at) > MAX_REMEMBERED_REQUESTS

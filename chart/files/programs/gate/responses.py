@@ -100,6 +100,11 @@ class Responses(BaseHTTPRequestHandler):
         if not request.from_replica:
             self._parts.metrics.count_request(request.reference.kind, hit=hit, joined=joined)
 
+    def _log_and_refuse(self, problem: Failure | Overloaded, request: PullRequest) -> None:
+        """Refuse a request for a problem that nobody else logs."""
+        self._parts.refusal_log.note(problem)
+        self._refuse_for(problem, request)
+
     def _refuse_for(self, problem: Failure | Overloaded, request: PullRequest) -> None:
         refusal = refusal_for(problem, request.reference.kind)
         headers = {"Retry-After": "1"} if isinstance(problem, Overloaded) else {}

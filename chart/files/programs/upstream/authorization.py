@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common.log import SeldomLog
+from common.recent import RecentDict
+
 from upstream.errors import Denied, Kind, Unavailable, translate_errors
 from upstream.exchange import Reply, Request
 from upstream.pull_secret import UnusableSecret
@@ -80,17 +83,16 @@ class Authorizer:
         self._origin = origin
         self._secret = secret
         self._send = send
-        self._log = log
+        self._seldom_log = SeldomLog(log, LOG_AGAIN_SECONDS, MAX_REMEMBERED)
         self._lock = threading.Lock()
         self._tokens = TokenCache()
         # What the answers of a repository teach is kept with its name, so that it changes nothing for another one.
         self._terms = RememberedTerms()
         self._first_requests: dict[str, threading.Event] = {}
         # How long the token servers took at most.
-        self._token_seconds: dict[Demand | None, float] = {}
+        self._token_seconds: RecentDict[Demand | None, float] = RecentDict(MAX_TOKEN_SERVERS)
         # Until when credentials are not tried again, and why.
-        self._refused: dict[Hashable, tuple[float, str]] = {}
-        self._logged: dict[str, float] = {}
+        self._refused: RecentDict[Hashable, tuple[float, str]] = RecentDict(MAX_REMEMBERED)
         # How often the upstream or its token server refused the credentials with status 401.
         self.credentials_refused = 0
 
@@ -106,7 +108,7 @@ class Authorizer:
     def log_problem(self) -> None:
         """Log what is wrong with the Secret, unless that was done a while ago."""
         if problem := self.find_problem():
-            self._log_seldom("secret", f"{problem}, continuing without it")
+            self._seldom_log.log("secret", f"{problem}, continuing without it")
 
     def _read_credentials(self, repository: str) -> tuple[Credentials, ...]:
         """Return the credentials for a repository, in the order in which to try them."""
@@ -134,7 +136,7 @@ class Authorizer:
             except _Refused as refusal:
                 reason = str(refusal)
         if tried:
-            self._log_seldom(reason, f"the credentials cannot be used: {reason}; trying {repository} without them")
+            self._seldom_log.log(reason, f"the credentials cannot be used: {reason}; trying {repository} without them")
         try:
             with self._after_first_request(repository, request.deadline):
                 reply = self._open_as(None, request, repository)
@@ -324,10 +326,7 @@ class Authorizer:
     def _note_token_seconds(self, demand: Demand, seconds: float) -> None:
         """Remember how long a token server took at most, for a few of them."""
         with self._lock:
-            longest = max(seconds, self._token_seconds.pop(demand, 0.0))
-            self._token_seconds[demand] = longest
-            if len(self._token_seconds) > MAX_TOKEN_SERVERS:
-                del self._token_seconds[next(iter(self._token_seconds))]
+            self._token_seconds[demand] = max(seconds, self._token_seconds.get(demand, 0.0))
 
     def _note_refused(self, authorization: _Authorization, reply: Reply, *, is_final: bool) -> None:
         """Drop a token, or do not send credentials again, unless the reply only asks for something else."""
@@ -341,9 +340,8 @@ class Authorizer:
         now = time.monotonic()
         with self._lock:
             self.credentials_refused += reply.status == http.HTTPStatus.UNAUTHORIZED
-            while self._refused and (len(self._refused) >= MAX_REMEMBERED or _first(self._refused)[0] <= now):
+            while self._refused and _first(self._refused)[0] <= now:
                 del self._refused[next(iter(self._refused))]
-            self._refused.pop(key, None)
             self._refused[key] = now + REFUSED_SECONDS, reason
 
     def _check_not_refused(self, key: Hashable) -> None:
@@ -351,18 +349,6 @@ class Authorizer:
             until, reason = self._refused.get(key, (0.0, ""))
         if time.monotonic() < until:
             raise _Refused(reason)
-
-    def _log_seldom(self, topic: str, line: str) -> None:
-        """Log a line unless one of the same topic, of which there are few, was logged a while ago."""
-        now = time.monotonic()
-        with self._lock:
-            if now < self._logged.get(topic, 0.0):
-                return
-            self._logged.pop(topic, None)
-            self._logged[topic] = now + LOG_AGAIN_SECONDS
-            if len(self._logged) > MAX_REMEMBERED:
-                del self._logged[next(iter(self._logged))]
-        self._log(line)
 
 
 def _token_request(demand: Demand, scope: str, credentials: Credentials | None, deadline: float) -> Request:

@@ -10,6 +10,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.recent import RecentDict
+
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class AvailabilityGuard:
         self._probe_accept = (probe_type,)
         self._lock = threading.Lock()
         self._pause: _Pause | None = None
-        self._pauses: dict[str, _Pause] = {}
+        self._pauses: RecentDict[str, _Pause] = RecentDict(MAX_REPOSITORIES)
         # The repositories that got no answer since any other one got one.
         self._unanswered: set[str] = set()
 
@@ -104,10 +106,7 @@ class AvailabilityGuard:
         pause = _Pause(problem, time.monotonic() + pause_seconds, is_immediate and problem.retry_after is None)
         with self._lock:
             is_new = repository not in self._pauses
-            self._pauses.pop(repository, None)
             self._pauses[repository] = pause
-            if len(self._pauses) > MAX_REPOSITORIES:
-                del self._pauses[next(iter(self._pauses))]
             if not problem.is_elsewhere:
                 self._unanswered.add(repository)
             is_away = not problem.is_elsewhere and (

@@ -6,6 +6,8 @@ import ssl
 import threading
 from typing import TYPE_CHECKING
 
+from common.recent import RecentDict
+
 from upstream.errors import Kind, Unavailable
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ class TlsSessions:
     def __init__(self) -> None:
         """Start without sessions."""
         self._lock = threading.Lock()
-        self._sessions: dict[Origin, tuple[ssl.SSLContext, ssl.SSLSession]] = {}
+        self._sessions: RecentDict[Origin, tuple[ssl.SSLContext, ssl.SSLSession]] = RecentDict(MAX_SESSIONS)
 
     def find(self, server: Origin, context: ssl.SSLContext) -> ssl.SSLSession | None:
         """Return a session that was made with the context, so that the server's certificate was checked with it."""
@@ -86,7 +88,4 @@ class TlsSessions:
     def remember(self, server: Origin, context: ssl.SSLContext, session: ssl.SSLSession) -> None:
         """Replace the session with a server, and forget the one that was replaced least recently if there are many."""
         with self._lock:
-            self._sessions.pop(server, None)
             self._sessions[server] = context, session
-            if len(self._sessions) > MAX_SESSIONS:
-                del self._sessions[next(iter(self._sessions))]
