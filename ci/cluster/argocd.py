@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from machine import SetupFailed, environment, tools
+from machine import environment, tools
 from machine.cgroups import Cgroup
-from machine.processes import Place, wait_for
+from machine.processes import Place, free_port, wait_for
 
 from cluster import interface
+from cluster.prepare import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,17 +53,17 @@ class ArgoCD:
         wait_for("the definitions to be served", self._definitions_are_served, SECONDS)
         self._kubectl("apply", "--filename", "-", text="\n---\n".join(map(json.dumps, _settings())))
         self.place.cgroup.create()
-        redis, repo_server = _free_port(), _free_port()
+        redis, repo_server = free_port(), free_port()
         self._start("redis", tools.redis_server(), "--port", redis, "--save", "", "--bind", "127.0.0.1")
         self._start(
             "argocd-repo-server",
             *("--redis", f"127.0.0.1:{redis}", "--address", "127.0.0.1", "--port", repo_server),
-            *("--metrics-port", _free_port(), "--disable-tls"),
+            *("--metrics-port", free_port(), "--disable-tls"),
         )
         self._start(
             "argocd-application-controller",
             *("--redis", f"127.0.0.1:{redis}", "--repo-server", f"127.0.0.1:{repo_server}", "--repo-server-plaintext"),
-            *("--namespace", NAMESPACE, "--metrics-port", _free_port(), "--app-resync", "10"),
+            *("--namespace", NAMESPACE, "--metrics-port", free_port(), "--app-resync", "10"),
             *("--self-heal-timeout-seconds", "2", "--kubeconfig", self.cluster.kubeconfig),
         )
 
@@ -222,25 +222,5 @@ def _settings() -> list[dict[str, Any]]:
     ]
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def main() -> int:
-    """Build Argo CD and what it needs, and return the exit code."""
-    environment.clean_process()
-    try:
-        tools.argocd()
-        tools.helm_3()
-        tools.redis_server()
-    except SetupFailed as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prepare(tools.argocd, tools.helm_3, tools.redis_server))

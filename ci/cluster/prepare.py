@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from machine import SetupFailed, environment, shipped_python, tools
 from upstreams import pki
 
 from cluster import images
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def main() -> int:
-    """Get what is missing, and return the exit code."""
+
+def prepare(*steps: Callable[[], object]) -> int:
+    """Run steps that each get something that is missing, and return the exit code of the program."""
     environment.clean_process()
     try:
-        tools.ensure_all()
-        shipped_python.ensure()
-        images.archives()
-        pki.authority()
+        for step in steps:
+            step()
     except SetupFailed as error:
         print(error, file=sys.stderr)
         return 1
@@ -25,4 +27,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prepare(tools.ensure_all, shipped_python.ensure, images.archives, pki.authority))

@@ -30,8 +30,6 @@ class SmallVolume:
     node: Node
     name: str
     size: int
-    source: str = "local"
-    """The kind of volume: `local`, or `hostPath`, on which fsGroup has no effect."""
 
     @property
     def path(self) -> str:
@@ -93,9 +91,9 @@ class SmallVolume:
 
 
 @contextmanager
-def small_volume(cluster: Cluster, node: Node, name: str, size: int, source: str = "local") -> Iterator[SmallVolume]:
+def small_volume(cluster: Cluster, node: Node, name: str, size: int) -> Iterator[SmallVolume]:
     """Create a volume of this size on a node, alone in a StorageClass of its name."""
-    volume = SmallVolume(node, name, size, source)
+    volume = SmallVolume(node, name, size)
     node.run("mkdir", "-p", volume.path)
     node.run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={INODES}", "tmpfs", volume.path)
     try:
@@ -127,7 +125,7 @@ def offer(cluster: Cluster, volume: SmallVolume) -> Iterator[None]:
                 "accessModes": ["ReadWriteOnce"],
                 "persistentVolumeReclaimPolicy": "Retain",
                 "storageClassName": volume.name,
-                volume.source: {"path": volume.path},
+                "local": {"path": volume.path},
                 "nodeAffinity": {
                     "required": {
                         "nodeSelectorTerms": [

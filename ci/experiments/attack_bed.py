@@ -214,9 +214,6 @@ class AttackBed:
         push_image(self.registry, f"library/{name}", "1", image)
         return image
 
-    def push_named(self, name: str, image: oci.Image) -> None:
-        push_image(self.registry, f"library/{name}", "1", image)
-
     def sent_bytes(self, part: str) -> int:
         """Return how many bytes of bodies the upstream sent of repositories with this in their names."""
         sent: dict[str, int] = json.loads(ask(f"{self.upstream_url}/-/sent").body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -136,3 +137,10 @@ def _is_zombie(process: int) -> bool:
         return stat.rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def free_port() -> int:
+    """Return the number of a port on loopback on which nothing listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

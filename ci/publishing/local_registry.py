@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from machine import tools
-from machine.processes import wait_for
+from machine.processes import free_port, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +24,7 @@ def local_registry(folder: Path) -> Iterator[str]:
     """Run a distribution that stores into `folder`, and provide its address."""
     tools.ensure_distribution()
     folder.mkdir(parents=True, exist_ok=True)
-    address = f"localhost:{_free_port()}"
+    address = f"localhost:{free_port()}"
     configuration = folder / "configuration.json"
     storage = {"filesystem": {"rootdirectory": str(folder / "storage")}}
     configuration.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": address}}))
@@ -43,13 +42,6 @@ def local_registry(folder: Path) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _listens(address: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import tomllib
@@ -22,7 +21,7 @@ from cluster.node_program import UNPRIVILEGED_COMMAND, cache_entry, write_config
 from machine import tools
 from machine.cgroups import Cgroup
 from machine.paths import CHART
-from machine.processes import Place, wait_for
+from machine.processes import Place, free_port, wait_for
 from upstreams import oci
 from upstreams.distribution import Distribution
 from upstreams.push import push_image
@@ -142,8 +141,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     place = Place(tmp_path / "run", Cgroup(f"rcache-node-tests-{os.getpid()}"))
     place.cgroup.create()
     place.folder.mkdir()
-    upstream = Distribution(place, "upstream", _free_port())
-    cache = Distribution(place, "cache", _free_port(), remote=upstream.url)
+    upstream = Distribution(place, "upstream", free_port())
+    cache = Distribution(place, "cache", free_port(), remote=upstream.url)
     new = Machine(place, tmp_path, upstream, cache)
     new.certs.mkdir()
     try:
@@ -260,7 +259,7 @@ def test_ten_caches_need_little_memory_and_leave_no_files(machine: Machine) -> N
 )
 def test_foreign_mirror_comes_after_the_cache_and_alone_when_the_cache_is_away(machine: Machine, place: str) -> None:
     """As containerd reads it: no file of ours may hide a foreign one."""
-    theirs = Distribution(machine.place, "theirs", _free_port(), remote=machine.upstream.url)
+    theirs = Distribution(machine.place, "theirs", free_port(), remote=machine.upstream.url)
     theirs.start()
     path = machine.certs / place.format(port=machine.upstream.port) / "hosts.toml"
     path.parent.mkdir()
@@ -319,7 +318,7 @@ capabilities = ['pull', 'resolve']
 def test_old_mirror_of_k3s_or_talos_is_asked_only_when_the_cache_is_away(
     machine: Machine, text: str, *, falls_back: bool
 ) -> None:
-    old = Distribution(machine.place, "old", _free_port(), remote=machine.upstream.url)
+    old = Distribution(machine.place, "old", free_port(), remote=machine.upstream.url)
     old.start()
     machine.hosts.parent.mkdir()
     machine.hosts.write_text(text.format(upstream=machine.upstream.url, mirror=old.url))
@@ -483,7 +482,7 @@ def test_unstable_cache_is_withdrawn_with_growing_backoff(machine: Machine) -> N
 
 
 def test_metrics_count_probes_and_withdrawals(machine: Machine) -> None:
-    port = _free_port()
+    port = free_port()
     machine.start_program(machine.configure(metrics_port=port))
     machine.wait_until_used(used=True)
     machine.cache.signal(signal.SIGKILL)
@@ -599,10 +598,3 @@ disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.images', 
     )
     machine.place.start("containerd", [tools.go_binary("containerd", "containerd"), "-c", folder / "containerd.toml"])
     wait_for("containerd", (folder / "containerd.sock").exists, LIMIT_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -25,7 +25,7 @@ import pytest
 import trustme
 from cluster import images
 from machine import tools
-from machine.processes import wait_for
+from machine.processes import free_port, wait_for
 from upstream.client import Client, Settings
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import Reference
@@ -114,12 +114,6 @@ def program(command: list[object], port: int, log: Path) -> Iterator[None]:
 def listens(port: int) -> bool:
     with socket.socket() as asking:
         return asking.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

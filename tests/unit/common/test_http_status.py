@@ -12,14 +12,10 @@ import pytest
 from common import http_status
 from common.http_status import StatusServer
 from common.prometheus_text import CONTENT_TYPE
+from machine.processes import free_port
 
 TIMEOUT_SECONDS = 10.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+NEEDS_IPV6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 
 
 @pytest.fixture
@@ -84,19 +80,11 @@ def test_traceback_of_a_defect_is_logged(capfd: pytest.CaptureFixture[str]) -> N
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_one_address_is_served_and_no_other() -> None:
+@pytest.mark.parametrize("address", ["127.0.0.2", pytest.param("::1", marks=NEEDS_IPV6)])
+def test_one_address_is_served_and_no_other(address: str) -> None:
     port = free_port()
-    StatusServer(port, lambda: "", address="127.0.0.2").listen()
-    assert ask(port, b"GET /healthz HTTP/1.1\r\n\r\n", "127.0.0.2").endswith(b"ok\n")
-    with pytest.raises(ConnectionRefusedError):
-        ask(port, b"", "127.0.0.1")
-
-
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-def test_one_ipv6_address_is_served_and_no_other() -> None:
-    port = free_port()
-    StatusServer(port, lambda: "", address="::1").listen()
-    assert ask(port, b"GET /healthz HTTP/1.1\r\n\r\n", "::1").endswith(b"ok\n")
+    StatusServer(port, lambda: "", address=address).listen()
+    assert ask(port, b"GET /healthz HTTP/1.1\r\n\r\n", address).endswith(b"ok\n")
     with pytest.raises(ConnectionRefusedError):
         ask(port, b"", "127.0.0.1")
 
