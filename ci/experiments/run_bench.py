@@ -23,6 +23,7 @@ from machine.processes import Place, wait_for
 from upstreams.distribution import Distribution
 
 from experiments.bench_caches import bench_caches
+from experiments.bench_index import bench_index
 from experiments.bench_nodes import bench_nodes
 from experiments.bench_published_shapes import bench_published_shapes
 from experiments.first_pull import bench_first_pull
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
         "caches": bench_caches,
         "many-nodes": bench_nodes,
         "first-pull": bench_first_pull,
+        "index": bench_index,
         "published-shapes": bench_published_shapes,
     }
     parser = argparse.ArgumentParser(description=__doc__)
