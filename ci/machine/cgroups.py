@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,13 +55,15 @@ class Cgroup:
     def processes(self) -> set[int]:
         """Return the ids of all processes in the group and below it."""
         processes: set[int] = set()
-        for folder in self.folders():
-            for procs in folder.rglob("cgroup.procs"):
-                try:
-                    processes.update(map(int, procs.read_text().split()))
-                except OSError:
-                    continue  # the group was removed between listing and reading
+        for group in self._groups():
+            # a group may be removed between listing and reading
+            with suppress(OSError):
+                processes.update(map(int, (group / "cgroup.procs").read_text().split()))
         return processes - {os.getpid()}
+
+    def _groups(self) -> list[Path]:
+        """Return the folders of the group and of those below it; `os.walk` passes over what is removed meanwhile."""
+        return [Path(path) for folder in self.folders() for path, _, _ in os.walk(folder)]
 
     def kill(self, timeout: float = 30.0) -> None:
         """Kill all processes in the group.
@@ -87,13 +90,12 @@ class Cgroup:
             TimeoutError: A group is still busy after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        for folder in self.folders():
-            for group in sorted([folder, *folder.rglob("*/")], key=lambda path: -len(path.parts)):
-                while group.is_dir():
-                    try:
-                        group.rmdir()
-                    except OSError as error:
-                        if time.monotonic() > deadline:
-                            message = f"{group} cannot be removed: {error}"
-                            raise TimeoutError(message) from error
-                        time.sleep(0.02)
+        for group in sorted(self._groups(), key=lambda path: -len(path.parts)):
+            while group.is_dir():
+                try:
+                    group.rmdir()
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        message = f"{group} cannot be removed: {error}"
+                        raise TimeoutError(message) from error
+                    time.sleep(0.02)
