@@ -93,8 +93,8 @@ class Content:
     def upstreams(self) -> list[str]:
         """The upstreams of all caches, valid or not."""
         caches = self.at("caches")
-        upstreams = {_at(cache, "upstream") for cache in (caches if isinstance(caches, list) else [])}
-        return sorted(upstream for upstream in upstreams if isinstance(upstream, str))
+        upstreams = [_at(cache, "upstream") for cache in (caches if isinstance(caches, list) else [])]
+        return sorted({upstream for upstream in upstreams if isinstance(upstream, str)})
 
 
 def find_problems(values: object) -> Iterator[Finding]:

@@ -68,6 +68,7 @@ def test_document_in_the_readme_is_valid(tmp_path: Path) -> None:
         pytest.param(b"kind: List\nitems: [&a {spec: {}}," + b"*a," * 6000 + b"]", "6001 documents", id="alias-list"),
         pytest.param(b"{kind: List, items: [" * 300 + b"]}" * 300, "is nested too deeply", id="lists-in-lists"),
         pytest.param(b"{a: " * 100 + b"}" * 100, "a: is not a known key", id="mappings-in-mappings"),
+        pytest.param(b"caches: [{upstream: []}]\nupstreamSettings: {a.b: {}}", "caches[0].upstream", id="list-as-host"),
         pytest.param(b"x: \x01\n", "is not YAML", id="control-character"),
         pytest.param(b"x: .inf\n", "is not a plain value", id="infinity"),
         pytest.param(b'"a\\nb": 1\n', r'["a\nb"]: is not a known key', id="key-of-two-lines"),
