@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -101,12 +101,16 @@ def create_file(path: Path) -> int:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a small file and flush it to the disk."""
+    """Write a small file and flush it to the disk; if that fails, it can be tried again."""
     descriptor = create_file(path)
     try:
         while content:
             content = content[os.write(descriptor, content) :]
         os.fsync(descriptor)
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
+        raise
     finally:
         os.close(descriptor)
 
