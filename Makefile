@@ -66,6 +66,10 @@ soak: setup ## Pull at random while upstreams fail and caches are killed (SOAK_A
 faults: setup ## Measure what each fault of a cache costs a pull, and write docs/faults*.md: about 35 min
 	@$(RUN) -m experiments.run_faults $(FAULTS_ARGS)
 
+.PHONY: matrix
+matrix: setup ## Try each release of Kubernetes and containerd, and write docs/tested-versions.md (MATRIX_ARGS="--kubernetes 1.34"): about 75 min
+	@$(RUN) -m experiments.run_matrix $(MATRIX_ARGS)
+
 .PHONY: attack
 attack: setup ## Attack a cache in every known way while a node pulls, and write docs/attacks.md (ATTACK_ARGS="--only tokens"): about 15 min
 	@$(RUN) -m experiments.run_attacks $(ATTACK_ARGS)

@@ -34,6 +34,7 @@ from cluster import images, interface
 from cluster.native_links import set_links
 from cluster.native_network import TCP_SETTINGS, Network, enter_network, node_settings, run_ip, write_settings
 from cluster.native_node import NativeNode
+from cluster.versions import Versions
 
 if TYPE_CHECKING:
     from machine.links import Links
@@ -56,6 +57,7 @@ class NativeCluster:
     name: str
     node_count: int = 2
     files_in_memory: bool = False
+    versions: Versions = field(default_factory=Versions)
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ class NativeCluster:
             raise CannotRun(message)
         tools.ensure_client()
         tools.ensure_native()
+        self.versions.ensure()
         self.down()
         try:
             self._up()
@@ -259,7 +262,7 @@ class NativeCluster:
         place.start(
             "kube-apiserver",
             [
-                tools.go_binary("kubernetes", "kube-apiserver"),
+                self.versions.kubernetes_program("kube-apiserver"),
                 f"--advertise-address={network.control_plane}",
                 "--allow-privileged=true",
                 "--authorization-mode=Node,RBAC",
@@ -286,7 +289,7 @@ class NativeCluster:
         place.start(
             "kube-controller-manager",
             [
-                tools.go_binary("kubernetes", "kube-controller-manager"),
+                self.versions.kubernetes_program("kube-controller-manager"),
                 f"--bind-address={network.control_plane}",
                 f"--kubeconfig={manager}",
                 "--leader-elect=false",
@@ -298,7 +301,7 @@ class NativeCluster:
         place.start(
             "kube-scheduler",
             [
-                tools.go_binary("kubernetes", "kube-scheduler"),
+                self.versions.kubernetes_program("kube-scheduler"),
                 f"--bind-address={network.control_plane}",
                 f"--kubeconfig={scheduler}",
                 "--leader-elect=false",

@@ -9,19 +9,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import yaml
-from machine import tools
 from machine.processes import Place, wait_for
 from upstreams import pki
 
 from cluster import images
+from cluster.containerd_configuration import REGISTRY_DIRECTORY, containerd_configuration
 from cluster.native_network import enter_network, node_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.native import NativeCluster
+    from cluster.versions import Versions
 
-REGISTRY_DIRECTORY = "/etc/containerd/certs.d"
 OVERLAID = ("etc", "opt", "var")
 # What a container runtime or Kubernetes of this machine may have there. The node removes it from its own view alone.
 NOT_OF_THE_MACHINE = ("/etc/cni", "/etc/containerd", "/etc/kubernetes", "/opt/cni", "/opt/containerd", "/var/lib/cni")
@@ -50,6 +50,10 @@ class NativeNode:
     def namespace(self) -> str:
         return f"{self.cluster.prefix}-{self.name}"
 
+    @property
+    def versions(self) -> Versions:
+        return self.cluster.versions
+
     @cached_property
     def outside(self) -> Place:
         """The node's network, with the files of this machine."""
@@ -63,7 +67,7 @@ class NativeNode:
             message = f"{self.name} is not up"
             raise RuntimeError(message)
         enter = ("nsenter", "--target", str(holder), "--mount", "--uts", "--net")
-        return Place(self.folder, self.outside.cgroup, enter)
+        return Place(self.folder, self.outside.cgroup, enter, (self.versions.containerd_folder,))
 
     def run(self, *command: str, check: bool = True) -> str:
         return self.place.run(command, check=check)
@@ -73,19 +77,19 @@ class NativeNode:
         self._hold_namespaces()
         self.start_containerd()
         for archive in images.archives().values():
-            self.run("ctr", "--namespace", "k8s.io", "images", "import", "--local", str(archive))
+            self.run("ctr", "--namespace", "k8s.io", "images", "import", *self.versions.import_options, str(archive))
         self._write_kubelet_configuration()
-        kubelet = tools.go_binary("kubernetes", "kubelet")
+        kubelet = self.versions.kubernetes_program("kubelet")
         configured = [f"--config={self.folder}/kubelet.yaml", f"--kubeconfig={self.folder}/kubelet.conf"]
         self.place.start(
             "kubelet", [kubelet, *configured, f"--node-ip={self.address}", f"--hostname-override={self.name}", "--v=1"]
         )
-        proxy = tools.go_binary("kubernetes", "kube-proxy")
+        proxy = self.versions.kubernetes_program("kube-proxy")
         self.place.start("kube-proxy", [proxy, f"--config={self.folder}/kube-proxy.yaml", "--v=1"])
 
     def start_containerd(self) -> None:
         """Start containerd and wait until it answers."""
-        containerd = tools.go_binary("containerd", "containerd")
+        containerd = self.versions.containerd_folder / "containerd"
         # Go's x509 reads this file instead of the system's authorities. The test authority signed the upstreams' names.
         self.place.start("containerd", [containerd], {"SSL_CERT_FILE": str(pki.authority_file())})
         wait_for(f"containerd on {self.name}", self._containerd_answers, timeout=60)
@@ -103,7 +107,7 @@ class NativeNode:
             (files / name).mkdir()
         (self.folder / "prepare").write_text(self._prepare_script(files))
         (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n{self.cluster.upstream.host_lines()}")
-        (self.folder / "containerd.toml").write_text(_containerd_configuration())
+        (self.folder / "containerd.toml").write_text(containerd_configuration(self.versions))
         (self.folder / "pods.conflist").write_text(json.dumps(_pod_network(self.cluster.network.pods(self.number))))
         command = ["unshare", "--mount", "--uts", "--propagation", "private", "sh", self.folder / "prepare"]
         self.outside.start("holder", command)
@@ -179,27 +183,6 @@ exec sleep 2147483647
         }
         (self.folder / "kubelet.yaml").write_text(yaml.safe_dump(kubelet))
         (self.folder / "kube-proxy.yaml").write_text(yaml.safe_dump(proxy))
-
-
-def _containerd_configuration() -> str:
-    return f"""version = 3
-
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = '{images.PAUSE}'
-
-[plugins.'io.containerd.cri.v1.images'.registry]
-  config_path = '{REGISTRY_DIRECTORY}'
-
-[plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = true
-
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ['{tools.debian_root()}/usr/lib/cni']
-  conf_dir = '/etc/cni/net.d'
-
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-  runtime_type = 'io.containerd.runc.v2'
-"""
 
 
 def _pod_network(subnet: str) -> dict[str, object]:

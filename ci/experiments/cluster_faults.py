@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import ask
+from cluster.containerd_configuration import REGISTRY_DIRECTORY
 from cluster.native_network import run_ip
-from cluster.native_node import REGISTRY_DIRECTORY
 from cluster.pulls import new_image
 from machine.paths import REPOSITORY
 from machine.processes import wait_for

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import interface
+from cluster.containerd_configuration import REGISTRY_DIRECTORY
 from cluster.images import busybox_layer
-from cluster.native_node import REGISTRY_DIRECTORY
 from cluster.pulls import Pod
 from cluster.release import Release
 from machine import tools

@@ -35,6 +35,11 @@ class GoTool:
     stamp: dict[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
 
+    @property
+    def release(self) -> str:
+        """The major and minor version, as in 1.36."""
+        return ".".join(self.version.removeprefix("v").split(".")[:2])
+
     def folder(self, cache: Path) -> Path:
         """Return where the built programs are, one folder for each version."""
         return cache / "bin" / f"{self.name}-{self.version}"

@@ -25,11 +25,15 @@ class ProgramDied(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where programs run; `enter` is the beginning of the command that runs them in other namespaces."""
+    """Where programs run; `enter` is the beginning of the command that runs them in other namespaces.
+
+    They find programs in the folders `programs` before the others of the test bed.
+    """
 
     folder: Path
     cgroup: Cgroup
     enter: tuple[str, ...] = ()
+    programs: tuple[Path, ...] = ()
 
     def start(self, name: str, command: Sequence[object], env: Mapping[str, str] | None = None) -> int:
         """Start a program in the background, and return its process id; its output goes to `<folder>/<name>.log`."""
@@ -106,7 +110,7 @@ class Place:
             check=False,
             start_new_session=True,
             cwd="/",
-            env={**tools.program_environment(), **env},
+            env={**tools.program_environment(*self.programs), **env},
         )
         if check and done.returncode != 0:
             message = f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout}{done.stderr}"

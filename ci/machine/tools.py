@@ -85,18 +85,24 @@ def nginx_root() -> Path:
 
 
 def containerd_1_6() -> Path:
-    """Return Debian's containerd, which only tests of the node program run."""
+    """Return Debian's containerd, which no cluster runs unless it is asked to."""
     return _package_set("containerd-1").folder(cache_folder()) / "usr/bin/containerd"
 
 
 def containerd_1_7() -> Path:
-    """Return a containerd 1.7, which only tests of the node program run."""
-    return go_tools("go-for-tests")["containerd-1"].folder(cache_folder()) / "containerd"
+    """Return a containerd 1.7, which no cluster runs unless it is asked to."""
+    return go_tools("go-for-tests")["containerd-1-7"].folder(cache_folder()) / "containerd"
 
 
 def containerd_2(minor: int) -> Path:
-    """Return an older containerd 2, which only `make faults` runs."""
+    """Return an older containerd 2, which no cluster runs unless it is asked to."""
     return go_tools("go-for-tests")[f"containerd-2-{minor}"].folder(cache_folder()) / "containerd"
+
+
+def releases(name: str) -> dict[str, GoTool]:
+    """Return the releases of Kubernetes or containerd that are built, by major and minor version, oldest first."""
+    older = [tool for key, tool in go_tools("go-for-tests").items() if key.startswith(f"{name}-")]
+    return {tool.release: tool for tool in sorted([*older, go_tools()[name]], key=lambda tool: tool.release)}
 
 
 def actionlint() -> Path:
@@ -143,9 +149,12 @@ def faketime() -> Path:
     return root / "usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
-def program_environment(**variables: str) -> dict[str, str]:
-    """Return the environment in which the programs of the test bed find each other, and no others of their names."""
-    folders = (debian_root() / "programs", go_binary("containerd", "ctr").parent, helm().parent)
+def program_environment(*first: Path, **variables: str) -> dict[str, str]:
+    """Return the environment in which the programs of the test bed find each other, and no others of their names.
+
+    Programs in the folders `first` are found before those.
+    """
+    folders = (*first, debian_root() / "programs", go_binary("containerd", "ctr").parent, helm().parent)
     return environment.for_programs(*folders, **variables)
 
 
@@ -207,6 +216,11 @@ def ensure_older_containerds() -> None:
     run_missing(_go_step(tool) for name, tool in go_tools("go-for-tests").items() if name.startswith("containerd-2-"))
 
 
+def ensure_releases(*builds: GoTool, debian_containerd: bool) -> None:
+    """Get releases of Kubernetes and containerd, and Debian's containerd if it is wanted."""
+    run_missing([*_debian_steps(*(["containerd-1"] if debian_containerd else [])), *map(_go_step, builds)])
+
+
 def ensure_all() -> None:
     """Get everything that any test runs."""
     single = [_client_step(), _yaml_language_server_step(), *_definition_steps()]
@@ -240,7 +254,7 @@ def _native_steps() -> list[Step]:
 
 
 def _fault_steps() -> list[Step]:
-    return [*_debian_steps("faketime"), _go_step(go_tools("go-for-tests")["containerd-1"])]
+    return [*_debian_steps("faketime"), _go_step(go_tools("go-for-tests")["containerd-1-7"])]
 
 
 def _client_step() -> Step:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster import interface
-from cluster.native_node import REGISTRY_DIRECTORY
+from cluster.containerd_configuration import REGISTRY_DIRECTORY
 from cluster.pulls import Pod, Pull, new_image
 from cluster.release import Release
 from upstreams import oci, sites

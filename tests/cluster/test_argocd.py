@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster.argocd import ArgoCD
-from cluster.native_node import REGISTRY_DIRECTORY
+from cluster.containerd_configuration import REGISTRY_DIRECTORY
 from cluster.pulls import new_image, pull
 from cluster.release import Release
 from cluster_support import containerd_files

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster import ask, interface
-from cluster.native_node import REGISTRY_DIRECTORY
+from cluster.containerd_configuration import REGISTRY_DIRECTORY
 from cluster.pulls import new_image
 from cluster.release import Release
 from cluster_support import cached_image, installed, pod_states, pull_at_first, pull_at_once, values

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster.native_node import REGISTRY_DIRECTORY
+from cluster.containerd_configuration import REGISTRY_DIRECTORY
 from cluster.pulls import new_image, pull
 from cluster.release import Release
 from cluster_support import containerd_files, installed, values
