@@ -588,7 +588,7 @@ def stops_in_the_middle(connection: socket.socket, _: str) -> None:
 @pytest.mark.parametrize(
     ("serve", "kind", "message"),
     [
-        pytest.param(stops_in_the_middle, "timeout", "sent nothing for 0.3 s in the middle of a body", id="silent"),
+        pytest.param(stops_in_the_middle, "timeout", "sent no content for 0.3 s in the middle of a body", id="silent"),
         pytest.param(
             send("HTTP/1.1 200 OK\nContent-Length: 10", body=b"12345"),
             "cut",

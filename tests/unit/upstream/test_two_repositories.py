@@ -47,6 +47,17 @@ def break_off(content: bytes = b"") -> Script:
     return serve
 
 
+def send_endlessly(beginning: bytes, part: bytes) -> Script:
+    """Return a script that sends a part again and again."""
+
+    def serve(connection: socket.socket, _: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + beginning)
+        while True:
+            connection.sendall(part)
+
+    return serve
+
+
 # What the server of the odd repository does; URL stands for the upstream.
 ODD: dict[str, str | Script] = {
     "open": GOOD,
@@ -68,6 +79,8 @@ ODD: dict[str, str | Script] = {
     "token server that refuses": 'Bearer realm="URL/refusing-token"',
     "scope of the other one": 'Bearer realm="URL/token",service="s",scope="repository:honest/b:pull"',
     "refused token": 'Bearer realm="URL/token",service="s"',
+    "trailers without an end": send_endlessly(b"0\r\n", b"X: y\r\n"),
+    "size of a chunk without an end": send_endlessly(b"", b"0"),
     "403": send("HTTP/1.1 403 x\nContent-Length: 0"),
     "404": send("HTTP/1.1 404 x\nContent-Length: 0"),
     "405": send("HTTP/1.1 405 x\nContent-Length: 0"),

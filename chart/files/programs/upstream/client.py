@@ -130,7 +130,7 @@ class Answer:
             content = reply.read(size)
         except TimeoutError:
             self.close()
-            message = f"{reply.url.origin} sent nothing for {self._timeout:g} s in the middle of a body"
+            message = f"{reply.url.origin} sent no content for {self._timeout:g} s in the middle of a body"
             raise Unavailable(Kind.TIMEOUT, message) from None
         except (OSError, http.client.HTTPException):
             self.close()

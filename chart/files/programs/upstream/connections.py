@@ -362,5 +362,4 @@ def _send_head(
     while response.status < http.HTTPStatus.OK and response.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
         response.headers = None  # type: ignore[assignment] # as before the first head, so that it reads the next one
         response.begin()
-    connection.end_head()
     return response

@@ -77,6 +77,7 @@ class Reply:
         if self.length is not None:
             # http.client of Python 3.11 would wait for more if the server leaves the connection open.
             size = min(size, self.length - self.bytes_read)
+        self._connection.begin_read(size)
         content = self._response.read1(size) if size else b""
         self.bytes_read += len(content)
         self.has_ended = not content if self.length is None else self.bytes_read == self.length

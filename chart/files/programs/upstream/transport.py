@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import math
 import socket
 import ssl
 import time
@@ -12,7 +13,8 @@ from typing import Protocol, cast
 
 # A TLS record has 16 KiB at most. Reading many at once saves two system calls for each.
 TLS_READ_BYTES = 128 * 1024
-# The head of an answer. http.client itself allows 100 lines of 64 KiB.
+# What is not content: the head of an answer, and what one read of a body takes besides, such as the sizes of chunks and
+# trailers. http.client itself allows 100 lines of 64 KiB in a head, and any number of them in trailers.
 MAX_HEAD_BYTES = 64 * 1024
 
 
@@ -146,20 +148,25 @@ class Connection:
     def end_deadline(self, read_timeout: float) -> None:
         """Drop the deadline; from now on, a read fails if nothing comes for `read_timeout` seconds."""
         self._stream.deadline = None
+        self._stream.read_timeout = read_timeout
         # The socket remembers it, whereas setting it before each read would be one system call more.
         self.transport.settimeout(read_timeout)
 
     def send(self, data: bytes, first_byte_deadline: float | None = None) -> None:
         """Send all bytes of a request, whose response begins by the earlier deadline if there is one."""
         self._stream.has_received = False
-        self._stream.head_bytes_left = MAX_HEAD_BYTES
+        self._stream.bytes_left = MAX_HEAD_BYTES
         self._stream.first_byte_deadline = first_byte_deadline
         self._stream.limit()
         self.transport.sendall(data)
 
-    def end_head(self) -> None:
-        """Note that the head of the answer has been read; the bytes that follow are not limited."""
-        self._stream.head_bytes_left = None
+    def begin_read(self, size: int) -> None:
+        """Limit what one read of at most `size` bytes of a body may take, with what it reads besides them.
+
+        A server could otherwise send trailers, or the size of a chunk, without an end.
+        """
+        self._stream.bytes_left = size + MAX_HEAD_BYTES
+        self._stream.read_until = time.monotonic() + self._stream.read_timeout
 
     def limit_acknowledgement(self, seconds: float) -> None:
         """Let the connection fail if bytes that were sent are not acknowledged within this time.
@@ -216,8 +223,10 @@ class _Stream(io.RawIOBase):
         self.deadline: float | None = deadline
         self.first_byte_deadline: float | None = None
         self.has_received = False
-        # None except while the head of an answer is read.
-        self.head_bytes_left: int | None = None
+        # How many more bytes the head of an answer or one read of its body may take.
+        self.bytes_left = MAX_HEAD_BYTES
+        # Without a deadline, no more is waited for within one read of a body after this time.
+        self.read_timeout = self.read_until = math.inf
         # While it is set, there is nothing to read.
         self.is_paused = False
         self._transport = transport
@@ -230,14 +239,15 @@ class _Stream(io.RawIOBase):
             return None
         if self.deadline is not None:
             self.limit()
+        elif time.monotonic() > self.read_until:
+            raise TimeoutError
         count = self._transport.recv_into(buffer)
         if count:
             self.has_received = True
-        if self.head_bytes_left is not None:
-            self.head_bytes_left -= count
-            if self.head_bytes_left < 0:
-                message = f"the head of the answer has more than {MAX_HEAD_BYTES} bytes"
-                raise http.client.HTTPException(message)
+        self.bytes_left -= count
+        if self.bytes_left < 0:
+            message = f"more than {MAX_HEAD_BYTES} bytes are not content"
+            raise http.client.HTTPException(message)
         return count
 
     def limit(self) -> None:
