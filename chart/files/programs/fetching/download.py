@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
 from fetching.fetch import Abandoned, Superseded
+from fetching.least_rate import LeastRate, TooSlow
 from fetching.pieces import CHUNK_BYTES, Pieces
 from fetching.segments import APPEND_BYTES, Segments
 
@@ -69,6 +70,7 @@ class Download:
         self._source = source
         self._connections = connections
         self._owner = owner
+        self._rate = LeastRate()
 
     def run(self) -> None:
         """Store the blob, unless it is stored already.
@@ -99,6 +101,7 @@ class Download:
                 incoming = self._store.begin_blob(digest, size)
                 self._fetch.note_start(incoming, size)
                 self._append_recorded(incoming)
+                self._rate = LeastRate()
                 broken = self._receive(answer, incoming)
             if broken is not None:
                 self._resume(incoming, broken)
@@ -138,6 +141,16 @@ class Download:
         if self._fetch.is_deserted or not self._fetch.wait_until_wanted():
             self._owner.abandon_unwanted(self._fetch)
 
+    def _check(self, received: int) -> None:
+        """Note that so many bytes have come from the upstream, and end the fetch if there is no reason to go on.
+
+        Raises:
+            Abandoned: No client wants the blob.
+            TooSlow: It comes too slowly.
+        """
+        self._check_wanted()
+        self._rate.add(received)
+
     def _receive(self, answer: Answer, incoming: IncomingBlob) -> Unavailable | None:
         """Write the first response to the volume, with the help of others if it is slow; return what broke it off."""
         size = incoming.size
@@ -150,7 +163,7 @@ class Download:
             if problem is None and incoming.written < size:
                 # The rest comes in ranges.
                 answer.close()
-                problem = segments.append_all(self._fetch, self._check_wanted)
+                problem = segments.append_all(self._fetch, self._check)
         finally:
             segments.stop()
         return problem
@@ -177,7 +190,7 @@ class Download:
         pieces = Pieces()
         try:
             while chunk := answer.read(CHUNK_BYTES):
-                self._check_wanted()
+                self._check(len(chunk))
                 skipped = min(skip, len(chunk))
                 skip -= skipped
                 end = len(chunk) if segments is None else segments.limit(skipped, len(chunk))
@@ -187,6 +200,8 @@ class Download:
                     return None
                 if incoming.written != incoming.size:
                     pieces.collect_more(len(chunk))
+        except TooSlow:
+            raise
         except Unavailable as error:
             broken = error
         if incoming.size is None:
@@ -201,14 +216,14 @@ class Download:
         """Request the rest until it has come, since some upstreams break off every long response.
 
         Raises:
-            Unavailable: Nothing new has come for too long.
+            Unavailable: Nothing new has come for too long, or little for longer.
         """
         deadline = time.monotonic() + RESUME_SECONDS
         pauses = iter(RESUME_PAUSES_SECONDS)
         fruitless_responses = 0
         while True:
             self._fetch.note_break()
-            self._check_wanted()
+            self._check(0)
             written_before = incoming.written
             try:
                 with self._source.open(
@@ -216,6 +231,8 @@ class Download:
                 ) as answer:
                     problem = self._copy(answer, incoming)
                     fruitless_responses += 1
+            except TooSlow:
+                raise
             except Unavailable as error:
                 problem = error
             if problem is None:

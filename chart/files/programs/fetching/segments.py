@@ -102,15 +102,16 @@ class Segments:
 
     # After the first response was cut off.
 
-    def append_all(self, fetch: Fetch, check_wanted: Callable[[], None]) -> Unavailable | None:
+    def append_all(self, fetch: Fetch, check: Callable[[int], None]) -> Unavailable | None:
         """Append the segments to the blob as they come, and return what prevents that, if anything does.
 
-        `check_wanted` is called now and then, and may raise.
+        `check` is called now and then with the number of bytes that were appended since, and may raise.
         """
         grow_at, last_rate = time.monotonic() + GROW_SECONDS, 0.0
-        counted = self._received
+        counted, checked = self._received, self._incoming.written
         while self._incoming.written < self._size:
-            check_wanted()
+            check(self._incoming.written - checked)
+            checked = self._incoming.written
             available = self._wait_for_bytes(self._incoming.written)
             if available:
                 self._incoming.append_written(min(available, APPEND_BYTES))
