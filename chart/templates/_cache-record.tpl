@@ -26,6 +26,7 @@ name: {{ $name | quote }}
 serviceName: {{ $serviceName | quote }}
 {{- /* No cache has this name: two dashes in a row appear in a name only before its hash. */}}
 peersName: {{ print $ownName "--peers" | quote }}
+peersHost: {{ printf "%s--peers.%s.svc" $ownName (include "registry-cache.namespace" .root) | quote }}
 {{- $tls := eq (toString .entry.http.tls) "true" }}
 tls: {{ $tls }}
 tlsSecretName: {{ $settings.tlsSecretName | default (print $name "-tls") | quote }}

@@ -139,11 +139,7 @@ def _host_names(own: str, prefix: str, cache: Cache, replicas: int, namespace: s
     """Return the names by which `helm test` and the other replicas reach the pods of a cache."""
     service, *peers = names.service_names(prefix, cache, replicas)
     hosts = [service, f"{service}.{namespace}.svc"]
-    for ordinal in range(replicas):
-        hosts += [
-            host for name in peers for host in (f"{own}-{ordinal}.{name}", f"{own}-{ordinal}.{name}.{namespace}.svc")
-        ]
-    return hosts
+    return hosts + [f"{own}-{ordinal}.{name}.{namespace}.svc" for ordinal in range(replicas) for name in peers]
 
 
 def _make_authority(name: str) -> Issued:

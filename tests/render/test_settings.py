@@ -247,7 +247,7 @@ def test_caches_have_as_many_replicas_as_the_values_say(chart: Chart) -> None:
             ]
             config = json.loads(named(objects, "ConfigMap", name)["data"]["cache.json"])
             hosts = [replica["host"] for replica in config["replicas"]]
-            assert hosts == [f"{name}-{ordinal}.{name}--peers" for ordinal in range(count) if count > 1]
+            assert hosts == [f"{name}-{ordinal}.{name}--peers.space.svc" for ordinal in range(count) if count > 1]
             assert (name in budgets) == (count > 1)
 
 

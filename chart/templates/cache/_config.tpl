@@ -40,7 +40,7 @@ the cache.
 {{- $replicas := list -}}
 {{- if gt (int .replicas) 1 -}}
 {{- range .pods -}}
-{{- $host := printf "%s.%s" . $.peersName -}}
+{{- $host := printf "%s.%s" . $.peersHost -}}
 {{- $replica := dict "scheme" $.endpoint.scheme "host" $host "port" $.endpoint.port -}}
 {{- if $.tls -}}
 {{- $_ := set $replica "ca" (print $folder "tls/ca.crt") -}}

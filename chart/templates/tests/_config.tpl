@@ -11,7 +11,7 @@ it, if one is known. The metrics are those of all replicas. Scope: the root cont
 {{- if gt (int .replicas) 1 -}}
 {{- $hosts = list -}}
 {{- range .pods -}}
-{{- $hosts = append $hosts (printf "%s.%s.%s.svc" . $cache.peersName (include "registry-cache.namespace" $)) -}}
+{{- $hosts = append $hosts (printf "%s.%s" . $cache.peersHost) -}}
 {{- end -}}
 {{- end -}}
 {{- $scheme := dict "scheme" .endpoint.scheme -}}

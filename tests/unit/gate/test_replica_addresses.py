@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from common import name_lookup
 from common.endpoint import Endpoint
 from gate import replica_addresses
 from gate.replica_addresses import ReplicaAddresses
 
-HOSTS = ("x-0.x--peers", "x-1.x--peers")
+HOSTS = ("x-0.x--peers.space.svc", "x-1.x--peers.space.svc")
 
 
 class Names:
@@ -36,6 +39,8 @@ class Names:
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     made = Names()
+    # The domain of the cluster is not known.
+    monkeypatch.setattr(name_lookup, "RESOLVER_FILE", Path(os.devnull))
     monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
     return made
 
