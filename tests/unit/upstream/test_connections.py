@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from upstream import connections
+from machine.processes import wait_for
 from upstream.client import Client, Settings
+from upstream.dialing import ATTEMPT_SECONDS, MAX_ATTEMPTS, dial, interleave
 from upstream.errors import Unavailable
+from upstream.lookups import MAX_KNOWN, MAX_LOOKUPS, Lookups
 from upstream.reference import Reference
 from upstreams.scripted_server import ScriptedServer
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIMEOUT_SECONDS = 10.0
+UNKNOWN_FAMILY = 250
 BLOB = Reference("blob", "a", "sha256:0")
 
 
@@ -27,11 +31,13 @@ class Resolver:
     def __init__(self) -> None:
         """Hang at first."""
         self.open = threading.Event()
+        self.known: set[str] = set()
         self.asked: list[str] = []
 
     def __call__(self, host: str, port: int, **__: Any) -> list[Any]:
         self.asked.append(host)
-        self.open.wait()
+        if host not in self.known:
+            self.open.wait()
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
 
@@ -73,23 +79,108 @@ def test_connecting_may_have_less_time_than_the_answer() -> None:
 
 
 def test_number_of_lookups_that_hang_is_limited(resolver: Resolver) -> None:
-    lookups = connections.Lookups()
-    for number in range(connections.MAX_LOOKUPS + 5):
+    lookups = Lookups()
+    for number in range(MAX_LOOKUPS + 5):
         with pytest.raises(Unavailable, match=r"^DNS (did|does) not answer"):
             lookups.find_addresses(f"host-{number}", 443, time.monotonic())
-    assert len(resolver.asked) == connections.MAX_LOOKUPS
+    wait_for("the look-ups", lambda: len(resolver.asked) >= MAX_LOOKUPS, TIMEOUT_SECONDS, 0.01)
+    assert len(resolver.asked) == MAX_LOOKUPS
 
 
-def test_second_address_is_tried_if_the_first_does_not_answer() -> None:
+def test_names_that_hang_block_no_name_that_had_an_address(resolver: Resolver) -> None:
+    """A repository can redirect to any number of names; the upstream is still looked up for each new connection."""
+    resolver.known = {"registry.example.com.", "cdn.example.com."}
+    lookups = Lookups()
+    for host in ("registry.example.com", "cdn.example.com"):
+        lookups.find_addresses(host, 443, time.monotonic() + TIMEOUT_SECONDS)
+    for number in range(MAX_LOOKUPS + 5):
+        with pytest.raises(Unavailable):
+            lookups.find_addresses(f"host-{number}", 443, time.monotonic())
+    for host in ("registry.example.com", "cdn.example.com"):
+        lookups.find_addresses(host, 443, time.monotonic() + TIMEOUT_SECONDS)
+    resolver.open.set()
+    for lookup in lookups._running.values():
+        assert lookup.wait(TIMEOUT_SECONDS)
+    for number in range(MAX_KNOWN + 5):
+        lookups.find_addresses(f"other-{number}", 443, time.monotonic() + TIMEOUT_SECONDS)
+    assert len(lookups._known) == MAX_KNOWN
+
+
+@pytest.fixture
+def silent_address() -> Iterator[tuple[str, int]]:
+    """An address that answers no request for a connection: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = []
+        for _ in range(3):
+            client = socket.socket()
+            client.settimeout(0.0)
+            client.connect_ex(full.getsockname())
+            waiting.append(client)
+        time.sleep(0.05)  # the kernel fills the queue
+        yield full.getsockname()
+        for client in waiting:
+            client.close()
+
+
+def addresses_of(*pairs: tuple[str, int]) -> list[Any]:
+    return [(socket.AF_INET, pair) for pair in pairs]
+
+
+def test_second_address_is_tried_if_the_first_does_not_answer(silent_address: tuple[str, int]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as refusing:
         refused = refusing.getsockname()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        addresses = [(socket.AF_INET, refused), (socket.AF_INET, listener.getsockname())]
-        connections._dial(addresses, time.monotonic() + TIMEOUT_SECONDS).close()
+        good = listener.getsockname()
+        for dead, seconds in ((refused, ATTEMPT_SECONDS / 2), (silent_address, ATTEMPT_SECONDS)):
+            begin = time.monotonic()
+            connected = dial(addresses_of(dead, good), time.monotonic() + TIMEOUT_SECONDS)
+            assert connected.getpeername() == good
+            assert connected.gettimeout() is None
+            assert seconds / 2 - 0.1 < time.monotonic() - begin < seconds + 1.0
+            connected.close()
+        many = [*[silent_address] * (MAX_ATTEMPTS - 2), refused, good]
+        dial(addresses_of(*many), time.monotonic() + TIMEOUT_SECONDS).close()
     with pytest.raises(ConnectionRefusedError):
-        connections._dial(addresses, time.monotonic() + TIMEOUT_SECONDS)
+        dial(addresses_of(refused, good), time.monotonic() + TIMEOUT_SECONDS)
+
+
+def test_address_that_answers_late_is_used_if_no_other_one_does(silent_address: tuple[str, int]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as refusing:
+        refused = refusing.getsockname()
+    begin = time.monotonic()
     with pytest.raises(TimeoutError):
-        connections._dial(addresses, time.monotonic())
+        dial(addresses_of(silent_address, refused, refused), time.monotonic() + 0.6)
+    assert 0.5 < time.monotonic() - begin < 2.0
+    with pytest.raises(TimeoutError):
+        dial(addresses_of(refused), time.monotonic())
+
+
+def test_attempts_leave_no_socket_open(silent_address: tuple[str, int]) -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = count()
+    with pytest.raises(TimeoutError):
+        dial(addresses_of(*[silent_address] * 3), time.monotonic() + 0.7)
+    assert count() == before
+
+
+def test_families_take_turns() -> None:
+    six, four = socket.AF_INET6, socket.AF_INET
+    addresses: list[Any] = [(six, ("1",)), (six, ("2",)), (six, ("3",)), (four, ("4",)), (four, ("5",))]
+    assert [address[1][0] for address in interleave(addresses)] == ["1", "4", "2", "5", "3"]
+
+
+def test_family_that_the_machine_does_not_have_costs_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        begin = time.monotonic()
+        addresses = [
+            (socket.AF_INET6, ("2001:db8::1", 443)),
+            (UNKNOWN_FAMILY, ("x",)),
+            *addresses_of(listener.getsockname()),
+        ]
+        dial(addresses, time.monotonic() + TIMEOUT_SECONDS).close()
+        assert time.monotonic() - begin < 2 * ATTEMPT_SECONDS + 1.0
 
 
 def test_head_of_an_answer_is_bounded() -> None:

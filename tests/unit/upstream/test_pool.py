@@ -164,3 +164,23 @@ def test_as_many_connections_are_opened_in_advance_as_are_missing(lines: Lines) 
 def test_not_more_connections_are_opened_in_advance_than_are_kept() -> None:
     pool = Pool()
     assert sum(pool.begin_opening(ROUTE, 100) for _ in range(100)) == MAX_IDLE_PER_ORIGIN
+
+
+def test_old_connection_is_not_used_again(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would reach the address of a server that moved as long as there are requests."""
+    pool = Pool()
+    connection, waiting = lines.connect(), lines.connect()
+    pool.put(ROUTE, waiting)
+    now = time.monotonic()
+    for seconds in (15, 30, 45, 59):
+        monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: now + seconds)
+        pool.put(ROUTE, connection)
+        assert pool.take(ROUTE) is connection
+    pool.put(ROUTE, connection)
+    monkeypatch.setattr(time, "monotonic", lambda: now + pool_module.MAX_AGE_SECONDS + 1)
+    assert pool.take(ROUTE) is None
+    assert lines.is_closed(connection)
+    old = lines.connect()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * pool_module.MAX_AGE_SECONDS + 2)
+    pool.put(ROUTE, old)
+    assert lines.is_closed(old)

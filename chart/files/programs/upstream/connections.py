@@ -7,30 +7,26 @@ timeout, which starts again with each byte.
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import math
-import socket
 import threading
 import time
 import weakref
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from common.name_lookup import NameLookup, describe_lookup_error
-
 from upstream.credentials import read_credentials
+from upstream.dialing import dial
 from upstream.errors import Kind, Unavailable, translate_errors
 from upstream.exchange import Reply
+from upstream.lookups import Lookups
 from upstream.pool import Pool, Route
 from upstream.tls import TlsSessions
 from upstream.transport import Connection, Tls, seconds_left
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
     from pathlib import Path
-
-    from common.name_lookup import Address
 
     from upstream.credentials import Credentials
     from upstream.proxies import Proxies
@@ -39,10 +35,6 @@ if TYPE_CHECKING:
     from upstream.urls import Origin, Url
 
 USER_AGENT = "registry-cache"
-# The names that may be looked up at once. They come from the configuration, token servers and redirects.
-MAX_LOOKUPS = 32
-# The least time for each address of a name that has several (Go, net/dial.go, partialDeadline).
-MIN_ADDRESS_SECONDS = 2.0
 # A server to which there is no connection after this time counts as unreachable.
 MIN_CONNECT_SECONDS = 0.5
 # A firewall may have forgotten an idle connection, so that packets get lost. Then the kernel of the server does not
@@ -50,44 +42,6 @@ MIN_CONNECT_SECONDS = 0.5
 ACKNOWLEDGE_SECONDS = 1.0
 # A proxy acknowledges what the server may never get. This is the share of the time that it has to begin its answer.
 PROXY_SHARE = 0.5
-
-
-class Lookups:
-    """Looks up host names; all who want the same name at the same time share one look-up."""
-
-    def __init__(self) -> None:
-        """Look up nothing yet."""
-        self._lock = threading.Lock()
-        self._running: dict[tuple[str, int], NameLookup] = {}
-
-    def find_addresses(self, host: str, port: int, deadline: float) -> list[Address]:
-        """Return the addresses of a host, at least one, in the order in which to try them.
-
-        Raises:
-            Unavailable: The host has none, or DNS did not answer in time.
-        """
-        with suppress(ValueError):
-            ip = ipaddress.ip_address(host)
-            return [(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, (host, port))]  # noqa: PLR2004 - IPv6
-        with self._lock:
-            lookup = self._join_or_start(host, port)
-        if not lookup.wait(deadline - time.monotonic()):
-            message = f"DNS did not answer in time for {host}"
-            raise Unavailable(Kind.DNS, message)
-        try:
-            return lookup.addresses()
-        except (OSError, UnicodeError) as error:
-            raise Unavailable(Kind.DNS, describe_lookup_error(host, error)) from None
-
-    def _join_or_start(self, host: str, port: int) -> NameLookup:
-        self._running = {key: lookup for key, lookup in self._running.items() if not lookup.has_ended}
-        if (lookup := self._running.get((host, port))) is not None:
-            return lookup
-        if len(self._running) >= MAX_LOOKUPS:
-            message = f"DNS does not answer for {len(self._running)} other names, so {host} is not looked up"
-            raise Unavailable(Kind.DNS, message)
-        lookup = self._running[host, port] = NameLookup(host, port)
-        return lookup
 
 
 class _Message(NamedTuple):
@@ -225,7 +179,7 @@ class Connections:
     def _connect(self, origin: Origin, route: Route, deadline: float) -> Connection:
         addresses = self._lookups.find_addresses(origin.host, origin.port, deadline)
         with translate_errors(str(origin)):
-            transport: Transport = _dial(addresses, deadline)
+            transport: Transport = dial(addresses, deadline)
         if origin.scheme == "https":
             transport = self._start_tls(transport, origin, route, deadline)
         return Connection(transport, deadline)
@@ -307,35 +261,6 @@ def _limit_reused(connection: Connection, route: Route, deadline: float) -> floa
         return time.monotonic() + PROXY_SHARE * seconds_left(deadline)
     connection.limit_acknowledgement(min(ACKNOWLEDGE_SECONDS, seconds_left(deadline) / 3))
     return deadline
-
-
-def _dial(addresses: list[Address], deadline: float) -> socket.socket:
-    """Connect to the first address that answers; each gets a share of the time, so that the others can be tried.
-
-    Raises:
-        OSError: The problem with the first address.
-    """
-    first_error: OSError | None = None
-    for position, (family, address) in enumerate(addresses):
-        left = deadline - time.monotonic()
-        share = max(left / (len(addresses) - position), min(MIN_ADDRESS_SECONDS, left))
-        if share <= 0:
-            break
-        connecting = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            connecting.settimeout(share)
-            connecting.connect(address)
-        except OSError as error:
-            connecting.close()
-            first_error = first_error or error
-        except BaseException:
-            connecting.close()
-            raise
-        else:
-            # Without it, the first request waits until the server has acknowledged the end of the TLS handshake.
-            connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connecting
-    raise first_error or TimeoutError
 
 
 def _head_of(method: str, url: Url, headers: Mapping[str, str], route: Route) -> bytes:

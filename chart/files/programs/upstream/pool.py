@@ -19,6 +19,8 @@ MAX_IDLE_PER_ORIGIN = 8
 MAX_IDLE = 32
 # Servers close idle connections too, and a request must not meet that moment: most wait for 60 s or longer.
 MAX_IDLE_SECONDS = 20.0
+# A new connection looks the name of its server up again, so that a server that moved is followed.
+MAX_AGE_SECONDS = 60.0
 
 
 class Route(NamedTuple):
@@ -65,7 +67,7 @@ class Pool:
 
     def put(self, route: Route, connection: Connection) -> None:
         """Keep a connection for the next request, or close it if it is not usable; it must not be used after that."""
-        if not connection.is_quiet():
+        if not connection.is_quiet() or time.monotonic() - connection.opened_at > MAX_AGE_SECONDS:
             connection.close()
             return
         with self._lock:
@@ -103,10 +105,11 @@ class Pool:
                 self._close(idle)
 
     def _close_outdated(self, route: Route) -> None:
-        """Close connections that were idle for too long, and those by other routes to the server."""
-        oldest = time.monotonic() - MAX_IDLE_SECONDS
+        """Close connections that were idle for too long or are old, and those by other routes to the server."""
+        now = time.monotonic()
         for idle in list(self._idle):
-            if idle.since < oldest or (idle.route.origin == route.origin and idle.route != route):
+            is_old = now - idle.since > MAX_IDLE_SECONDS or now - idle.connection.opened_at > MAX_AGE_SECONDS
+            if is_old or (idle.route.origin == route.origin and idle.route != route):
                 self._close(idle)
 
     def _close(self, idle: _Idle) -> None:

@@ -137,6 +137,8 @@ class Connection:
     def __init__(self, transport: Transport, deadline: float) -> None:
         """Own the transport: `close` ends it."""
         self.transport = transport
+        # By time.monotonic().
+        self.opened_at = time.monotonic()
         self._stream = _Stream(transport, deadline)
         # One reader for all responses, since it may have read more than the response that is being read.
         self._reader = _Reader(self._stream)
