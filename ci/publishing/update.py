@@ -141,10 +141,11 @@ def main() -> int:
     _rewrite(Path("ci/tools.toml"), lambda text: update_programs(text, _module_versions))
     _rewrite(Path(COMPONENTS), update_packages)
     for name, image in Images():
-        registry = Registry(image.registry)
+        host, _, path = image.registry.partition("/")
+        registry, repository = Registry(host), f"{path}/{image.repository}".removeprefix("/")
         try:
-            tag = newest_patch(image.tag, registry.tags(image.repository))
-            digest = registry.digest(image.repository, tag)
+            tag = newest_patch(image.tag, registry.tags(repository))
+            digest = registry.digest(repository, tag)
         except CannotReach as error:
             print(f"  {name} stays at {image.tag}: {error}")
             continue

@@ -56,6 +56,7 @@ SITES = (
         content="cdn.example.org",
         push_port=5007,
     ),
+    Site("public.ecr.aws", "public.ecr.aws", 5008),
 )
 # All of them together.
 HOSTS = {name: where for site in SITES for name, where in site.hosts().items()}

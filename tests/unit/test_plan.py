@@ -293,13 +293,13 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             one(),
             {**one(), "global": {"imageRegistry": "mirror.example.com/", "imagePullSecrets": ["login"]}},
             "docker.io: changed, restarts\n"
-            "  images.distribution.registry: docker.io -> mirror.example.com\n"
-            "  images.nginx.registry: docker.io -> mirror.example.com\n"
-            "  images.python.registry: docker.io -> mirror.example.com\n"
+            "  images.distribution.registry: public.ecr.aws/docker -> mirror.example.com\n"
+            "  images.nginx.registry: public.ecr.aws/docker -> mirror.example.com\n"
+            "  images.python.registry: public.ecr.aws/docker -> mirror.example.com\n"
             '  imagePullSecrets: [] -> ["login"]\n'
             "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
             "nodes: changed, restarts\n"
-            "  images.python.registry: docker.io -> mirror.example.com\n"
+            "  images.python.registry: public.ecr.aws/docker -> mirror.example.com\n"
             '  imagePullSecrets: [] -> ["login"]\n'
             "  the node program restarts on a few nodes at a time; these pull from the upstreams until it is back",
             id="global-values",

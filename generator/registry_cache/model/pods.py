@@ -23,7 +23,7 @@ from registry_cache.model.scalars import (
 class Image(Model):
     """A container image; each use of it has its own defaults."""
 
-    registry: str = Field("docker.io", description="The registry.")
+    registry: str = Field("public.ecr.aws/docker", description="The registry, which may have a path.")
     repository: str = Field(description="The repository in the registry.")
     tag: str = Field(description="The tag.")
     digest: Digest = Field("", description="The digest. It wins over the tag.")
