@@ -24,6 +24,7 @@ SECOND_CLUSTER = {
     "test_cache_volumes.py",
     "test_discover.py",
     "test_failing_disk.py",
+    "test_joining.py",
     "test_links.py",
     "test_monitoring.py",
     "test_nodes.py",

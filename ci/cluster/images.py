@@ -54,16 +54,13 @@ APPLETS = (
 
 def archives(references: tuple[str, ...] = ()) -> dict[str, Path]:
     """Create the archives of these images, or of all images, where they are missing, and return them by name."""
-    recipes = {
-        PAUSE: busybox,
-        COREDNS: _coredns,
-        LOCAL_PATH: _local_path_provisioner,
-        BUSYBOX: busybox,
-        REGISTRY: _registry,
-        PYTHON: _python,
-        NGINX: _nginx,
-    }
+    recipes = _recipes()
     return {name: _archive(name, recipes[name]) for name in references or recipes}
+
+
+def build(reference: str) -> oci.Image:
+    """Return an image, to push it into a registry."""
+    return _recipes()[reference]()
 
 
 def unpacked(reference: str) -> tuple[Path, dict[str, Any]]:
@@ -103,6 +100,18 @@ def busybox_layer(label: str = "") -> bytes:
     files = {"bin/busybox": (tools.debian_root() / "bin" / "busybox").read_bytes(), "etc/label": label.encode()}
     links = {f"bin/{applet}": "busybox" for applet in APPLETS}
     return oci.layer_of_files(files, links=links, executable=True)
+
+
+def _recipes() -> dict[str, Callable[[], oci.Image]]:
+    return {
+        PAUSE: busybox,
+        COREDNS: _coredns,
+        LOCAL_PATH: _local_path_provisioner,
+        BUSYBOX: busybox,
+        REGISTRY: _registry,
+        PYTHON: _python,
+        NGINX: _nginx,
+    }
 
 
 def _archive(reference: str, make: Callable[[], oci.Image]) -> Path:

@@ -157,7 +157,7 @@ class NativeCluster:
         cgroup = self.cgroup()
         cgroup.kill()
         cgroup.remove()
-        for namespace in [self.upstream_namespace, *(node.namespace for node in self.nodes)]:
+        for namespace in [self.upstream_namespace, *self._namespaces_of_nodes()]:
             if Path(f"/run/netns/{namespace}").exists():
                 run_ip("netns", "delete", namespace)
         _remove_empty_namespace_folder()
@@ -215,23 +215,36 @@ class NativeCluster:
         run_ip("link", "set", network.bridge, "up")
         ends = {self.upstream_namespace: network.upstream, **{node.namespace: node.address for node in self.nodes}}
         for namespace, address in ends.items():
-            link = network.link(address)
-            run_ip("netns", "add", namespace)
-            run_ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-            run_ip("link", "set", link, "master", network.bridge, "up")
-            run_ip("-netns", namespace, "address", "add", f"{address}/24", "dev", "eth0")
-            run_ip("-netns", namespace, "link", "set", "lo", "up")
-            run_ip("-netns", namespace, "link", "set", "eth0", "up")
-            run_ip("-netns", namespace, "route", "add", "default", "via", network.control_plane)
-            own_network.run(*enter_network(namespace), "sh", "-euc", write_settings(TCP_SETTINGS))
-        settings = node_settings() | {"net.ipv4.ip_forward": "1"}
+            self.connect(namespace, address)
         for node in self.nodes:
-            route = ["route", "add", network.pods(node.number), "via", node.address]
-            run_ip(*route)
-            for namespace in ends:
-                if namespace != node.namespace:
-                    run_ip("-netns", namespace, *route)
-            own_network.run(*enter_network(node.namespace), "sh", "-euc", write_settings(settings))
+            self.route_pods(node, list(ends))
+
+    def connect(self, namespace: str, address: str) -> None:
+        """Create a network namespace with an address on the bridge."""
+        network = self.network
+        link = network.link(address)
+        run_ip("netns", "add", namespace)
+        run_ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        run_ip("link", "set", link, "master", network.bridge, "up")
+        run_ip("-netns", namespace, "address", "add", f"{address}/24", "dev", "eth0")
+        run_ip("-netns", namespace, "link", "set", "lo", "up")
+        run_ip("-netns", namespace, "link", "set", "eth0", "up")
+        run_ip("-netns", namespace, "route", "add", "default", "via", network.control_plane)
+        own_network.run(*enter_network(namespace), "sh", "-euc", write_settings(TCP_SETTINGS))
+
+    def route_pods(self, node: NativeNode, namespaces: list[str]) -> None:
+        """Let this machine and the other hosts of the cluster reach the pods of a node."""
+        route = ["route", "replace", self.network.pods(node.number), "via", node.address]
+        run_ip(*route)
+        for namespace in namespaces:
+            if namespace != node.namespace:
+                run_ip("-netns", namespace, *route)
+        settings = node_settings() | {"net.ipv4.ip_forward": "1"}
+        own_network.run(*enter_network(node.namespace), "sh", "-euc", write_settings(settings))
+
+    def _namespaces_of_nodes(self) -> list[str]:
+        """Return the network namespaces of all nodes, also of one that joined and that an ended test has left."""
+        return sorted(path.name for path in Path("/run/netns").glob(f"{self.prefix}-node-*"))
 
     def _start_control_plane(self) -> None:
         place, network, folder = self.control_plane, self.network, self.control_plane.folder

@@ -72,12 +72,20 @@ class NativeNode:
     def run(self, *command: str, check: bool = True) -> str:
         return self.place.run(command, check=check)
 
-    def start(self) -> None:
-        """Start containerd, import the images, and start kubelet and kube-proxy."""
-        self._hold_namespaces()
+    def start(self, *references: str) -> None:
+        """Start containerd, import these images, or all of them, and start kubelet and kube-proxy."""
+        self.hold_namespaces()
         self.start_containerd()
-        for archive in images.archives().values():
+        self.import_images(*references)
+        self.start_kubernetes()
+
+    def import_images(self, *references: str) -> None:
+        """Import these images of the test bed, or all of them."""
+        for archive in images.archives(references).values():
             self.run("ctr", "--namespace", "k8s.io", "images", "import", *self.versions.import_options, str(archive))
+
+    def start_kubernetes(self) -> None:
+        """Start kubelet and kube-proxy."""
         self._write_kubelet_configuration()
         kubelet = self.versions.kubernetes_program("kubelet")
         configured = [f"--config={self.folder}/kubelet.yaml", f"--kubeconfig={self.folder}/kubelet.conf"]
@@ -98,7 +106,8 @@ class NativeNode:
         self.place.fail_if_dead("containerd")
         return "Server:" in self.run("ctr", "version", check=False)
 
-    def _hold_namespaces(self) -> None:
+    def hold_namespaces(self) -> None:
+        """Create the node's mount namespace with its files; nothing runs in it yet."""
         files = self.folder / "files"
         for name in OVERLAID:
             (files / name).mkdir(parents=True)
