@@ -34,6 +34,7 @@ EMPTY_CACHE = Snapshot(
     credentials_refused=0,
     upstream_connections=0,
     certificate_end=1.0,
+    client_certificate_end=1.0,
 )
 
 

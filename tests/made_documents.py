@@ -84,6 +84,7 @@ UPSTREAM_SETTINGS = (
     | mapping(
         allowedRepositories=st.lists(st.sampled_from(["library/*", "team/app", "*", "Team"]), max_size=2),
         clusterIP=st.sampled_from(["10.0.0.1", "fd00::1", "None", "10.0.0.256"]),
+        nodesOnly=st.booleans(),
         resources=mapping(gate=RESOURCES),
         nodeSelector=STRINGS,
         tolerations=st.lists(TOLERATION, max_size=1),
@@ -115,6 +116,8 @@ VALUES = st.fixed_dictionaries(
         "cachePods": mapping(
             tagCheckInterval=TIME_TO_LIVE,
             fetchAhead=st.sampled_from(["Never", "Adaptive", "Always"]),
+            nodesOnly=st.sampled_from([False, False, True]),
+            clientSecretName=LABEL | st.just(""),
             highWaterMarkPercent=st.integers(1, 100),
             volumeClaims=mapping(
                 retentionPolicy=st.sampled_from(["Delete", "Retain"]),

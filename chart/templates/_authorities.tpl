@@ -7,8 +7,32 @@ Scope: the record of the cache.
 {{- end -}}
 
 {{- /*
+registry-cache.clientSecretName: the Secret with the nodes' certificate. Scope: the root context.
+*/}}
+{{- define "registry-cache.clientSecretName" -}}
+{{- $default := include "registry-cache.suffixedName" (dict "root" . "suffix" "client") -}}
+{{- .Values.cachePods.clientSecretName | default $default -}}
+{{- end -}}
+
+{{- /*
+registry-cache.withCertificates: where a program finds the certificates for a cache with TLS, in JSON: its endpoint.
+  {{ include "registry-cache.withCertificates" (dict "cache" . "endpoint" $endpoint) | fromJson }}
+*/}}
+{{- define "registry-cache.withCertificates" -}}
+{{- $endpoint := deepCopy .endpoint -}}
+{{- if .cache.tls -}}
+{{- $_ := set $endpoint "ca" (include "registry-cache.authorityFile" .cache) -}}
+{{- end -}}
+{{- if .cache.nodesOnly -}}
+{{- $_ := set $endpoint "client" (print "/etc/registry-cache-clients/" .cache.clientSecretName) -}}
+{{- end -}}
+{{- toJson $endpoint -}}
+{{- end -}}
+
+{{- /*
 registry-cache.authorityVolume, registry-cache.authorityMount: the authorities (ca.crt, and no key) of all caches with TLS,
-or nothing. A Secret may be missing: the node program reports it and uses the other caches. Scope: the root context.
+and the nodes' certificate if a cache serves only nodes. A Secret may be missing: the node program reports it and uses the
+other caches. Scope: the root context.
 */}}
 {{- define "registry-cache.authorityVolume" -}}
 {{- $sources := dict -}}
@@ -28,11 +52,33 @@ or nothing. A Secret may be missing: the node program reports it and uses the ot
       - {{ toJson . }}
       {{- end }}
 {{- end }}
+{{- if include "registry-cache.servesOnlyNodes" . }}
+- name: client
+  secret:
+    secretName: {{ include "registry-cache.clientSecretName" . | quote }}
+    defaultMode: 0440
+    optional: true
+    items: {{ list (dict "key" "tls.crt" "path" "tls.crt") (dict "key" "tls.key" "path" "tls.key") | toJson }}
+{{- end }}
 {{- end -}}
 {{- define "registry-cache.authorityMount" -}}
-{{- if include "registry-cache.authorityVolume" . }}
+{{- if contains `"tls":true` (include "registry-cache.caches" .) }}
 - name: authorities
   mountPath: /etc/registry-cache-authorities
   readOnly: true
 {{- end }}
+{{- if include "registry-cache.servesOnlyNodes" . }}
+- name: client
+  mountPath: {{ print "/etc/registry-cache-clients/" (include "registry-cache.clientSecretName" .) | quote }}
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- /*
+registry-cache.servesOnlyNodes: "true" if a cache does. Scope: the root context.
+*/}}
+{{- define "registry-cache.servesOnlyNodes" -}}
+{{- if contains `"nodesOnly":true` (include "registry-cache.caches" .) -}}
+true
+{{- end -}}
 {{- end -}}

@@ -29,6 +29,8 @@ peersName: {{ print $ownName "--peers" | quote }}
 peersHost: {{ printf "%s--peers.%s.svc" $ownName (include "registry-cache.namespace" .root) | quote }}
 {{- $tls := eq (toString .entry.http.tls) "true" }}
 tls: {{ $tls }}
+nodesOnly: {{ $settings.nodesOnly }}
+clientSecretName: {{ include "registry-cache.clientSecretName" .root | quote }}
 tlsSecretName: {{ $settings.tlsSecretName | default (print $name "-tls") | quote }}
 endpoint:
   scheme: {{ ternary "https" "http" $tls }}

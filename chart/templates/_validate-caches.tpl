@@ -31,6 +31,11 @@ registry-cache.cacheProblems: problems of single caches and of several together.
 {{- $reason := printf "the certificate needs a fixed address of the Service; write %s.clusterIP, or false here" $settings -}}
 {{- include "registry-cache.problem" (list (print .path ".http.tls") $reason) -}}
 {{- end -}}
+{{- if and .nodesOnly (not .tls) -}}
+{{- $settings := include "registry-cache.pathOf" (list "upstreamSettings" .upstream) -}}
+{{- $reason := printf "a cache that serves only nodes needs TLS; write true, or %s.nodesOnly: false" $settings -}}
+{{- include "registry-cache.problem" (list (print .path ".http.tls") $reason) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

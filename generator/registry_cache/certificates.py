@@ -1,4 +1,4 @@
-"""Makes the Secrets with the certificates of the caches with TLS: an authority, and one certificate for each cache."""
+"""Makes the Secrets with the certificates: an authority, one for each cache with TLS, and the one that nodes show."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def make_secrets(
 ) -> list[Secret]:
     """Return the Secrets for all caches with TLS: first the one with the authority, which no pod needs.
 
-    An authority of an earlier call signs again; without one, a new one is made.
+    If a cache serves only nodes, the last one has the certificate that the nodes show. An authority of an earlier call
+    signs again; without one, a new one is made.
     """
     namespace = values.namespaceOverride or namespace
     prefix = names.fullname(release, name_override=values.nameOverride, fullname_override=values.fullnameOverride)
@@ -95,8 +96,12 @@ def make_secrets(
             settings = values.upstreamSettings[cache.upstream]
             own = names.object_name(prefix, cache.upstream)
             hosts = _host_names(own, prefix, cache, values.count_replicas(cache), namespace)
-            issued = _issue(authority, hosts, str(settings.clusterIP), days)
+            issued = _issue_for_cache(authority, hosts, str(settings.clusterIP), days)
             secrets.append(_to_secret(settings.tlsSecretName or f"{own}-tls", namespace, issued, authority))
+    if any(cache.http.tls and values.serves_only_nodes(cache) for cache in values.caches):
+        name = values.cachePods.clientSecretName or names.suffixed_name(prefix, "client")
+        issued = _issue(authority, f"nodes of {prefix} in {namespace}"[:64], ExtendedKeyUsageOID.CLIENT_AUTH, days)
+        secrets.append(_to_secret(name, namespace, issued, authority))
     return secrets
 
 
@@ -152,18 +157,24 @@ def _make_authority(name: str) -> Issued:
     return Issued(builder.add_extension(identifier, critical=False).sign(key, hashes.SHA256()), key)
 
 
-def _issue(authority: Issued, hosts: list[str], address: str, days: int) -> Issued:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-    builder = _builder(authority.certificate.subject, subject, key, days)
+def _issue_for_cache(authority: Issued, hosts: list[str], address: str, days: int) -> Issued:
     alternatives = [x509.IPAddress(ipaddress.ip_address(address)), *map(x509.DNSName, hosts)]
-    for extension, critical in (
-        (x509.SubjectAlternativeName(alternatives), False),
-        (x509.BasicConstraints(ca=False, path_length=None), True),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), False),
+    return _issue(authority, address, ExtendedKeyUsageOID.SERVER_AUTH, days, x509.SubjectAlternativeName(alternatives))
+
+
+def _issue(
+    authority: Issued, name: str, usage: x509.ObjectIdentifier, days: int, *extensions: x509.ExtensionType
+) -> Issued:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = _builder(authority.certificate.subject, subject, key, days)
+    for extension in (
+        *extensions,
+        x509.ExtendedKeyUsage([usage]),
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
     ):
-        builder = builder.add_extension(extension, critical=critical)
+        builder = builder.add_extension(extension, critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     return Issued(builder.sign(authority.key, hashes.SHA256()), key)
 
 

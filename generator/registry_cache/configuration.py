@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Flat = dict[str, Any]
 
 # Settings of an upstream that stand in for those of all cache pods.
-OVERRIDES = ("replicas", "resources", "nodeSelector", "tolerations", "affinity", "priorityClassName")
+OVERRIDES = ("nodesOnly", "replicas", "resources", "nodeSelector", "tolerations", "affinity", "priorityClassName")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Configuration:
         replaced = self.replaced_settings(upstream)
         shared = self._select("cachePods", self.values.cachePods, "images.", "imagePullSecrets")
         own = {key: value for key, value in self._written_settings(upstream).items() if key in OVERRIDES}
+        if not self.values.serves_only_nodes(self.caches[upstream]):
+            replaced = (*replaced, "cachePods.clientSecretName")
         return {
             **{path: value for path, value in shared.items() if not is_below(path, replaced)},
             **flatten({"cachePods": own}),
@@ -102,7 +104,10 @@ class Configuration:
             return (names.service_names(self.prefix, cache)[0],)
         settings = self._written_settings(cache.upstream)
         secret = settings.get("tlsSecretName", f"{names.object_name(self.prefix, cache.upstream)}-tls")
-        return str(settings.get("clusterIP")), secret
+        endpoint = str(settings.get("clusterIP")), secret
+        if not self.values.serves_only_nodes(cache):
+            return endpoint
+        return *endpoint, self.values.cachePods.clientSecretName or names.suffixed_name(self.prefix, "client")
 
     def service_accounts(self) -> dict[str, Any]:
         """Return the service accounts that the chart creates, by their names."""

@@ -167,12 +167,13 @@ def alerts() -> tuple[Alert, ...]:
         ),
         Alert(
             "RegistryCacheCertificateEnds",
-            "registry_cache_certificate_expiry_timestamp_seconds - time() < 7 * 86400",
+            "registry_cache_certificate_expiry_timestamp_seconds - time() < 7 * 86400"
+            " or registry_cache_client_certificate_expiry_timestamp_seconds - time() < 7 * 86400",
             "1h",
             "warning",
-            "The certificate of the cache of {{ $labels.upstream_host }} ends within a week",
-            "The certificate that pod {{ $labels.pod }} serves ends in {{ $value | humanizeDuration }}. After that, "
-            "nodes pull from the upstream.",
+            "A certificate for the cache of {{ $labels.upstream_host }} ends within a week",
+            "The certificate that pod {{ $labels.pod }} serves, or the one that nodes show to it, ends in "
+            "{{ $value | humanizeDuration }}. After that, nodes pull from the upstream.",
         ),
         Alert(
             "RegistryCachePodRestarting",

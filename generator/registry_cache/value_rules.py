@@ -168,6 +168,11 @@ def _cache_problems(content: Content) -> Iterator[Finding]:
             settings = path_text(("upstreamSettings", cache.upstream))
             reason = f"the certificate needs a fixed address of the Service; write {settings}.clusterIP, or false here"
             yield Finding((*entry.path, "http", "tls"), reason)
+        own = content.at("upstreamSettings", cache.upstream, "nodesOnly")
+        if not cache.http.tls and (content.at("cachePods", "nodesOnly") if own is None else own) is True:
+            settings = path_text(("upstreamSettings", cache.upstream))
+            reason = f"a cache that serves only nodes needs TLS; write true, or {settings}.nodesOnly: false"
+            yield Finding((*entry.path, "http", "tls"), reason)
 
 
 def _upstream_settings_problems(content: Content) -> Iterator[Finding]:

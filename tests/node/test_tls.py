@@ -2,132 +2,27 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import http.client
-import ipaddress
 import ssl
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from cluster.node_program import UNPRIVILEGED_COMMAND, cache_entry, write_configuration
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from experiments.bare_node import RELEASES, Containerd
+from experiments.bare_node import RELEASES
 from experiments.cache_client import HANG_SECONDS, blob_path, manifest_path
 from experiments.pod_bench import UPSTREAM
-from machine.processes import Place, wait_for
+from machine.processes import wait_for
+from node.tls_support import CACHE, DAY, SECRET, VALUES, Authority, Node, get, node_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cluster.cache_pod import CachePod
     from experiments.pod_bench import Bench
 
-SECRET = "x-registry-cache-docker-io-tls"
-VALUES = {"upstreamSettings": {UPSTREAM: {"clusterIP": "10.96.0.100", "tlsSecretName": SECRET}}}
-CACHE = {"upstream": UPSTREAM, "http": {"tls": True}}
-DAY = dt.timedelta(days=1)
 # The node program and the front notice new files within seconds.
 ROTATION_SECONDS = 60.0
-
-
-@dataclass
-class Authority:
-    """An authority that signs certificates for addresses."""
-
-    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-
-    def __post_init__(self) -> None:
-        """Sign its own certificate."""
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test {id(self)}")])
-        self.certificate = self._sign(self.name, self.key, x509.BasicConstraints(ca=True, path_length=None), DAY)
-
-    @property
-    def pem(self) -> str:
-        return _pem(self.certificate)
-
-    def secret(self, address: str, lifetime: dt.timedelta = DAY) -> dict[str, str]:
-        """Return the content of a Secret with a certificate for an address."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        certificate = self._sign(x509.Name([]), key, names, lifetime)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return {"tls.crt": _pem(certificate), "tls.key": private.decode(), "ca.crt": self.pem}
-
-    def _sign(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extension: Any, lifetime: dt.timedelta
-    ) -> x509.Certificate:
-        now = dt.datetime.now(dt.UTC)
-        builder = x509.CertificateBuilder().issuer_name(self.name).subject_name(name).public_key(key.public_key())
-        builder = builder.serial_number(x509.random_serial_number()).add_extension(extension, critical=True)
-        builder = builder.not_valid_before(now - 3 * DAY).not_valid_after(now + lifetime)
-        return builder.sign(self.key, hashes.SHA256())
-
-
-def _pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-
-@dataclass
-class Node:
-    """A containerd and the node program beside a cache pod."""
-
-    pod: CachePod
-    folder: Path
-    containerd: Containerd
-
-    @property
-    def certs(self) -> Path:
-        return self.folder / "certs.d"
-
-    @property
-    def hosts(self) -> Path:
-        return self.certs / UPSTREAM / "hosts.toml"
-
-    @property
-    def authorities(self) -> Path:
-        return self.folder / f"{SECRET}.crt"
-
-    def start_program(self, remote_url: str) -> None:
-        entry = cache_entry(UPSTREAM, remote_url, self.pod.address, urlsplit(self.pod.url).port or 0)
-        entry["endpoint"] |= {"scheme": "https", "ca": str(self.authorities)}
-        path = write_configuration(
-            self.folder / "node.json",
-            certs=self.certs,
-            state=self.folder / "state",
-            containerd=self.folder / "containerd.toml",
-            caches=[entry],
-            probe={"interval": "1s", "timeout": "2s", "failureThreshold": 2, "maxBackoff": "0s"},
-        )
-        self.pod.place.start("program", [*UNPRIVILEGED_COMMAND, "--config", path])
-
-    def not_ready(self) -> str:
-        try:
-            return (self.folder / "state" / "not-ready").read_text()
-        except FileNotFoundError:
-            return ""
-
-
-def get(pod: CachePod, path: str, authority: str) -> tuple[int, bytes, str]:
-    """Return the status and the body of a response, and the version of TLS."""
-    context = ssl.create_default_context(cadata=authority)
-    connection = http.client.HTTPSConnection(urlsplit(pod.url).netloc, timeout=HANG_SECONDS, context=context)
-    try:
-        connection.request("GET", f"{path}?ns={UPSTREAM}")
-        response = connection.getresponse()
-        assert isinstance(connection.sock, ssl.SSLSocket) or connection.sock is None
-        version = connection.sock.version() if isinstance(connection.sock, ssl.SSLSocket) else None
-        return response.status, response.read(), version or ""
-    finally:
-        connection.close()
 
 
 @pytest.fixture
@@ -206,26 +101,8 @@ def test_old_versions_and_plain_http_get_nothing(bench: Bench, authority: Author
 def node(bench: Bench, authority: Authority, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
     pod = bench.new_pod(CACHE, values=VALUES)
     pod.set_secret(SECRET, authority.secret(pod.address))
-    (tmp_path / "certs.d").mkdir()
-    containerd = Containerd(request.param, Place(tmp_path, pod.place.cgroup), tmp_path / "certs.d")
-    node = Node(pod, tmp_path, containerd)
-    node.authorities.write_text(authority.pem)
-    (tmp_path / "containerd.toml").write_text(
-        f"version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '{node.certs}'\n"
-    )
-    try:
-        pod.start()
-        containerd.start()
+    with node_beside(pod, request.param, tmp_path, authority) as node:
         yield node
-    finally:
-        for log in ("program",):
-            file = pod.place.log(log)
-            if file.exists():
-                print(f"--- {log}", *file.read_text(errors="replace").splitlines()[-20:], sep="\n")
-        pod.place.stop("program")
-        containerd.close()
-        containerd.place.stop(f"containerd-{containerd.release}")
-        pod.close()
 
 
 def pulled_bytes(node: Node) -> float:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from registry_cache import cli
 from registry_cache.certificates import CannotSign, read_authority
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-VALUES = {
+VALUES: dict[str, Any] = {
     "caches": [
         {"upstream": "docker.io", "http": {"tls": True}, "highAvailability": {"enabled": True}},
         {"upstream": "quay.io", "http": {"tls": True}},
@@ -82,3 +83,20 @@ def test_document_without_tls_gets_no_certificates(tmp_path: Path, capsys: pytes
     (tmp_path / "values.yaml").write_text("caches: [{upstream: docker.io}]")
     assert cli.main(["certificates", str(tmp_path / "values.yaml")]) == 1
     assert "no cache has http.tls: true" in capsys.readouterr().err
+
+
+def test_nodes_get_a_certificate_for_clients_if_a_cache_serves_only_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {**VALUES, "upstreamSettings": {**VALUES["upstreamSettings"]}}
+    values["upstreamSettings"]["quay.io"] = {"clusterIP": "10.96.0.21", "nodesOnly": True}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    assert cli.main(["certificates", str(tmp_path / "values.yaml"), "--namespace", "space"]) == 0
+    captured = capsys.readouterr()
+    authority, *_, nodes = yaml.safe_load_all(captured.out)
+    assert nodes["metadata"] == {"name": "registry-cache-client", "namespace": "space"}
+    certificate = certificate_of(nodes)
+    certificate.verify_directly_issued_by(certificate_of(authority))
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert "Secret registry-cache-client: the certificate ends on " in captured.err

@@ -143,6 +143,14 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
             80,
             ["docker.io"],
         ),
+        (
+            {
+                f"registry_cache_certificate_expiry_timestamp_seconds{{{OF}}}": "700000x90",
+                f"registry_cache_client_certificate_expiry_timestamp_seconds{{{OF}}}": "600000x90",
+            },
+            80,
+            ["docker.io"],
+        ),
     ],
     "RegistryCachePodRestarting": [
         ({f'process_start_time_seconds{{{OF},pod="0"}}': "1x5 2x5 3x5 4x5"}, 20, ["docker.io"]),

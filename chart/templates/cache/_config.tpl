@@ -7,6 +7,8 @@ nginx.conf: |
 {{ .Files.Get "files/front/nginx.conf" | indent 2 }}
 tls.conf: |
 {{ .Files.Get "files/front/tls.conf" | indent 2 }}
+nodes-only.conf: |
+{{ .Files.Get "files/front/nodes-only.conf" | indent 2 }}
 reload.sh: |
 {{ .Files.Get "files/front/reload.sh" | indent 2 }}
 distribution.yml: |
@@ -37,6 +39,9 @@ the cache.
 {{- if .tls -}}
 {{- $_ := set $config "certificates" (print $folder "tls") -}}
 {{- end -}}
+{{- if .nodesOnly -}}
+{{- $_ := set $config "clientCertificate" (print $folder "client") -}}
+{{- end -}}
 {{- $replicas := list -}}
 {{- if gt (int .replicas) 1 -}}
 {{- range .pods -}}
@@ -44,6 +49,9 @@ the cache.
 {{- $replica := dict "scheme" $.endpoint.scheme "host" $host "port" $.endpoint.port -}}
 {{- if $.tls -}}
 {{- $_ := set $replica "ca" (print $folder "tls/ca.crt") -}}
+{{- end -}}
+{{- if $.nodesOnly -}}
+{{- $_ := set $replica "client" (print $folder "client") -}}
 {{- end -}}
 {{- $replicas = append $replicas $replica -}}
 {{- end -}}

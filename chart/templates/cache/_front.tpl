@@ -18,6 +18,10 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
       fi
       {{- if .tls }}
       cat /etc/registry-cache/pod/tls.conf >> /run/front/listen.conf
+      {{- if .nodesOnly }}
+      cat /etc/registry-cache/pod/nodes-only.conf >> /run/front/listen.conf
+      cat /etc/registry-cache/client/ca.crt > /run/front/clients.crt
+      {{- end }}
       sh /etc/registry-cache/pod/reload.sh &
       {{- end }}
       ulimit -n "$(ulimit -Hn)"
@@ -28,7 +32,7 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
   {{- /* The request goes through front and gate. The gate watches distribution and the volume. */}}
   readinessProbe:
     httpGet:
-      path: /v2/
+      path: /-/ready
       port: registry-cache
       {{- if .tls }}
       scheme: HTTPS
@@ -51,11 +55,7 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
     - name: cache-volume
       mountPath: /var/lib/registry
       readOnly: true
-    {{- if .tls }}
-    - name: tls
-      mountPath: /etc/registry-cache/tls
-      readOnly: true
-    {{- end }}
+    {{- include "registry-cache.certificateMounts" . | nindent 4 }}
     - name: sockets
       mountPath: /run/registry-cache
     - name: front

@@ -39,11 +39,7 @@ registry-cache.gateContainer: our program, which decides, fetches, sends manifes
       mountPath: /var/lib/registry
     - name: sockets
       mountPath: /run/registry-cache
-    {{- if .tls }}
-    - name: tls
-      mountPath: /etc/registry-cache/tls
-      readOnly: true
-    {{- end }}
+    {{- include "registry-cache.certificateMounts" . | nindent 4 }}
     {{- if .secretName }}
     - name: credentials
       mountPath: /etc/registry-cache/credentials

@@ -19,13 +19,7 @@ cache without them serves what it has and what needs no credentials, and its log
   emptyDir:
     medium: Memory
     sizeLimit: 1Mi
-{{- if .cache.tls }}
-{{- /* Not optional: nginx does not start without a certificate, and the kubelet's event names the Secret. */}}
-- name: tls
-  secret:
-    secretName: {{ .cache.tlsSecretName | quote }}
-    defaultMode: 0440
-{{- end }}
+{{- include "registry-cache.certificateVolumes" .cache }}
 {{- with .cache.secretName }}
 - name: credentials
   secret:

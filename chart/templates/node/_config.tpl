@@ -27,8 +27,9 @@ their upstreams, so that another order in the values restarts nothing. Scope: th
 {{- if .tls -}}
 {{- /* The certificate names the address of the Service, since nodes cannot resolve its name. */ -}}
 {{- $_ := set $endpoint "host" .settings.clusterIP -}}
-{{- $_ := set $endpoint "ca" (include "registry-cache.authorityFile" .) -}}
 {{- end -}}
+{{- $endpoint = include "registry-cache.withCertificates" (dict "cache" . "endpoint" $endpoint) | fromJson -}}
+{{- $_ := set $endpoint "port" (int $endpoint.port) -}}
 {{- $cache := dict "upstream" .upstream "server" .remoteURL "endpoint" $endpoint "identity" .upstream -}}
 {{- $_ := set $byUpstream .upstream $cache -}}
 {{- end -}}

@@ -15,9 +15,7 @@ it, if one is known. The metrics are those of all replicas. Scope: the root cont
 {{- end -}}
 {{- end -}}
 {{- $scheme := dict "scheme" .endpoint.scheme -}}
-{{- if .tls -}}
-{{- $_ := set $scheme "ca" (include "registry-cache.authorityFile" .) -}}
-{{- end -}}
+{{- $scheme = include "registry-cache.withCertificates" (dict "cache" . "endpoint" $scheme) | fromJson -}}
 {{- $metrics := list -}}
 {{- range $hosts -}}
 {{- $metrics = append $metrics (merge (dict "host" . "port" $cache.endpoint.metricsPort) $scheme) -}}

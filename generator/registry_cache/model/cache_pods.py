@@ -30,6 +30,7 @@ from registry_cache.model.scalars import (
     Labels,
     NoProxy,
     Objects,
+    OptionalSubdomain,
     Passthrough,
     Percent,
     PositiveCount,
@@ -111,6 +112,7 @@ class UpstreamSettings(Model):
         "http.tls. The default is the name of the cache's objects and -tls.",
         examples=["registry-cache-docker-io-tls"],
     )
+    nodesOnly: bool | None = Field(None, description="Instead of cachePods.nodesOnly.", examples=[True])
     replicas: Replicas | None = Field(None, description="Instead of cachePods.replicas.", examples=[4])
     resources: UpstreamResources | None = Field(
         None, description="Resources of this cache's containers, instead of cachePods.resources."
@@ -222,6 +224,19 @@ class CachePods(Model):
         "1 MiB of each of the next three layers until the node requests them. Always does so as soon as a node gets "
         "the manifest of an image, even if it has most of the layers already. Never fetches only what is requested; "
         "use it if the upstream charges for each byte.",
+    )
+    nodesOnly: bool = Field(
+        False,
+        description="Whether the caches serve only who shows the certificate of the nodes, so that no pod can read "
+        "private images from them. It needs http.tls in each cache: docs/guide/tls.md. The kubelet's probes and "
+        "Prometheus need no certificate.",
+    )
+    clientSecretName: OptionalSubdomain = Field(
+        "",
+        description="A Secret in the release's namespace with the certificate of the nodes, for caches with nodesOnly: "
+        "the keys tls.crt, tls.key, and ca.crt, the authority of that certificate. Every certificate for clients of "
+        "this authority is let in, so use one of your own. Empty stands for the release's full name and -client.",
+        examples=["registry-cache-client"],
     )
     highWaterMarkPercent: Percent = Field(
         85,

@@ -116,8 +116,8 @@ class Values(Model):
     upstreamSettings: dict[str, UpstreamSettings] = Field(
         {},
         description="Settings for single caches that a RegistryConfig does not have, by upstream: caConfigMapName or "
-        "caSecretName, proxySecretName, allowedRepositories, clusterIP, tlsSecretName, and replicas, resources, "
-        "nodeSelector, tolerations, affinity or priorityClassName instead of those in cachePods.",
+        "caSecretName, proxySecretName, allowedRepositories, clusterIP, tlsSecretName, and nodesOnly, replicas, "
+        "resources, nodeSelector, tolerations, affinity or priorityClassName instead of those in cachePods.",
         examples=[{"registry.example.com": {"caConfigMapName": "registry-ca"}}],
     )
     cachePods: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")
@@ -134,6 +134,12 @@ class Values(Model):
         "text, in which Helm's template syntax works.",
         examples=[[{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-note"}}]],
     )
+
+    def serves_only_nodes(self, cache: Cache) -> bool:
+        """Return whether a cache serves only who shows the nodes' certificate."""
+        settings = self.upstreamSettings.get(cache.upstream)
+        own = settings.nodesOnly if settings else None
+        return self.cachePods.nodesOnly if own is None else own
 
     def count_replicas(self, cache: Cache) -> int:
         """Return the number of pods of a cache, each with a volume of its own."""

@@ -23,12 +23,14 @@ def test_url_of_an_ipv6_address_has_brackets() -> None:
 
 
 def test_endpoint_of_the_chart_is_read(tmp_path: Path) -> None:
-    assert read(tmp_path, scheme="http", host="x.space.svc", port=5000) == ("http", "x.space.svc", 5000, None)
+    assert read(tmp_path, scheme="http", host="x.space.svc", port=5000) == ("http", "x.space.svc", 5000, None, None)
 
 
 def test_endpoint_with_tls_has_its_authorities(tmp_path: Path) -> None:
     endpoint = read(tmp_path, scheme="https", host="10.0.0.1", port=5000, ca="/etc/ca.crt")
-    assert (endpoint.url, endpoint.ca) == ("https://10.0.0.1:5000", Path("/etc/ca.crt"))
+    assert (endpoint.url, endpoint.ca, endpoint.client) == ("https://10.0.0.1:5000", Path("/etc/ca.crt"), None)
+    endpoint = read(tmp_path, scheme="https", host="10.0.0.1", port=5000, ca="/etc/ca.crt", client="/etc/client")
+    assert endpoint.client == Path("/etc/client")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,7 @@ def test_endpoint_with_tls_has_its_authorities(tmp_path: Path) -> None:
         ({"scheme": "ftp"}, "scheme: must be http or https, but is 'ftp'"),
         ({"scheme": None}, "scheme: must be http or https, but is missing"),
         ({"ca": "/etc/ca.crt"}, "ca: must be left out, since it is only for https"),
+        ({"client": "/etc/client"}, "client: must be left out, since it is only for https"),
         ({"scheme": "https"}, "ca: must be an absolute path, but is missing"),
         ({"host": ""}, "host: must be a string that is not empty, but is ''"),
         ({"port": 0}, "port: must be a port from 1 to 65535, but is 0"),

@@ -15,6 +15,7 @@ from node_program.cache_probe import ProbeFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 VERSION = b"Docker-Distribution-Api-Version: registry/2.0\r\n"
 GOOD = b"HTTP/1.1 200 OK\r\n" + VERSION + b"Content-Length: 2\r\n\r\n{}"
@@ -175,3 +176,15 @@ def test_registry_that_is_not_the_cache_is_a_failure(answer: bytes) -> None:
         pytest.raises(ProbeFailed, match=r"^the answer is not that of the cache"),
     ):
         cache_probe.probe(Endpoint("http", "127.0.0.1", port), TIMEOUT_SECONDS, "docker.io")
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_refused_certificate_of_the_node_is_named(status: int, tmp_path: Path) -> None:
+    answer = f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode()
+    for client, kind, message in (
+        (tmp_path, "certificate", rf"does not accept the certificate of the nodes \(status {status}\)"),
+        (None, "status", f"answered with status {status}"),
+    ):
+        with server(reply(answer)) as port, pytest.raises(ProbeFailed, match=message) as failed:
+            cache_probe.probe(Endpoint("https", "127.0.0.1", port, client=client), TIMEOUT_SECONDS)
+        assert failed.value.kind == kind

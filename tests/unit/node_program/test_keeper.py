@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from common.endpoint import Endpoint
@@ -90,6 +91,46 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_one_success_activates_and_two_failures_in_a_row_withdraw(bench: Bench) -> None:
     answers = ["", "bad", "", "bad", "bad", "bad", ""]
     assert [bench.probe_once(answer) for answer in answers] == [True, True, True, True, False, False, True]
+
+
+def test_certificate_of_the_nodes_that_the_cache_does_not_know_yet_is_used_after_the_earlier_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The cache may get the authority of a new certificate later than a node gets the certificate."""
+    authorities, client = tmp_path / "x-tls.crt", tmp_path / "x-client"
+    authorities.write_text("authority\n")
+    client.mkdir()
+    (client / "tls.key").write_text("key\n")
+    endpoint = Endpoint("https", "127.0.0.1", 5000, authorities, client)
+    cache = CACHE._replace(endpoint=endpoint)
+    known, shown, refused = "old", [], ("the cache does not accept the certificate of the nodes", "certificate")
+
+    def fake_probe(_: Endpoint, __: float, ___: str | None, secure: Any) -> None:
+        shown.append(secure.keywords["client"].splitlines()[0])
+        if shown[-1] != known:
+            raise ProbeFailed(*refused)
+
+    monkeypatch.setattr(keeper, "probe", fake_probe)
+    readiness = Readiness(bench.folder, ["docker.io"])
+    one = Keeper(cache, bench.settings, bench.directory, readiness, bench.metrics)
+
+    def files() -> list[str]:
+        return [file.read_text() for file in bench.certs.glob(".registry-cache-*.pem")]
+
+    (client / "tls.crt").write_text("old\n")
+    one.probe_once()
+    assert (bench.used, files()) == (True, ["old\nkey\n"])
+    (client / "tls.crt").write_text("new\n")
+    one.probe_once()
+    assert (bench.used, files(), shown) == (True, ["old\nkey\n"], ["old", "new", "old"])
+    known = "new"
+    one.probe_once()
+    assert (bench.used, files(), shown[-1]) == (True, ["new\nkey\n"], "new")
+    known = "neither"
+    for _ in range(2):
+        one.probe_once()
+    bench.directory.close()
+    assert (bench.used, files()) == (False, [])
 
 
 def test_readiness_and_log_report_each_change_once(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 
 
 class Endpoint(NamedTuple):
-    """Where a server listens; `ca` is the file with the authorities that may have issued its certificate."""
+    """Where a server listens.
+
+    `ca` is the file with the authorities that may have issued its certificate. `client` is the folder with the
+    certificate to show to it (tls.crt and tls.key), or None if it asks for none.
+    """
 
     scheme: str
     host: str
     port: int
     ca: Path | None = None
+    client: Path | None = None
 
     @property
     def authority(self) -> str:
@@ -39,13 +44,15 @@ def bracket_ipv6(host: str) -> str:
 def read_endpoint(fields: Fields) -> Endpoint:
     """Return an endpoint of a configuration file; one with https has a file with its authorities."""
     scheme = fields.take("scheme", _to_scheme)
-    if scheme != "https" and fields.has("ca"):
-        fields.report("ca", "must be left out, since it is only for https")
+    for name in ("ca", "client"):
+        if scheme != "https" and fields.has(name):
+            fields.report(name, "must be left out, since it is only for https")
     return Endpoint(
         scheme=scheme,
         host=fields.take("host", to_text),
         port=fields.take("port", to_port),
         ca=fields.take("ca", to_path) if scheme == "https" else None,
+        client=fields.take("client", to_path) if scheme == "https" and fields.has("client") else None,
     )
 
 

@@ -10,15 +10,16 @@ if TYPE_CHECKING:
 
 
 def write_and_flush(path: Path, content: bytes, mode: int) -> None:
-    """Write a file and flush it to the disk.
+    """Write a file and flush it to the disk. Nobody but the owner can read it before it has its mode.
 
     To replace a file in one step, write the new one under another name, rename it, and flush the folder.
     """
-    with path.open("wb") as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
         file.write(content)
         file.flush()
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
+        os.fsync(descriptor)
 
 
 def flush_folder(folder: Path) -> None:

@@ -39,6 +39,8 @@ class Configuration(NamedTuple):
     """The endpoints of all replicas, or nothing if the cache has one pod."""
     certificates: Path | None = None
     """The folder with the certificate of a cache with TLS."""
+    client_certificate: Path | None = None
+    """The folder with the nodes' certificate, if the cache serves only nodes."""
 
 
 class Limits(NamedTuple):
@@ -91,8 +93,13 @@ def _to_configuration(fields: Fields) -> Configuration:
         fetch_ahead=fields.take("fetchAhead", _to_ahead_mode),
         allowed_repositories=fields.take("allowedRepositories", to_texts),
         replicas=fields.take_objects("replicas", read_endpoint),
-        certificates=fields.take("certificates", to_path) if fields.has("certificates") else None,
+        certificates=_take_folder(fields, "certificates"),
+        client_certificate=_take_folder(fields, "clientCertificate"),
     )
+
+
+def _take_folder(fields: Fields, name: str) -> Path | None:
+    return fields.take(name, to_path) if fields.has(name) else None
 
 
 def _to_limits(fields: Fields) -> Limits:

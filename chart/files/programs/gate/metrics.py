@@ -61,6 +61,8 @@ class Snapshot(NamedTuple):
     """How many connections to the upstream were opened."""
     certificate_end: float | None = None
     """When the certificate of a cache with TLS ends, in seconds since 1970."""
+    client_certificate_end: float | None = None
+    """When the nodes' certificate ends, if the cache serves only nodes."""
 
 
 class Metrics:
@@ -244,13 +246,17 @@ class Metrics:
                 "When the least recently used content was used last.",
                 [Sample({}, round(store.least_recent_use))],
             )
-        if snapshot.certificate_end is not None:
-            yield Metric(
-                "registry_cache_certificate_expiry_timestamp_seconds",
-                "gauge",
-                "When the certificate of the cache ends.",
-                [Sample({}, round(snapshot.certificate_end))],
-            )
+        for name, whose, end in (
+            ("certificate", "the cache", snapshot.certificate_end),
+            ("client_certificate", "the nodes", snapshot.client_certificate_end),
+        ):
+            if end is not None:
+                yield Metric(
+                    f"registry_cache_{name}_expiry_timestamp_seconds",
+                    "gauge",
+                    f"When the certificate of {whose} ends.",
+                    [Sample({}, round(end))],
+                )
         for name, description, labels in (
             ("build_info", "The version of the chart. The value is always 1.", {"version": self._version}),
             ("config_info", "The configuration of the cache. The value is always 1.", self._configuration),

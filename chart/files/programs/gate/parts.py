@@ -58,6 +58,7 @@ class Parts(NamedTuple):
     metrics: Metrics
     health: Health
     certificate: Certificate | None
+    client_certificate: Certificate | None
     is_upstream_away: Callable[[], bool]
     count_refused_credentials: Callable[[], int]
     count_upstream_connections: Callable[[], int]
@@ -102,7 +103,8 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         verifying=threading.Lock(),
         metrics=metrics,
         health=Health(volume, sockets / DISTRIBUTION_SOCKET, client.find_problem),
-        certificate=Certificate(configuration.certificates) if configuration.certificates else None,
+        certificate=_certificate_in(configuration.certificates),
+        client_certificate=_certificate_in(configuration.client_certificate),
         is_upstream_away=lambda: upstream.is_away,
         count_refused_credentials=lambda: client.credentials_refused,
         count_upstream_connections=lambda: client.connections_opened,
@@ -120,14 +122,25 @@ def render_metrics(parts: Parts) -> str:
             credentials_refused=parts.count_refused_credentials(),
             upstream_connections=parts.count_upstream_connections(),
             certificate_end=parts.certificate.read_end() if parts.certificate else None,
+            client_certificate_end=parts.client_certificate.read_end() if parts.client_certificate else None,
         )
     )
+
+
+def _certificate_in(folder: Path | None) -> Certificate | None:
+    return Certificate(folder) if folder else None
 
 
 def _other_replica(endpoint: Endpoint, headers: Mapping[str, str], metrics: Metrics) -> AvailabilityGuard:
     # It is in the same cluster, so it is asked without a proxy.
     settings = Settings(
-        endpoint.url, no_proxy=("*",), connect_timeout=CONNECT_TIMEOUT_SECONDS, headers=headers, ca_file=endpoint.ca
+        endpoint.url,
+        no_proxy=("*",),
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        headers=headers,
+        ca_file=endpoint.ca,
+        ca_source="the Secret with the certificate of the cache",
+        client_certificate=endpoint.client,
     )
     client = Client(settings, observe=lambda *_: None, log=log, received=metrics.count_replica_bytes)
     return AvailabilityGuard(client, f"the replica {pod_name(endpoint)}", log, HOLDINGS_TYPE)

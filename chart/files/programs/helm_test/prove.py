@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
     set_stack_size()
     failed = False
     caches = read_config(Path(arguments[0]), _read_caches)
-    trust_authorities({one.ca for cache in caches for one in (cache.endpoint, *cache.metrics) if one.ca})
+    endpoints = [one for cache in caches for one in (cache.endpoint, *cache.metrics)]
+    use_certificates({one.ca for one in endpoints if one.ca}, {one.client for one in endpoints if one.client})
     for cache in caches:
         try:
             result = check_cache(cache)
@@ -77,13 +78,19 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def trust_authorities(files: set[Path]) -> None:
-    """Let `fetch` trust the authorities in these files; one that cannot be read makes its cache fail."""
-    if files:
+def use_certificates(authorities: set[Path], clients: set[Path]) -> None:
+    """Let `fetch` trust the authorities in files, and show the nodes' certificate in a folder.
+
+    What cannot be read makes its cache fail.
+    """
+    if authorities:
         context = ssl.create_default_context()
-        for file in sorted(files):
+        for file in sorted(authorities):
             with suppress(OSError):
                 context.load_verify_locations(cafile=file)
+        for folder in sorted(clients):
+            with suppress(OSError):
+                context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
         urllib.request.install_opener(urllib.request.build_opener(urllib.request.HTTPSHandler(context=context)))
 
 

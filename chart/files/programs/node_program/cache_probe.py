@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     # Starts TLS on a connection to a host.
     Secure = Callable[[socket.socket, str], socket.socket]
 
+# With these, a cache refuses who shows no certificate or a wrong one (front/nginx.conf, front/nodes-only.conf).
+REFUSED_CERTIFICATE = (b"400", b"403")
+
 MAX_ANSWER_BYTES = 64 * 1024
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?:\r\n|$)", re.IGNORECASE)
@@ -38,7 +41,7 @@ def probe(endpoint: Endpoint, timeout: float, identity: str | None = None, secur
     """Request /v2/, which every registry answers (distribution-spec, end-1).
 
     `identity` is what the cache has to state, so that no other registry at its address passes for it. With `secure`,
-    the certificate of the cache is checked first.
+    the certificate of the cache is checked first, and that of the node is shown if the endpoint has one.
 
     Raises:
         ProbeFailed: There is no connection, no complete and short answer within `timeout` seconds, or another status
@@ -61,7 +64,7 @@ def probe(endpoint: Endpoint, timeout: float, identity: str | None = None, secur
     except OSError as error:
         message = f"the cache did not answer: {error.strerror or error}".lower()
         raise ProbeFailed(message, "no_connection") from None
-    _check_answer(answer, identity)
+    _check_answer(answer, identity, shows_certificate=endpoint.client is not None)
 
 
 def _receive(connection: socket.socket, deadline: float) -> bytes:
@@ -88,12 +91,15 @@ def _is_complete(answer: bytes) -> bool:
     return len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n")
 
 
-def _check_answer(answer: bytes, identity: str | None) -> None:
+def _check_answer(answer: bytes, identity: str | None, *, shows_certificate: bool) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     version, status, *_ = [*head.partition(b"\r\n")[0].split(b" ", 2), b"", b""]
     kind = "wrong_answer"
     if not version.startswith(b"HTTP/") or not status:
         message = "the answer of the cache is not HTTP"
+    elif shows_certificate and status in REFUSED_CERTIFICATE:
+        message = f"the cache does not accept the certificate of the nodes (status {status.decode()})"
+        kind = "certificate"
     elif status != b"200":
         message, kind = f"the cache answered with status {status.decode('ascii', errors='replace')}", "status"
     elif len(answer) >= MAX_ANSWER_BYTES:

@@ -29,21 +29,28 @@ class CannotMerge(Exception):
 class Mirror(NamedTuple):
     """A cache to be asked first; `server` is the URL of the upstream, `dial_timeout` a Go duration.
 
-    `authorities` are the certificates, as PEM, that containerd must trust for a cache with TLS, and `ca` is the file
-    with them, as the hosts.toml names it.
+    `authorities` are the certificates, as PEM, that containerd must trust for a cache with TLS, and
+    `client_certificate` is what it has to show, with its key; `ca` and `client` are the files with these, as the
+    hosts.toml names them.
     """
 
     server: str
     endpoint: Endpoint
     dial_timeout: str
     authorities: str = ""
+    client_certificate: str = ""
     ca: str = ""
+    client: str = ""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The keys of the table of the cache that name files."""
+        return {key: name for key, name in (("ca", self.ca), ("client", self.client)) if name}
 
     @property
     def keys(self) -> dict[str, Any]:
         """What the table of the cache has."""
-        keys = {"capabilities": ["pull", "resolve"], "dial_timeout": self.dial_timeout}
-        return {**keys, "ca": self.ca} if self.ca else keys
+        return {"capabilities": ["pull", "resolve"], "dial_timeout": self.dial_timeout, **self.files}
 
 
 def render(mirror: Mirror, owner: str, *, before: str = "", created_folder: bool = False) -> str:
@@ -69,7 +76,7 @@ def render(mirror: Mirror, owner: str, *, before: str = "", created_folder: bool
         f"[host.{_quote(mirror.endpoint.url)}]",
         '  capabilities = ["pull", "resolve"]',
         f"  dial_timeout = {_quote(mirror.dial_timeout)}",
-        *([f"  ca = {_quote(mirror.ca)}"] if mirror.ca else []),
+        *(f"  {key} = {_quote(name)}" for key, name in mirror.files.items()),
     ]
     text = (generated[0] if generated else "") + "\n".join(lines) + "\n"
     if tables:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common.log import describe_oserror, log
@@ -17,14 +18,12 @@ from node_program.registry_directory import OwnedByOtherRelease, RegistryDirecto
 from node_program.service_address import ServiceAddress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from common.endpoint import Endpoint
 
     from node_program.configuration import Cache, Configuration
     from node_program.metrics import Metrics
     from node_program.readiness import Readiness
-    from node_program.trust import Authorities
+    from node_program.trust import Trust
 
 # The share of the interval by which pauses between probes vary.
 JITTER = 0.1
@@ -57,14 +56,14 @@ class Backoff:
         return 0.0 if doublings < 0 else min(self._max_seconds, FIRST_BACKOFF_SECONDS * 2 ** min(doublings, 20))
 
 
-def read_authorities(file: Path | None) -> Authorities | None:
-    """Return the authorities of a cache with TLS."""
-    if file is None:
+def certificates_for(endpoint: Endpoint) -> Trust | None:
+    """Return the certificates for a cache with TLS."""
+    if endpoint.ca is None:
         return None
     # Nodes without TLS need not have its library in memory.
-    from node_program.trust import Authorities  # noqa: PLC0415 - see above
+    from node_program.trust import Trust  # noqa: PLC0415 - see above
 
-    return Authorities(file)
+    return Trust(endpoint.ca, endpoint.client)
 
 
 class Keeper:
@@ -85,7 +84,8 @@ class Keeper:
         self._readiness = readiness
         self._metrics = metrics
         self._address = ServiceAddress(cache.endpoint.host, cache.endpoint.port)
-        self._authorities = read_authorities(cache.endpoint.ca)
+        self._trust = certificates_for(cache.endpoint)
+        self._client_certificate = ""
         self._backoff = Backoff(settings.probe.max_backoff)
         self._failures = 0
         self._answers_since: float | None = None
@@ -119,8 +119,7 @@ class Keeper:
         try:
             # DNS gets half of the time at most. The other half is for the cache, which may answer while DNS hangs.
             endpoint = self._cache.endpoint._replace(host=self._address.get(timeout / 2))
-            secure = self._authorities.secure if self._authorities else None
-            probe(endpoint, start + timeout - time.monotonic(), self._cache.identity, secure)
+            self._probe(endpoint, start + timeout)
         except ProbeFailed as problem:
             self._metrics.count_probe(self._cache.upstream, problem.kind, time.monotonic() - start)
             self._address.note_failed_probe()
@@ -142,6 +141,23 @@ class Keeper:
             else:
                 self._postpone(required_seconds)
 
+    def _probe(self, endpoint: Endpoint, deadline: float) -> None:
+        """Probe the cache with each certificate that the node may show, until one is accepted."""
+        if self._trust is None:
+            probe(endpoint, deadline - time.monotonic(), self._cache.identity, None)
+            return
+        clients = self._trust.read_client_certificates()
+        for client in clients:
+            try:
+                secure = partial(self._trust.secure, client=client)
+                probe(endpoint, deadline - time.monotonic(), self._cache.identity, secure)
+            except ProbeFailed as problem:
+                if problem.kind != "certificate" or client is clients[-1]:
+                    raise
+            else:
+                self._client_certificate = client
+                return
+
     def close(self) -> None:
         """Withdraw the cache for good."""
         with self._lock:
@@ -153,8 +169,9 @@ class Keeper:
             return
         mirror = Mirror(self._cache.server, endpoint, self._settings.dial_timeout)
         try:
-            if self._authorities:
-                mirror = mirror._replace(authorities=self._authorities.read())
+            if self._trust:
+                authorities = self._trust.read_authorities()
+                mirror = mirror._replace(authorities=authorities, client_certificate=self._client_certificate)
             self._directory.activate(self._cache.upstream, mirror)
         except ProbeFailed as problem:
             self._withdraw(str(problem), problem.kind)

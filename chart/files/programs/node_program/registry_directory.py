@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from common.files import flush_folder, write_and_flush
 
-from node_program import authority_files, hosts_toml
+from node_program import certificate_files, hosts_toml
 from node_program.hosts_toml import CannotMerge, Mirror
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class RegistryDirectory:
             for path in self._root.glob(LOCK.format("*")):
                 if path != self._lock_file(self._owner) and not _is_held(path):
                     path.unlink()
-            authority_files.remove_unused(self._root)
+            certificate_files.remove_unused(self._root)
         return tidied
 
     def activate(self, upstream: str, mirror: Mirror) -> bool:
@@ -100,12 +100,21 @@ class RegistryDirectory:
             for name in _folder_names(upstream):
                 if name != chosen.name:
                     self._remove_hosts(self._root / name)
-            if mirror.authorities:
-                mirror = mirror._replace(ca=authority_files.install(self._root, mirror.authorities))
+            mirror = self._with_certificates(mirror)
             is_changed = self._write_hosts(chosen, mirror)
             if is_changed:
-                authority_files.remove_unused(self._root)
+                certificate_files.remove_unused(self._root)
             return is_changed
+
+    def _with_certificates(self, mirror: Mirror) -> Mirror:
+        """Write the files with the certificates of a mirror, and return it with their paths."""
+        if mirror.authorities:
+            path = certificate_files.install(self._root, certificate_files.AUTHORITIES, mirror.authorities)
+            mirror = mirror._replace(ca=path)
+        if mirror.client_certificate:
+            path = certificate_files.install(self._root, certificate_files.WITH_KEY, mirror.client_certificate)
+            mirror = mirror._replace(client=path)
+        return mirror
 
     def withdraw(self, upstream: str) -> bool:
         """Restore what was there before, and return whether anything had to be changed.
@@ -124,7 +133,7 @@ class RegistryDirectory:
             OSError: The registry directory cannot be written.
         """
         with self._locked():
-            authority_files.remove_unused(self._root)
+            certificate_files.remove_unused(self._root)
             if self._own_lock is not None:
                 self._lock_file(self._owner).unlink(missing_ok=True)
                 os.close(self._own_lock)

@@ -54,7 +54,8 @@ class Settings(NamedTuple):
     `credentials` is the folder of a pull secret (pull_secret.py), in which the upstream is called `registry`, and
     `proxy_credentials` one with the files `username` and `password`. `connect_timeout` is the
     part of an answer's time, in seconds, that connecting may take. `credentials_source` and `ca_source` are what
-    messages call the objects that the files come from. `headers` are sent with each request.
+    messages call the objects that the files come from. `headers` are sent with each request. `client_certificate` is
+    a folder with tls.crt and tls.key, which every server gets to see that asks for a certificate.
     """
 
     remote_url: str
@@ -64,6 +65,7 @@ class Settings(NamedTuple):
     no_proxy: tuple[str, ...] = ()
     proxy_credentials: Path | None = None
     ca_file: Path | None = None
+    client_certificate: Path | None = None
     connect_timeout: float = CONNECT_TIMEOUT_SECONDS
     credentials_source: str = "the Secret"
     ca_source: str = "the ConfigMap or Secret of authorities"
@@ -184,7 +186,7 @@ class Client:
         """
         self._url = Url.parse(settings.remote_url)
         proxies = Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy)
-        authorities = TrustedAuthorities(settings.ca_file, settings.ca_source)
+        authorities = TrustedAuthorities(settings.ca_file, settings.ca_source, settings.client_certificate)
         self._connections = Connections(proxies, settings.proxy_credentials, authorities, settings.connect_timeout)
         secret = None
         if settings.credentials is not None:

@@ -22,9 +22,13 @@ MAX_SESSIONS = 32
 class TrustedAuthorities:
     """The certificates that are trusted: those of the system, and those of a file, which may change at any time."""
 
-    def __init__(self, file: Path | None, source: str) -> None:
-        """Read nothing yet; `source` is the object whose key ca.crt the file is, for messages."""
+    def __init__(self, file: Path | None, source: str, client: Path | None = None) -> None:
+        """Read nothing yet; `source` is the object whose key ca.crt the file is, for messages.
+
+        `client` is the folder with the certificate to show, and its key.
+        """
         self._file = file
+        self._client = client
         self._source = source
         self._lock = threading.Lock()
         self._current: tuple[object, ssl.SSLContext] | None = None
@@ -50,10 +54,10 @@ class TrustedAuthorities:
             return self._current[1]
 
     def _read_version(self) -> object:
-        if self._file is None:
-            return None
-        status = self._file.stat()
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        files = [self._file] if self._file else []
+        files += [self._client / "tls.crt"] if self._client else []
+        statuses = [file.stat() for file in files]
+        return [(status.st_ino, status.st_size, status.st_mtime_ns) for status in statuses]
 
     def _create_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -68,6 +72,8 @@ class TrustedAuthorities:
         context.set_alpn_protocols(["http/1.1"])
         if self._file is not None:
             context.load_verify_locations(cafile=self._file)
+        if self._client is not None:
+            context.load_cert_chain(self._client / "tls.crt", self._client / "tls.key")
         return context
 
 

@@ -1,4 +1,4 @@
-"""The files with the authorities of caches with TLS, which a hosts.toml names.
+"""The files with certificates that a hosts.toml names: authorities, and the nodes' own certificate with its key.
 
 They are beside the folders of the registry directory. At each pull, containerd reads a hosts.toml and then the files
 that it names, and the pull fails if one is missing. So a file never changes: its name has the digest of its content,
@@ -8,6 +8,7 @@ called under the lock of the registry directory.
 
 from __future__ import annotations
 
+import stat
 import time
 from contextlib import suppress
 from hashlib import sha256
@@ -20,22 +21,23 @@ if TYPE_CHECKING:
 
 # Longer than containerd takes from reading a hosts.toml to reading what it names.
 GRACE_SECONDS = 1.0
-NAME = ".registry-cache-{}.crt"
-MODE = 0o644
+# A key is in the file of its certificate, and containerd looks for it there (hosts.go, tlsConfigFromHost).
+AUTHORITIES, WITH_KEY = ".registry-cache-{}.crt", ".registry-cache-{}.pem"
+MODES = {AUTHORITIES: 0o644, WITH_KEY: 0o600}
 
 
-def install(root: Path, authorities: str) -> str:
-    """Write certificates, unless they are there, and return their path from a hosts.toml.
+def install(root: Path, kind: str, certificates: str) -> str:
+    """Write AUTHORITIES or a certificate WITH_KEY, unless they are there, and return their path from a hosts.toml.
 
     Raises:
         OSError: They cannot be written.
     """
-    content = authorities.encode()
-    name = NAME.format(sha256(content).hexdigest()[:16])
+    content = certificates.encode()
+    name = kind.format(sha256(content).hexdigest()[:16])
     file = root / name
-    if not file.is_file() or file.read_bytes() != content:
+    if not file.is_file() or stat.S_IMODE(file.stat().st_mode) != MODES[kind] or file.read_bytes() != content:
         temporary = root / f"{name}.new"
-        write_and_flush(temporary, content, MODE)
+        write_and_flush(temporary, content, MODES[kind])
         temporary.rename(file)
         flush_folder(root)
     return f"../{name}"
@@ -47,7 +49,8 @@ def remove_unused(root: Path) -> None:
     Raises:
         OSError: They cannot be removed.
     """
-    files = [*root.glob(NAME.format("*")), *root.glob(f"{NAME.format('*')}.new")]
+    names = [f"{kind.format('*')}{end}" for kind in MODES for end in ("", ".new")]
+    files = [file for name in names for file in root.glob(name)]
     if not files:
         return
     named = ""

@@ -1,17 +1,19 @@
-"""The files with authorities: there before a hosts.toml that names them, and gone after the last one."""
+"""The files with certificates: there before a hosts.toml that names them, and gone after the last one."""
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 from common.endpoint import Endpoint
-from node_program import authority_files
+from node_program import certificate_files
 from node_program.cache_probe import ProbeFailed
+from node_program.certificate_files import AUTHORITIES, WITH_KEY
 from node_program.hosts_toml import Mirror
 from node_program.registry_directory import RegistryDirectory
-from node_program.trust import OVERLAP_SECONDS, Authorities
+from node_program.trust import OVERLAP_SECONDS, Trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,11 +23,11 @@ ENDPOINT = Endpoint("https", "10.96.0.20", 5000)
 
 @pytest.fixture(autouse=True)
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authority_files, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(certificate_files, "GRACE_SECONDS", 0.0)
 
 
-def mirror(authorities: str) -> Mirror:
-    return Mirror("https://registry-1.docker.io", ENDPOINT, "500ms", authorities)
+def mirror(authorities: str, client_certificate: str = "") -> Mirror:
+    return Mirror("https://registry-1.docker.io", ENDPOINT, "500ms", authorities, client_certificate)
 
 
 def files(root: Path) -> list[str]:
@@ -43,6 +45,32 @@ def test_file_is_named_by_the_hosts_toml_and_goes_with_it(tmp_path: Path) -> Non
     directory.withdraw("docker.io")
     directory.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_certificate_of_the_nodes_is_private_from_the_start_and_goes_with_the_hosts_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: modes.append(os.fstat(descriptor).st_mode & 0o777))
+    directory = RegistryDirectory(tmp_path, "space/x")
+    directory.activate("docker.io", mirror("one\n", "certificate and key\n"))
+    (file,) = tmp_path.glob(".registry-cache-*.pem")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("certificate and key\n", 0o600)
+    # The file, its folder, the authorities, their folder, and then the hosts.toml and its folders.
+    assert modes.count(0o600) == 1
+    assert f'  client = "../{file.name}"\n' in (tmp_path / "docker.io" / "hosts.toml").read_text()
+    directory.activate("docker.io", mirror("one\n", "another\n"))
+    assert [one.read_text() for one in tmp_path.glob(".registry-cache-*.pem")] == ["another\n"]
+    directory.withdraw("docker.io")
+    directory.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_with_a_key_that_others_may_read_is_written_again(tmp_path: Path) -> None:
+    name = certificate_files.install(tmp_path, WITH_KEY, "key\n").removeprefix("../")
+    (tmp_path / name).chmod(0o644)
+    certificate_files.install(tmp_path, WITH_KEY, "key\n")
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
 def test_new_authorities_replace_the_file_after_the_hosts_toml(tmp_path: Path) -> None:
@@ -72,9 +100,9 @@ def test_file_of_a_program_that_was_killed_is_tidied(tmp_path: Path) -> None:
 
 
 def test_file_that_somebody_changed_is_written_again(tmp_path: Path) -> None:
-    path = authority_files.install(tmp_path, "one\n")
+    path = certificate_files.install(tmp_path, AUTHORITIES, "one\n")
     (tmp_path / path.removeprefix("../")).write_text("another\n")
-    assert authority_files.install(tmp_path, "one\n") == path
+    assert certificate_files.install(tmp_path, AUTHORITIES, "one\n") == path
     assert files(tmp_path) == ["one\n"]
 
 
@@ -82,13 +110,13 @@ def test_authority_that_was_replaced_is_trusted_for_a_while(tmp_path: Path, monk
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     file = tmp_path / "x-tls.crt"
-    authorities = Authorities(file)
+    trust = Trust(file)
     file.write_text("one\n")
-    assert authorities.read() == "one\n"
+    assert trust.read_authorities() == "one\n"
     file.write_text("two\n")
-    assert authorities.read() == authorities.read() == "two\none\n"
+    assert trust.read_authorities() == trust.read_authorities() == "two\none\n"
     now += OVERLAP_SECONDS
-    assert authorities.read() == "two\n"
+    assert trust.read_authorities() == "two\n"
 
 
 @pytest.mark.parametrize(
@@ -103,5 +131,25 @@ def test_missing_authority_is_reported_with_its_secret(tmp_path: Path, content: 
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ProbeFailed, match=problem) as failed:
-        Authorities(file).read()
+        Trust(file).read_authorities()
     assert failed.value.kind == "certificate"
+
+
+def test_certificate_of_the_nodes_that_was_replaced_is_kept_for_a_while(tmp_path: Path) -> None:
+    folder = tmp_path / "x-client"
+    for number in (1, 2):
+        version = folder / f"..{number}"
+        version.mkdir(parents=True)
+        (version / "tls.crt").write_text(f"certificate {number}\n")
+        (version / "tls.key").write_text(f"key {number}")
+        (folder / "..data").unlink(missing_ok=True)
+        (folder / "..data").symlink_to(version.name)
+        if number == 1:
+            trust = Trust(tmp_path / "x-tls.crt", folder)
+            assert trust.read_client_certificates() == ["certificate 1\nkey 1\n"]
+    assert trust.read_client_certificates() == ["certificate 2\nkey 2\n", "certificate 1\nkey 1\n"]
+
+
+def test_missing_certificate_of_the_nodes_is_reported_with_its_secret(tmp_path: Path) -> None:
+    with pytest.raises(ProbeFailed, match=r"the Secret x-client does not exist or has no key tls\.crt"):
+        Trust(tmp_path / "x-tls.crt", tmp_path / "x-client").read_client_certificates()
