@@ -110,6 +110,11 @@ VALUES = st.fixed_dictionaries(
             imageRegistry=st.sampled_from(["", "registry.example.com:5000", "a.b/mirror/", "https://a.b"]),
             imagePullSecrets=st.lists(mostly(LABEL), max_size=1),
         ),
+        "networkPolicies": mapping(
+            enabled=st.booleans(),
+            nodes=st.lists(st.sampled_from(["10.0.0.0/8", "fd00::/8", "10.0.0.0", "10.0.0.0/33"]), max_size=2),
+            dnsPorts=st.lists(st.integers(0, 60), max_size=1),
+        ),
         "extraObjects": mostly(st.lists(st.just({"kind": "ConfigMap"}) | st.just("kind: Secret"), max_size=2)),
         "images": mapping(distribution=IMAGE, nginx=IMAGE, python=IMAGE),
         "upstreamSettings": mostly(st.dictionaries(KNOWN, mostly(UPSTREAM_SETTINGS), max_size=2)),

@@ -143,6 +143,17 @@ def redis_server() -> Path:
     return _package_set("redis").folder(cache_folder()) / "programs" / "redis-server"
 
 
+def kube_network_policies() -> Path:
+    """Return the program that decides for nodes which packets NetworkPolicies allow; build it if it is missing."""
+    return _on_demand("kube-network-policies")
+
+
+def iptables() -> Path:
+    """Return iptables, after getting it if it is missing."""
+    run_missing(_debian_steps("iptables"))
+    return _package_set("iptables").folder(cache_folder()) / "programs" / "iptables-legacy"
+
+
 def faketime() -> Path:
     """Return the library that gives a program, by LD_PRELOAD, a wall clock of its own."""
     root = _package_set("faketime").folder(cache_folder())

@@ -34,12 +34,14 @@ OF_SEVERAL_REPLICAS = tuple(
 )
 # These decide the number of replicas together.
 OF_REPLICAS = (HIGH_AVAILABILITY, "cachePods.replicas")
-# Objects that no pull depends on: their name in the plan, the values that decide them, and the value that enables them.
+# Objects whose changes restart nothing: their name in the plan, the values that decide them, and the value that enables
+# them.
 PARTS = (
     ("dashboard", "monitoring.dashboard", "monitoring.dashboard.enabled"),
     ("monitoring", "monitoring.podMonitor", "monitoring.podMonitor.enabled"),
     ("monitoring", "monitoring.serviceMonitor", "monitoring.serviceMonitor.enabled"),
     ("monitoring", "monitoring.prometheusRule", "monitoring.prometheusRule.enabled"),
+    ("network policies", "networkPolicies", "networkPolicies.enabled"),
     ("labels", "commonLabels", None),
     ("test", "helmTest", None),
     ("extra objects", "extraObjects", None),

@@ -105,6 +105,9 @@ def find_problems(values: object) -> Iterator[Finding]:
     yield from _cache_problems(content)
     yield from _upstream_settings_problems(content)
     yield from _image_problems(content)
+    if content.at("networkPolicies", "enabled") is True and not content.at("networkPolicies", "nodes"):
+        reason = 'is empty, so no node could reach a cache; write the networks of your nodes, such as ["10.0.0.0/16"]'
+        yield Finding(("networkPolicies", "nodes"), reason)
 
 
 def find_gardener_problems(values: object) -> Iterator[Finding]:

@@ -128,6 +128,9 @@ OptionalSubdomain = Annotated[
     str,
     Field(title="the name of a Kubernetes object, or empty", pattern=f"^({_SUBDOMAIN})?$", max_length=253),
 ]
+Kind = Annotated[
+    str, Field(title="a kind of Kubernetes objects", pattern="^[A-Z][A-Za-z0-9]{0,62}$", examples=["ClusterIssuer"])
+]
 Namespace = Annotated[
     str,
     Field(title="the name of a namespace, or empty", pattern=f"^({_LABEL})?$", max_length=63, examples=["monitoring"]),
@@ -172,6 +175,14 @@ CountOrPercent = Annotated[
     Field(title="a number or a percentage of pods", examples=[1, "50%"]),
 ]
 IPAddress = Annotated[str, Field(title="an IP address", pattern=f"^({_IPV4}|{_IPV6})$", examples=["10.96.0.100"])]
+NetworkAddress = Annotated[
+    str,
+    Field(
+        title="a network: an IP address, a slash, and the length of its prefix",
+        pattern=f"^({_IPV4}/(3[0-2]|[12]?[0-9])|{_IPV6}/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))$",
+        examples=["10.0.0.0/16"],
+    ),
+]
 OptionalIPAddress = Annotated[str, Field(title="an IP address", pattern=f"^(|{_IPV4}|{_IPV6})$", examples=["::"])]
 Percent = Annotated[int, Field(title="a percentage from 1 to 100", ge=1, le=100)]
 ImageRegistry = Annotated[

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from registry_cache.model.base import Model
 from registry_cache.model.cache_pods import CachePods, UpstreamSettings
 from registry_cache.model.monitoring import Monitoring
+from registry_cache.model.network_policies import NetworkPolicies
 from registry_cache.model.node_program import NodeProgram
 from registry_cache.model.pods import Images
 from registry_cache.model.registry_config import Cache
@@ -125,6 +126,9 @@ class Values(Model):
         default_factory=NodeProgram,
         description="The program on each node, which points containerd to the caches. Values without a comment are as "
         "in cachePods.",
+    )
+    networkPolicies: NetworkPolicies = Field(
+        default_factory=NetworkPolicies, description="NetworkPolicies of the cache pods."
     )
     monitoring: Monitoring = Field(default_factory=Monitoring, description="Objects for Prometheus and Grafana.")
     helmTest: HelmTest = Field(default_factory=HelmTest, description="Settings of `helm test`.")
