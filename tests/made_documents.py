@@ -83,6 +83,7 @@ UPSTREAM_SETTINGS = (
     | mapping(caSecretName=HOST)
     | mapping(
         allowedRepositories=st.lists(st.sampled_from(["library/*", "team/app", "*", "Team"]), max_size=2),
+        access=st.sampled_from(["Anyone", "Puller", "puller"]),
         clusterIP=st.sampled_from(["10.0.0.1", "fd00::1", "None", "10.0.0.256"]),
         nodesOnly=st.booleans(),
         resources=mapping(gate=RESOURCES),

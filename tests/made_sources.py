@@ -12,6 +12,7 @@ from upstream.errors import Kind, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from upstream.credentials import PullerAuthorization
     from upstream.reference import Reference
 
 
@@ -23,6 +24,7 @@ class Asked(NamedTuple):
     offset: int
     last_byte: int | None = None
     location: object = None
+    authorization: PullerAuthorization | None = None
 
 
 @dataclass
@@ -78,9 +80,10 @@ class MadeSource:
         offset: int = 0,
         last_byte: int | None = None,
         location: object = None,
+        authorization: PullerAuthorization | None = None,
         timeout: float,  # noqa: ARG002 - the test says how long it takes
     ) -> MadeAnswer:
-        asked = Asked(method, reference, offset, last_byte, location)
+        asked = Asked(method, reference, offset, last_byte, location, authorization)
         with self._lock:
             self.asked.append(asked)
         return self.answer(asked)

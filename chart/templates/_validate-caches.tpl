@@ -36,6 +36,23 @@ registry-cache.cacheProblems: problems of single caches and of several together.
 {{- $reason := printf "a cache that serves only nodes needs TLS; write true, or %s.nodesOnly: false" $settings -}}
 {{- include "registry-cache.problem" (list (print .path ".http.tls") $reason) -}}
 {{- end -}}
+{{- include "registry-cache.accessProblems" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+registry-cache.accessProblems: what does not go with access: Puller. Scope: the record of a cache.
+*/}}
+{{- define "registry-cache.accessProblems" -}}
+{{- if eq .settings.access "Puller" -}}
+{{- if not .tls -}}
+{{- $reason := "pullers show their credentials (access: Puller), which needs TLS; write true, or access: Anyone" -}}
+{{- include "registry-cache.problem" (list (print .path ".http.tls") $reason) -}}
+{{- end -}}
+{{- if .secretName -}}
+{{- $reason := "pullers show their own credentials (access: Puller); leave it out, or write access: Anyone" -}}
+{{- include "registry-cache.problem" (list (print .path ".secretReferenceName") $reason) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

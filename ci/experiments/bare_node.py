@@ -36,7 +36,7 @@ PULL_SECONDS = 400.0
 # Ten times the time in which the node program must withdraw a cache, or use it again.
 NOTICE_SECONDS = 150.0
 OWNER = "space/name"
-MAX_ONE_BYTE_LENGTH = 0x7F
+SEVEN_BITS = 0x7F
 RELEASES: dict[str, Callable[[], Path]] = {
     "1.6": tools.containerd_1_6,
     "1.7": tools.containerd_1_7,
@@ -124,11 +124,19 @@ state = '{self.folder}/state'
         if hasattr(self, "_channel"):
             self._channel.close()
 
-    def pull(self, reference: str) -> Pull:
-        """Pull an image with its CRI plugin (CRI's api.proto: PullImageRequest.image.image)."""
+    def pull(self, reference: str, login: tuple[str, str] | None = None) -> Pull:
+        """Pull an image with its CRI plugin (CRI's api.proto: PullImageRequest.image.image, auth.username, password).
+
+        As a kubelet with a pull secret, it says the user name and the password, and no server address
+        (pkg/kubelet/kuberuntime/kuberuntime_image.go).
+        """
+        request = _field(_field(reference.encode()))
+        if login is not None:
+            username, password = login
+            request += _field(_field(username.encode()) + _field(password.encode(), 2), 2)
         begun = time.monotonic()
         try:
-            self._call("ImageService/PullImage", _field(_field(reference.encode())), PULL_SECONDS)
+            self._call("ImageService/PullImage", request, PULL_SECONDS)
         except grpc.RpcError as error:
             return Pull(time.monotonic() - begun, error.details())
         return Pull(time.monotonic() - begun)
@@ -303,7 +311,10 @@ def bare_node(folder: Path) -> Iterator[BareNode]:
             print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
 
 
-def _field(content: bytes) -> bytes:
-    """Return field 1 of a protocol buffer whose length fits into one byte."""
-    assert len(content) <= MAX_ONE_BYTE_LENGTH
-    return b"\x0a" + bytes([len(content)]) + content
+def _field(content: bytes, number: int = 1) -> bytes:
+    """Return a field of a protocol buffer."""
+    length, left = bytearray(), len(content)
+    while left > SEVEN_BITS:
+        length.append(left & SEVEN_BITS | SEVEN_BITS + 1)
+        left >>= 7
+    return bytes([number << 3 | 2]) + bytes([*length, left]) + content

@@ -1,7 +1,8 @@
 """Issues bearer tokens as the large registries do: `python -m upstreams.token_server ADDRESS PORT FOLDER`.
 
 The protocol and the claims are those of distribution (docs/content/spec/auth/token.md and jwt.md). Everybody may pull,
-but repositories below private/ only with the credentials.
+but repositories below private/ only with the credentials. More accounts may have some of them
+(`Upstream.set_accounts`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ LEEWAY_SECONDS = 60
 SILENCE_SECONDS = 60.0
 KEY_ID = "test-bed"
 COORDINATE_BYTES = 32
+# The file in the folder with the logins of more accounts, and the prefix of the repositories that each may pull.
+ACCOUNTS = "accounts.json"
 
 
 def _new_key() -> ec.EllipticCurvePrivateKey:
@@ -62,13 +65,14 @@ class TokenServer:
     silent: threading.Event | None = None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     url: str = ""
+    folder: Path | None = None
 
     @classmethod
     def load(cls, folder: Path) -> TokenServer:
         """Read what `save` has written."""
         key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
-        return cls(**json.loads((folder / "settings.json").read_text()), key=key)
+        return cls(**json.loads((folder / "settings.json").read_text()), key=key, folder=folder)
 
     def save(self, folder: Path) -> Path:
         """Write the key and the settings into a folder, and return the file by which distribution trusts the key."""
@@ -83,8 +87,19 @@ class TokenServer:
         trusted.write_text(json.dumps({"keys": [public]}))
         return trusted
 
-    def token(self, scopes: str, *, known: bool, seconds: int | None = None) -> str:
-        """Return a token for these scopes that distribution accepts for the given time."""
+    def find_prefix(self, authorization: str) -> str | None:
+        """Return the prefix of the repositories that credentials open, or None if they are wrong."""
+        accounts = {self.login: ""}
+        if self.folder is not None and (self.folder / ACCOUNTS).exists():
+            accounts |= json.loads((self.folder / ACCOUNTS).read_text())
+        shown = {f"Basic {base64.b64encode(login.encode()).decode()}": prefix for login, prefix in accounts.items()}
+        return shown.get(authorization)
+
+    def token(self, scopes: str, *, opens: str | None, seconds: int | None = None) -> str:
+        """Return a token for these scopes that distribution accepts for the given time.
+
+        `opens` is the prefix of the repositories that the credentials open, or None without credentials.
+        """
         if seconds is None:
             seconds = LIFETIME_SECONDS if self.accepted_seconds is None else self.accepted_seconds
         now = int(time.time())
@@ -96,7 +111,7 @@ class TokenServer:
             "nbf": now - LEEWAY_SECONDS,
             "iat": now,
             "jti": secrets.token_hex(),
-            "access": _access(scopes, known=known),
+            "access": _access(scopes, opens=opens),
         }
         header = {"typ": "JWT", "alg": "ES256", "kid": KEY_ID}
         signed = ".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
@@ -127,8 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         tokens.requests.append((scopes, authorization))
         if tokens.silent:
             tokens.silent.wait(SILENCE_SECONDS)
-        known = authorization == f"Basic {base64.b64encode(tokens.login.encode()).decode()}"
-        if tokens.status or (authorization and not known):
+        opens = tokens.find_prefix(authorization) if authorization else None
+        if tokens.status or (authorization and opens is None):
             details = {"details": "incorrect username or password"}
             self._send(HTTPStatus(tokens.status or HTTPStatus.UNAUTHORIZED), details, ("Retry-After", "7"))
             return
@@ -136,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.BAD_REQUEST, {"details": "the service is another one"})
             return
         lifetime = self.headers[LIFETIME_HEADER]
-        token = tokens.token(scopes, known=known, seconds=None if lifetime is None else int(lifetime))
+        token = tokens.token(scopes, opens=opens, seconds=None if lifetime is None else int(lifetime))
         seconds = tokens.announced_seconds if lifetime is None else int(lifetime)
         issued = datetime.now(UTC).isoformat(timespec="seconds")
         # The specification has both names.
@@ -160,13 +175,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _access(scopes: str, *, known: bool) -> list[dict[str, Any]]:
+def _access(scopes: str, *, opens: str | None) -> list[dict[str, Any]]:
     """Return the rights that are granted for scopes, which are `repository:<name>:pull,push` with spaces between."""
     granted = []
     for scope in scopes.split():
         kind, _, rest = scope.partition(":")
         name, _, actions = rest.rpartition(":")
-        may_pull = kind == "repository" and "pull" in actions.split(",") and (known or not name.startswith(PRIVATE))
+        is_open = not name.startswith(PRIVATE) or (opens is not None and name.startswith(opens))
+        may_pull = kind == "repository" and "pull" in actions.split(",") and is_open
         granted.append({"type": kind, "name": name, "actions": ["pull"] if may_pull else []})
     return granted
 

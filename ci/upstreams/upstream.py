@@ -12,6 +12,7 @@ registries do:
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -173,6 +174,15 @@ class Upstream:
         repository, _, tag = rest.rpartition(":")
         login = (USERNAME, PASSWORD) if site.private else None
         push_image(f"{self.address}:{site.push_port or site.port}", repository, tag, image, login)
+
+    def set_accounts(self, accounts: dict[str, str]) -> None:
+        """Set the accounts of the token server besides the usual one.
+
+        `accounts` are logins, which are `user:password`, and the prefix of the repositories that each may pull.
+        """
+        new = self._token_folder() / "new"
+        new.write_text(json.dumps(accounts))
+        new.rename(self._token_folder() / token_server.ACCOUNTS)
 
     def mark(self) -> int:
         """Return a position in the access log, for `requests`."""

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 Flat = dict[str, Any]
 
 # Settings of an upstream that stand in for those of all cache pods.
-OVERRIDES = ("nodesOnly", "replicas", "resources", "nodeSelector", "tolerations", "affinity", "priorityClassName")
+OVERRIDES = (
+    "access",
+    "nodesOnly",
+    "replicas",
+    "resources",
+    "nodeSelector",
+    "tolerations",
+    "affinity",
+    "priorityClassName",
+)
 
 
 @dataclass(frozen=True)

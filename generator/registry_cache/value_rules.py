@@ -176,6 +176,20 @@ def _cache_problems(content: Content) -> Iterator[Finding]:
             settings = path_text(("upstreamSettings", cache.upstream))
             reason = f"a cache that serves only nodes needs TLS; write true, or {settings}.nodesOnly: false"
             yield Finding((*entry.path, "http", "tls"), reason)
+        yield from _access_problems(content, entry)
+
+
+def _access_problems(content: Content, entry: Entry) -> Iterator[Finding]:
+    cache = entry.cache
+    own = content.at("upstreamSettings", cache.upstream, "access")
+    if (own or content.at("cachePods", "access")) != "Puller":
+        return
+    if not cache.http.tls:
+        reason = "pullers show their credentials (access: Puller), which needs TLS; write true, or access: Anyone"
+        yield Finding((*entry.path, "http", "tls"), reason)
+    if cache.secretReferenceName:
+        reason = "pullers show their own credentials (access: Puller); leave it out, or write access: Anyone"
+        yield Finding((*entry.path, "secretReferenceName"), reason)
 
 
 def _upstream_settings_problems(content: Content) -> Iterator[Finding]:

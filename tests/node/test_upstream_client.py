@@ -388,7 +388,7 @@ def test_refused_token_is_replaced_once(token_registry: str, token_server: Token
     token_server.accepted_seconds = -3000
     key = next(iter(asked.client._authorizer._tokens._tokens))
     asked.client._authorizer._tokens._tokens[key] = asked.client._authorizer._tokens._tokens[key]._replace(
-        value=token_server.token(SCOPE, known=False)
+        value=token_server.token(SCOPE, opens=None)
     )
     token_server.accepted_seconds = 300
     assert asked.body("manifests/1") == IMAGE.manifest

@@ -194,6 +194,28 @@ def test_repositories_that_a_cache_serves_can_be_listed(tmp_path: Path) -> None:
     assert allowed == {"docker.io": ["library/*", "team/app"], "quay.io": []}
 
 
+def test_pullers_of_one_cache_may_have_to_show_their_own_credentials(tmp_path: Path) -> None:
+    document = {
+        "caches": [{"upstream": "docker.io", "http": {"tls": True}}, {"upstream": "quay.io"}],
+        "upstreamSettings": {"docker.io": {"access": "Puller", "clusterIP": "10.96.0.100"}},
+        "cachePods": {"accessCheckInterval": "1m"},
+    }
+    objects = render(written(tmp_path, document))
+    configured = {
+        name: (one["access"], one["accessCheckInterval"], one["accessGracePeriod"])
+        for name, one in configurations_of(objects).items()
+    }
+    assert configured == {"docker.io": ("Puller", "1m", "1h"), "quay.io": ("Anyone", "1m", "1h")}
+    commands = [
+        container["command"][-1]
+        for one in by_kind(objects, "StatefulSet")
+        for container in one["spec"]["template"]["spec"]["containers"]
+        if container["name"] == "front"
+    ]
+    # While the gate is away, distribution answers for the second cache only.
+    assert ["set $needs_gate yes;" in command for command in commands] == [True, False]
+
+
 def test_credentials_are_mounted_and_appear_nowhere_else() -> None:
     objects = render(PRIVATE)
     (stateful_set,) = by_kind(objects, "StatefulSet")

@@ -175,6 +175,7 @@ UPSTREAM_SETTINGS: list[dict[str, Any]] = [
     {"caSecretName": "authority"},
     {"proxySecretName": "login"},
     {"allowedRepositories": ["library/*"]},
+    {"access": "Anyone"},
     {"clusterIP": "10.96.0.100"},
     {"tlsSecretName": "own"},
     {"nodesOnly": False},

@@ -266,6 +266,31 @@ PROXIED = {"proxy": {"httpsProxy": "http://p:3128"}}
             for good, bad in (("10.96.0.100", "10.96.0.256"), ("fd00::1", "None"))
         ),
         pytest.param(
+            {
+                **one(http={"tls": True}),
+                "upstreamSettings": {"docker.io": {"access": "Puller", "clusterIP": "10.96.0.100"}},
+            },
+            {**one(), "upstreamSettings": {"docker.io": {"access": "Puller"}}},
+            "caches[0].http.tls: pullers show their credentials (access: Puller), which needs TLS; "
+            "write true, or access: Anyone",
+            id="pullers-without-tls",
+        ),
+        pytest.param(
+            {
+                **one(http={"tls": True}, secretReferenceName="login"),
+                "upstreamSettings": {"docker.io": {"access": "Anyone", "clusterIP": "10.96.0.100"}},
+                "cachePods": {"access": "Puller"},
+            },
+            {
+                **one(http={"tls": True}, secretReferenceName="login"),
+                "upstreamSettings": {"docker.io": {"clusterIP": "10.96.0.100"}},
+                "cachePods": {"access": "Puller"},
+            },
+            "caches[0].secretReferenceName: pullers show their own credentials (access: Puller); "
+            "leave it out, or write access: Anyone",
+            id="pullers-and-a-secret",
+        ),
+        pytest.param(
             {**one(), "kind": "RegistryConfig"},
             {**one(), "kind": "MirrorConfig"},
             'kind: "MirrorConfig" is not a known value; write "RegistryConfig"',

@@ -36,6 +36,9 @@ the cache.
 {{- $hasLogin := not (empty .settings.proxySecretName) -}}
 {{- $_ := set $config "proxyCredentials" (ternary (print $folder "proxy-credentials") "" $hasLogin) -}}
 {{- $_ := set $config "allowedRepositories" (.settings.allowedRepositories | default list) -}}
+{{- $_ := set $config "access" .settings.access -}}
+{{- $_ := set $config "accessCheckInterval" .settings.accessCheckInterval -}}
+{{- $_ := set $config "accessGracePeriod" .settings.accessGracePeriod -}}
 {{- if .tls -}}
 {{- $_ := set $config "certificates" (print $folder "tls") -}}
 {{- end -}}

@@ -16,6 +16,12 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
       if [ -e /proc/net/if_inet6 ]; then
         echo 'listen [::]:{{ .endpoint.port }}{{ $ssl }} ipv6only=on backlog=4096;' >> /run/front/listen.conf
       fi
+      {{- /* While the gate is away, nobody knows who may pull what. A token may be longer than other headers. */}}
+      {{- if eq .settings.access "Puller" }}
+      echo 'set $needs_gate yes; large_client_header_buffers 2 8k;' >> /run/front/listen.conf
+      {{- else }}
+      echo 'set $needs_gate "";' >> /run/front/listen.conf
+      {{- end }}
       {{- if .tls }}
       cat /etc/registry-cache/pod/tls.conf >> /run/front/listen.conf
       {{- if .nodesOnly }}

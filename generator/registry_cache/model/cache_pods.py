@@ -42,6 +42,7 @@ from registry_cache.model.scalars import (
 
 TEAM = {"example.com/team": "platform"}
 SPREAD = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+Access = Literal["Anyone", "Puller"]
 AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
 
 
@@ -101,6 +102,7 @@ class UpstreamSettings(Model):
         "upstream charges for each byte or the volume is small.",
         examples=[["library/*", "team/app"]],
     )
+    access: Access | None = Field(None, description="Instead of cachePods.access.", examples=["Puller"])
     clusterIP: IPAddress | None = Field(
         None,
         description="A fixed address of the cache's Service, for firewalls, for nodes that are configured by hand, and "
@@ -216,6 +218,23 @@ class CachePods(Model):
         "5s",
         description="How long a cache trusts what it knows about a tag before it asks the upstream again, as a Go "
         "duration. 0s asks at every pull. Raise it if the upstream limits your rate.",
+    )
+    access: Access = Field(
+        "Anyone",
+        description="Who may pull what a cache has. Anyone: whoever reaches the cache, also what was fetched with "
+        "secretReferenceName. Puller: what the upstream gives to anyone, is for anyone; for the rest, the cache asks "
+        "for the pod's own credentials and shows them to the upstream. Such a cache needs http.tls, and has no "
+        "secretReferenceName. docs/guide/private-registries.md says more.",
+    )
+    accessCheckInterval: Duration = Field(
+        "5m",
+        description="How long a cache with the access Puller trusts what the upstream said about credentials or a "
+        "public repository, as a Go duration. A token is not trusted longer than it says. 0s asks at every request.",
+    )
+    accessGracePeriod: Duration = Field(
+        "1h",
+        description="How long the same is trusted while the upstream is away, as a Go duration. What was public when "
+        "the upstream was asked last stays so for as long as it is away.",
     )
     fetchAhead: Literal["Never", "Adaptive", "Always"] = Field(
         "Adaptive",

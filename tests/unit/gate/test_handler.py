@@ -32,6 +32,7 @@ from gate.replica_addresses import ReplicaAddresses
 from gate.server import Server
 from known_metrics import EMPTY_CACHE
 from machine.processes import wait_for
+from made_front import TIMEOUT_SECONDS, Front
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
@@ -46,26 +47,11 @@ if TYPE_CHECKING:
 
     from upstream.source import Source
 
-TIMEOUT_SECONDS = 30.0
 CONTENT = bytes(range(256)) * 1000
 IMAGE_MANIFEST = manifest_of(b"{}", [CONTENT])
 
 Serve = Callable[..., Parts]
 Ask = Callable[..., http.client.HTTPResponse]
-
-
-class Front(http.client.HTTPConnection):
-    """A connection like those of nginx."""
-
-    def __init__(self, path: Path) -> None:
-        """Connect at the first request."""
-        super().__init__("localhost", timeout=TIMEOUT_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 @pytest.fixture
@@ -88,6 +74,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 allowed_repositories=allowed_repositories,
                 store=store,
                 source=source,
+                replicas=source,
                 replica_addresses=ReplicaAddresses([Endpoint("http", "localhost", 5000)]),
                 fetches=fetches,
                 ranges=Ranges(source),
@@ -99,6 +86,8 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                     count_tag_lookup=metrics.count_tag_lookup,
                     log=print,
                 ),
+                pullers=None,
+                public=None,
                 repeats=Repeats(),
                 refusal_log=RefusalLog(print),
                 verifying=threading.Lock(),

@@ -69,17 +69,18 @@ class Fetches:
         self._turns = FairSlots(MAX_CONCURRENT_FETCHES)
         self._connections = threading.BoundedSemaphore(MAX_ADDITIONAL_CONNECTIONS)
 
-    def get(self, reference: Reference, client: str = "") -> tuple[Fetch, bool]:
+    def get(self, reference: Reference, client: str = "", *, joins_others: bool = True) -> tuple[Fetch, bool]:
         """Join the fetch of a blob, and return it and whether it was started by this call.
 
-        The caller calls `Fetch.leave` later. `client` is the address of the client, or "" if it is unknown.
+        The caller calls `Fetch.leave` later. `client` is the address of the client, or "" if it is unknown. Without
+        `joins_others`, only a fetch for the same repository is joined.
 
         Raises:
             Overloaded: Too many fetches have not ended, for this client or for all.
             Unavailable: The container has as many threads as it may have.
         """
         with self._lock:
-            fetch, is_new = self._find(reference), False
+            fetch, is_new = self._find(reference, joins_others=joins_others), False
             if fetch is None:
                 fetch, is_new = self._start(reference, client, is_wanted=True), True
             fetch.note_wanted()
@@ -134,13 +135,16 @@ class Fetches:
                 self._forget(fetch)
                 raise Abandoned
 
-    def _find(self, reference: Reference) -> Fetch | None:
+    def _find(self, reference: Reference, *, joins_others: bool = True) -> Fetch | None:
         now = time.monotonic()
         while self._failed and next(iter(self._failed.values()))[0] <= now:
             del self._failed[next(iter(self._failed))]
         if reference in self._failed:
             return self._failed[reference][1]
-        return self._leaders.get(reference.identifier) or self._active.get(reference)
+        leader = self._leaders.get(reference.identifier)
+        if leader is not None and (joins_others or leader.reference == reference):
+            return leader
+        return self._active.get(reference)
 
     def _start(self, reference: Reference, client: str, *, is_wanted: bool) -> Fetch:
         if not self._slots.take(client):

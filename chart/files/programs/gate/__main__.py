@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("/run/registry-cache"), help="the folder of the sockets")
     options = parser.parse_args()
     set_stack_size()
-    raise_file_limit()
+    set_limits()
     try:
         serve(options.config, options.root, options.run)
     except InvalidConfiguration as problem:
@@ -53,8 +53,12 @@ def main() -> None:
         raise SystemExit(2) from problem
 
 
-def raise_file_limit() -> None:
-    """Allow as many open files as possible, since many container runtimes start programs with a limit of 1024."""
+def set_limits() -> None:
+    """Allow as many open files as possible, since many container runtimes start programs with a limit of 1024.
+
+    No core is written: it would have what pullers showed, and the credentials of the cache.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
@@ -86,8 +90,10 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
         defects.note_stop()
         return
     parts.store.load()
+    if parts.public is not None:
+        parts.public.load()
     parts.health.is_loaded = True
-    housekeeping = partial(keep_house, parts.store, parts.metrics, configuration_folder, stop)
+    housekeeping = partial(keep_house, parts.store, parts.metrics, configuration_folder, stop, parts.public)
     defects.start_forever("housekeeping", housekeeping)
     defects.start_forever("health", partial(parts.health.check_until, stop))
     stop.wait()

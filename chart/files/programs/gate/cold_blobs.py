@@ -56,9 +56,11 @@ class ColdBlobs(Responses):
     def _send_fetched_blob(self, request: PullRequest) -> None:
         """Start or join a fetch of the blob, and let the front get the blob while it comes."""
         deadline = time.monotonic() + FIRST_BYTE_SECONDS
+        pullers, reference = self._parts.pullers, request.reference
         while True:
+            joins_others = pullers is None or pullers.may_read(reference.repository, reference.identifier)
             try:
-                fetch, is_new = self._parts.fetches.get(request.reference, request.client)
+                fetch, is_new = self._parts.fetches.get(reference, request.client, joins_others=joins_others)
             except (Unavailable, Overloaded) as problem:
                 self._log_and_refuse(problem, request)
                 return
@@ -66,8 +68,14 @@ class ColdBlobs(Responses):
             try:
                 size = None if fetch.is_stalled else self._wait_for_fetch(fetch, request, deadline)
                 is_refused = isinstance(fetch.failure, (NotFound, Denied))
-                is_stored = self._parts.store.find_blob(request.reference.identifier) is not None
-                if size is not None or (is_stored and not (is_refused and fetch.reference == request.reference)):
+                is_own = fetch.reference == reference
+                if pullers is not None and is_own and (size is not None or fetch.leader):
+                    # The upstream has begun to send it for this repository.
+                    pullers.note_blob(reference)
+                is_stored = self._parts.store.find_blob(reference.identifier) is not None
+                if size is not None or (is_stored and not (is_refused and is_own)):
+                    if pullers is not None:
+                        pullers.prove_blob(request)
                     self._count(request, hit=not is_new, joined=not is_new)
                     if size is None:
                         self._send_stored_blob(request)
@@ -75,10 +83,13 @@ class ColdBlobs(Responses):
                         self._redirect(f"{INCOMING}{self.path.partition('?')[0]}", {})
                     return
                 is_slow = fetch.failure is None
+            except (Unavailable, NotFound, Denied, Overloaded) as problem:
+                self._log_and_refuse(problem, request)
+                return
             finally:
                 fetch.leave(is_kept=is_slow)
             # What the upstream says of another repository, it may not say of this one.
-            is_of_another = is_refused and fetch.reference != request.reference
+            is_of_another = is_refused and not is_own
             if time.monotonic() > deadline or not (is_of_another or fetch.leader):
                 break
         slow = Unavailable(Kind.TIMEOUT, f"the upstream sent nothing within {FIRST_BYTE_SECONDS:.0f} s")

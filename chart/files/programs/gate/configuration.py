@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from common.config_reader import Fields
 
 
+# The values of `access`: everybody may pull everything, or each puller shows the upstream credentials of their own.
+ANYONE, PULLER = "Anyone", "Puller"
+ACCESSES = (ANYONE, PULLER)
+
+
 class Configuration(NamedTuple):
     """The settings that apply until the gate ends; a change of them replaces the pod."""
 
@@ -37,6 +42,12 @@ class Configuration(NamedTuple):
     """The repositories that the cache serves, such as `library/nginx` or `team/*`, or nothing for all."""
     replicas: tuple[Endpoint, ...]
     """The endpoints of all replicas, or nothing if the cache has one pod."""
+    access: str
+    """ANYONE or PULLER."""
+    access_check_seconds: float
+    """How long an answer of the upstream about a puller counts."""
+    access_grace_seconds: float
+    """How long it counts while the upstream is away."""
     certificates: Path | None = None
     """The folder with the certificate of a cache with TLS."""
     client_certificate: Path | None = None
@@ -93,6 +104,9 @@ def _to_configuration(fields: Fields) -> Configuration:
         fetch_ahead=fields.take("fetchAhead", _to_ahead_mode),
         allowed_repositories=fields.take("allowedRepositories", to_texts),
         replicas=fields.take_objects("replicas", read_endpoint),
+        access=fields.take("access", _to_access),
+        access_check_seconds=fields.take("accessCheckInterval", to_seconds),
+        access_grace_seconds=fields.take("accessGracePeriod", to_seconds),
         certificates=_take_folder(fields, "certificates"),
         client_certificate=_take_folder(fields, "clientCertificate"),
     )
@@ -117,6 +131,10 @@ def _to_path_or_none(value: object) -> Path | None:
 
 def _to_ahead_mode(value: object) -> str:
     return require(value, str, f"one of {', '.join(MODES)}", lambda mode: mode in MODES)
+
+
+def _to_access(value: object) -> str:
+    return require(value, str, f"one of {', '.join(ACCESSES)}", lambda access: access in ACCESSES)
 
 
 def _to_share(value: object) -> float:

@@ -81,12 +81,13 @@ class Handler(ColdBlobs):
                 self.server.pulls.release(request.client)
 
     def _answer_request(self, request: PullRequest, *, is_incoming: bool) -> None:
-        if self.headers.get("Accept") == HOLDINGS_TYPE:
+        is_open = self._parts.pullers is None or request.from_replica
+        if self.headers.get("Accept") == HOLDINGS_TYPE and is_open:
             # A replica that only asks this does not wait for the content.
             self._send_holdings(request)
             return
         self._from_replica = request.from_replica
-        with self._parts.source.answering(request.reference, request.replica_zone):
+        with self._parts.replicas.answering(request.reference, request.replica_zone):
             if is_incoming:
                 self._send_incoming_blob(request)
             elif request.reference.kind == BLOB:
@@ -102,13 +103,13 @@ class Handler(ColdBlobs):
         else:
             is_stored = reference.is_digest and store.read_manifest(*reference[1:]) is not None
         held = ALL if is_stored else str(self._parts.fetches.count_written_bytes(reference.identifier))
-        self._send(200, b"", {HOLDINGS_HEADER: held, ZONE_HEADER: self._parts.source.zone})
+        self._send(200, b"", {HOLDINGS_HEADER: held, ZONE_HEADER: self._parts.replicas.zone})
 
     # Manifests.
 
     def _answer_manifest(self, request: PullRequest) -> None:
         try:
-            manifest = self._parts.manifests.get(request.reference, request.client)
+            manifest = self._get_manifest(request)
         except (Unavailable, NotFound, Denied, Overloaded, NoRoom, OSError) as problem:
             self._log_and_refuse(problem, request)
             return
@@ -118,6 +119,27 @@ class Handler(ColdBlobs):
         if self.command == "GET" and not request.from_replica:
             self.wfile.flush()
             self._parts.ahead.note_manifest(request.reference.repository, manifest)
+
+    def _get_manifest(self, request: PullRequest) -> Manifest:
+        """Return what a client requests, if it may pull it.
+
+        Raises:
+            Unavailable, NotFound, Denied, Overloaded, NoRoom, OSError: As `Manifests.get`, or the client may not.
+        """
+        manifests, pullers = self._parts.manifests, self._parts.pullers
+        if pullers is None:
+            return manifests.get(request.reference, request.client)
+        pullers.check(request, is_asked_anyway=manifests.needs_upstream(request.reference))
+        try:
+            manifest = manifests.get(request.reference, request.client)
+        except Denied:
+            if request.authorization is None:
+                raise
+            # It may have been asked for with what somebody else showed.
+            pullers.check(request)
+            manifest = manifests.get(request.reference, request.client)
+        pullers.check(request)
+        return manifest
 
     def _send_manifest(self, manifest: Manifest) -> None:
         etag = f'"{manifest.digest}"'
@@ -133,12 +155,21 @@ class Handler(ColdBlobs):
     # Blobs.
 
     def _answer_blob(self, request: PullRequest) -> None:
+        last_byte = self._last_byte_before_end(request)
+        try:
+            if self._parts.pullers is not None:
+                self._parts.pullers.check(request)
+                if last_byte is not None or self._parts.store.find_blob(request.reference.identifier) is not None:
+                    self._parts.pullers.prove_blob(request)
+        except (Unavailable, NotFound, Denied, Overloaded) as problem:
+            self._log_and_refuse(problem, request)
+            return
         if self._is_stored(request):
             self._count(request, hit=True)
             self._send_stored_blob(request)
         elif request.method == "HEAD":
             self._send_blob_size(request)
-        elif (last_byte := self._last_byte_before_end(request)) is not None:
+        elif last_byte is not None:
             self._send_range(request, last_byte)
         else:
             if not request.from_replica:

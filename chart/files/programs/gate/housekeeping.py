@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import threading
     from pathlib import Path
 
+    from access.public import PublicRepositories
     from store.store import Store
 
     from gate.configuration import Limits
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 INTERVAL_SECONDS = 5.0
 
 
-def keep_house(store: Store, metrics: Metrics, configuration_folder: Path, stop: threading.Event) -> None:
-    """Record incoming blobs, and expire and evict content, every few seconds until `stop` is set.
+def keep_house(
+    store: Store,
+    metrics: Metrics,
+    configuration_folder: Path,
+    stop: threading.Event,
+    public: PublicRepositories | None = None,
+) -> None:
+    """Record incoming blobs and public repositories, and expire and evict content, until `stop` is set.
 
     The limits are read again each time, since the kubelet updates the file while the gate runs.
     """
@@ -29,6 +36,8 @@ def keep_house(store: Store, metrics: Metrics, configuration_folder: Path, stop:
     while not stop.wait(INTERVAL_SECONDS):
         problem = ""
         store.record_incoming_blobs()
+        if public is not None:
+            public.record()
         try:
             _clean_up(store, metrics, read_limits(configuration_folder))
         except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ from fetching.threads import start_thread
 from store.layout import DIGEST
 from store.store import NoRoom
 from upstream.errors import Denied, Kind, NotFound, Unavailable
+from upstream.reference import BLOB
 
 from gate.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, MediaTypes
 from gate.metrics import FRESH, GONE, REVALIDATED, STALE
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from store.store import Store
+    from upstream.credentials import PullerAuthorization
     from upstream.reference import Reference
-    from upstream.source import Source
+    from upstream.source import Options, Source
 
 ACCEPT = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*;q=0.1")
 # The limit of distribution (registry/handlers/manifests.go, maxManifestBodySize).
@@ -80,22 +82,26 @@ class _Lookup:
 class Manifests:
     """All manifests of one cache."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it needs of the other parts
         self,
         store: Store,
         source: Source,
         *,
         tag_check_interval_seconds: float,
+        may_read: Callable[[str, str], bool] = lambda *_: True,
         count_tag_lookup: Callable[[str], None],
         log: Callable[[str], None],
     ) -> None:
         """Fetch from `source` into `store`, and ask about each tag at most once in the interval.
 
-        `count_tag_lookup` gets the result of each lookup of a tag: REVALIDATED, FRESH, STALE or GONE.
+        `may_read` gets a repository and a digest, and returns whether the manifest may be served in that repository if
+        the volume has it. `count_tag_lookup` gets the result of each lookup of a tag: REVALIDATED, FRESH, STALE or
+        GONE.
         """
         self._store = store
         self._source = source
         self._tag_check_interval_seconds = tag_check_interval_seconds
+        self._may_read = may_read
         self._count_tag_lookup = count_tag_lookup
         self._log = log
         self._media_types = MediaTypes()
@@ -118,6 +124,10 @@ class Manifests:
             Overloaded: Too many manifests are asked for, by this client or by all, and the cache does not know it.
         """
         return self._get_by_digest(reference, client) if reference.is_digest else self._get_by_tag(reference, client)
+
+    def needs_upstream(self, reference: Reference) -> bool:
+        """Return whether `get` asks the upstream: about a tag, or for a manifest that is not stored."""
+        return not reference.is_digest or self._read(reference.repository, reference.identifier) is None
 
     def _get_by_digest(self, reference: Reference, client: str) -> Manifest:
         stored = self._read(reference.repository, reference.identifier)
@@ -145,6 +155,8 @@ class Manifests:
 
     def _read(self, repository: str, digest: str) -> Manifest | None:
         """Return a manifest from the volume."""
+        if not self._may_read(repository, digest):
+            return None
         size = self._store.find_blob(digest) or 0
         with self._large if size > MAX_SENT_BYTES else nullcontext():
             content = self._store.read_manifest(repository, digest)
@@ -371,6 +383,24 @@ class Manifests:
             }
             self._revalidated_at[tag] = now
         self._count_tag_lookup(REVALIDATED)
+
+
+def ask_for(source: Source, reference: Reference, authorization: PullerAuthorization | None, timeout: float) -> None:
+    """Ask for the head of a manifest or blob, by HEAD, and if that is not answered properly, by GET.
+
+    Raises:
+        NotFound, Unavailable, Denied: The upstream does not send it.
+    """
+    is_blob = reference.kind == BLOB
+    options: Options = {"authorization": authorization, "accept": () if is_blob else ACCEPT}
+    try:
+        source.open("HEAD", reference, timeout=timeout, **options).close()
+    except Unavailable as problem:
+        if problem.kind not in WRONG_HEAD_KINDS or problem.retry_after is not None:
+            raise
+        if is_blob:
+            options["last_byte"] = 0
+        source.open("GET", reference, timeout=timeout, **options).close()
 
 
 def _stored(digest: str, content: bytes, media_type: str) -> Manifest:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from access.pullers import RESULTS
 from common.prometheus_text import Histogram, Metric, Sample, format_metrics, process_metrics
 from store.store import DAMAGED, EVICTED, EXPIRED
 from upstream.errors import Kind
@@ -90,6 +91,7 @@ class Metrics:
         self._defects = _zeros((REQUEST, THREAD, PROCESS))
         self._refused_requests = _zeros(REASONS)
         self._tag_lookups = _zeros((REVALIDATED, FRESH, STALE, GONE))
+        self._puller_checks = _zeros(RESULTS)
         self._upstream_requests: Counter[tuple[str, str]] = Counter(
             {(method, outcome): 0 for method in METHODS for outcome in OUTCOMES}
         )
@@ -144,6 +146,11 @@ class Metrics:
         with self._lock:
             self._tag_lookups[result] += 1
 
+    def count_puller_check(self, result: str) -> None:
+        """Count that the credentials of a puller were to be shown to the upstream, by what came of it."""
+        with self._lock:
+            self._puller_checks[result] += 1
+
     def observe_upstream_request(self, method: str, outcome: str, seconds: float) -> None:
         """Count a request to the upstream, and the time until the head of its response or its failure."""
         with self._lock:
@@ -173,6 +180,9 @@ class Metrics:
              self._refused_requests),
             ("registry_cache_tag_lookups", "Lookups of a tag, by how the cache found out what the tag means.",
              "result", self._tag_lookups),
+            ("registry_cache_puller_checks",
+             "Credentials of pullers that were to be shown to the upstream, by what came of it.", "result",
+             self._puller_checks),
             ("registry_cache_defects",
              "Unexpected errors of the gate in a request or thread, and ends of its process that nobody asked for.",
              "where", self._defects),

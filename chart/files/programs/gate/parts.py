@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from access.public import RECORD_NAME, PublicRepositories
+from access.pullers import Pullers
+from access.rights import ForPullers, Rights, WatchedUpstream
 from common.log import log
 from fetching.fetches import Fetches
 from fetching.ranges import Ranges
@@ -17,8 +21,9 @@ from upstream.client import Client, Settings
 
 from gate.ahead import Ahead
 from gate.certificate import Certificate
+from gate.configuration import PULLER
 from gate.health import Health
-from gate.manifests import Manifests
+from gate.manifests import Manifests, ask_for
 from gate.metrics import Metrics, Snapshot
 from gate.refusals import RefusalLog
 from gate.repeats import Repeats
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.endpoint import Endpoint
+    from upstream.source import Source
 
     from gate.configuration import Configuration, Limits
 
@@ -45,12 +51,17 @@ class Parts(NamedTuple):
     allowed_repositories: frozenset[str]
     """What `pull_request.is_allowed` accepts."""
     store: Store
-    source: ReplicaFirst
+    source: Source
+    """What manifests and blobs are requested from."""
+    replicas: ReplicaFirst
     replica_addresses: ReplicaAddresses
     fetches: Fetches
     ranges: Ranges
     ahead: Ahead
     manifests: Manifests
+    pullers: Pullers | None
+    """None if everybody may pull everything."""
+    public: PublicRepositories | None
     repeats: Repeats
     refusal_log: RefusalLog
     verifying: threading.Lock
@@ -73,20 +84,34 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
     settings = configuration.settings
     metrics = Metrics(configuration.upstream, _describe(configuration), max(1, len(configuration.replicas)))
     metrics.set_configuration(limits.version, limits.ttl_seconds)
-    store = Store(volume, limits.capacity_bytes, high_water=limits.high_water)
+    for_pullers = configuration.access == PULLER
+    store = Store(volume, limits.capacity_bytes, high_water=limits.high_water, links_need_proof=for_pullers)
     client = Client(settings, observe=metrics.observe_upstream_request, log=log, received=metrics.count_pulled_bytes)
-    upstream = AvailabilityGuard(client, settings.remote_url, log)
+    guard = AvailabilityGuard(client, settings.remote_url, log)
+    upstream: Source = guard
+    public = PublicRepositories(volume / RECORD_NAME, log) if for_pullers else None
+    rights = pullers = None
+    if public is not None:
+        check_seconds, grace_seconds = configuration.access_check_seconds, configuration.access_grace_seconds
+        rights = Rights(public, check_seconds=check_seconds, grace_seconds=grace_seconds)
+        upstream = WatchedUpstream(guard, rights)
+        ask = partial(ask_for, upstream)
+        has_tls = configuration.certificates is not None
+        count = metrics.count_puller_check
+        pullers = Pullers(ask, store, rights, find_terms=client.find_terms, has_tls=has_tls, count_check=count)
     name, zone = socket.gethostname(), os.environ.get(ZONE_VARIABLE, "")
     headers = {REPLICA_HEADER: name, **({ZONE_HEADER: zone} if zone else {})}
     others = {pod_name(endpoint): _other_replica(endpoint, headers, metrics) for endpoint in configuration.replicas}
     others.pop(name, None)
-    source = ReplicaFirst(upstream, others, name, zone)
+    replicas = ReplicaFirst(upstream, others, name, zone)
+    source: Source = replicas if rights is None else ForPullers(replicas, rights)
     fetches = Fetches(store, source, log)
     return Parts(
         upstream=configuration.upstream,
         allowed_repositories=frozenset(configuration.allowed_repositories),
         store=store,
         source=source,
+        replicas=replicas,
         replica_addresses=ReplicaAddresses(configuration.replicas),
         fetches=fetches,
         ranges=Ranges(source),
@@ -95,9 +120,12 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
             store,
             source,
             tag_check_interval_seconds=configuration.tag_check_interval_seconds,
+            may_read=pullers.may_read if pullers else lambda *_: True,
             count_tag_lookup=metrics.count_tag_lookup,
             log=log,
         ),
+        pullers=pullers,
+        public=public,
         repeats=Repeats(),
         refusal_log=RefusalLog(log),
         verifying=threading.Lock(),
@@ -105,7 +133,7 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         health=Health(volume, sockets / DISTRIBUTION_SOCKET, client.find_problem),
         certificate=_certificate_in(configuration.certificates),
         client_certificate=_certificate_in(configuration.client_certificate),
-        is_upstream_away=lambda: upstream.is_away,
+        is_upstream_away=lambda: guard.is_away,
         count_refused_credentials=lambda: client.credentials_refused,
         count_upstream_connections=lambda: client.connections_opened,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fetching.replica_first import REPLICA_HEADER, ZONE_HEADER
 from store.layout import DIGEST, MAX_REPOSITORY_CHARACTERS, REPOSITORY, TAG
+from upstream.credentials import PullerAuthorization
 from upstream.reference import BLOB, MANIFEST, Reference
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # the upstream (containerd 1.6 to 2.4, core/remotes/docker/httpreadseeker.go; the client of another cache).
 RESUMING_USER_AGENTS = ("containerd/", "registry-cache")
 _CONTENT_PATH = re.compile(r"/v2/(.+)/(blobs|manifests)/([^/]+)")
+# Bearer or Basic, with what a token or an encoded password can have (RFC 6750, RFC 7617).
+_AUTHORIZATION = re.compile(r"(?i:bearer|basic) [A-Za-z0-9\-._~+/]{1,16384}=*")
 _BYTE_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 
@@ -41,6 +44,8 @@ class PullRequest(NamedTuple):
     """The zone of the replica that asks, which may be "", or None if a node asks."""
     can_resume: bool
     """Whether the client survives a body that breaks off."""
+    authorization: PullerAuthorization | None = None
+    """What the client shows of its right to pull, if it does."""
 
     @property
     def from_replica(self) -> bool:
@@ -68,6 +73,7 @@ def parse_pull_request(
     user_agent = headers.get("User-Agent", "")
     client, replica = headers.get("X-Real-IP", ""), headers.get(REPLICA_HEADER, "")
     from_replica = bool(replica) and is_replica(replica, client)
+    authorization = headers.get("Authorization", "")
     return PullRequest(
         method=method,
         reference=Reference(BLOB if folder == "blobs" else MANIFEST, repository, identifier),
@@ -76,6 +82,7 @@ def parse_pull_request(
         client=client,
         replica_zone=headers.get(ZONE_HEADER, "") if from_replica else None,
         can_resume=user_agent.startswith(RESUMING_USER_AGENTS),
+        authorization=PullerAuthorization(authorization) if _AUTHORIZATION.fullmatch(authorization) else None,
     )
 
 

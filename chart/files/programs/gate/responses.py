@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from fetching.fair_slots import Overloaded
+from upstream.errors import Denied
 
 from gate.metrics import FOREIGN
 from gate.refusals import refusal_for
@@ -101,11 +102,17 @@ class Responses(BaseHTTPRequestHandler):
             self._parts.metrics.count_request(request.reference.kind, hit=hit, joined=joined)
 
     def _log_and_refuse(self, problem: Failure | Overloaded, request: PullRequest) -> None:
-        """Refuse a request for a problem that nobody else logs."""
-        self._parts.refusal_log.note(problem)
+        """Refuse a request for a problem that nobody else logs; that a puller is refused is not the cache's problem."""
+        if self._parts.pullers is None or not isinstance(problem, Denied):
+            self._parts.refusal_log.note(problem)
         self._refuse_for(problem, request)
 
     def _refuse_for(self, problem: Failure | Overloaded, request: PullRequest) -> None:
+        pullers = self._parts.pullers
+        if pullers is not None and (challenge := pullers.challenge(request, problem)):
+            message = "the upstream asks for credentials"
+            self._refuse(401, "UNAUTHORIZED", message, headers={"WWW-Authenticate": challenge})
+            return
         refusal = refusal_for(problem, request.reference.kind)
         headers = {"Retry-After": "1"} if isinstance(problem, Overloaded) else {}
         self._refuse(*refusal, headers)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from store.files import RESOURCE_ERRORS, Files
 from store.incoming_blob import IncomingBlob, WrongContent
-from store.index import Index
+from store.index import MAX_LINKS, Index
 from store.interrupted import MAX_AGE_SECONDS
 from store.layout import (
     LAYER,
@@ -53,23 +53,26 @@ REFERENCES_INTERVAL_SECONDS = 1.0
 class Store:
     """The content of the volume."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - how a volume is used
         self,
         root: Path,
         capacity: int,
         *,
         high_water: float = 0.85,
+        links_need_proof: bool = False,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Keep content below the folder `root`, `capacity` bytes at most, less if the volume is smaller or shared.
 
-        `now` returns the time of the clock, and `monotonic` one that never jumps.
+        With `links_need_proof`, a link says that the upstream has the blob in that repository: a manifest that names
+        it makes none. `now` returns the time of the clock, and `monotonic` one that never jumps.
 
         `evict_above_high_water` leaves the share `high_water` of what content may take. Errors of the disk that do
         not stop the store are in `inaccessible`, by path or digest.
         """
         self._now = now
+        self._links_need_proof = links_need_proof
         self._unseen = UnseenTime(root / LOCK_NAME, monotonic)
         self._layout = Layout(root)
         self._index = Index()
@@ -140,11 +143,17 @@ class Store:
             if blob is None or not blob.revisions:
                 return None
             link = Link(REVISION, repository)
-            is_due = self._index.may_link(digest, link)
+            is_due = not self._links_need_proof and self._index.may_link(digest, link)
         content = self._read_verified(digest, blob)
         if content is not None and is_due:
             self._writer.add_link_if_possible(digest, link)
         return content
+
+    def repositories_of(self, digest: str) -> frozenset[str]:
+        """Return the repositories that have a link to a blob or manifest."""
+        with self._index.lock:
+            blob = self._index.blobs.get(digest)
+            return frozenset() if blob is None else frozenset(link.repository for link in blob.links)
 
     def verify_blob(self, digest: str, *, anew: bool = False) -> bool:
         """Compare a blob with its digest, discard it if it is wrong or unreadable, and return whether it is right.
@@ -242,7 +251,7 @@ class Store:
             if blob is None:
                 return
             link = Link(LAYER, repository)
-            is_due = blob.is_layer and self._index.may_link(digest, link)
+            is_due = not self._links_need_proof and blob.is_layer and self._index.may_link(digest, link)
             due = []
             for name, used in self._find_used(digest, blob, now):
                 used.last_use = now
@@ -254,6 +263,20 @@ class Store:
             with self._files.recording_errors(name), suppress(FileNotFoundError):
                 os.utime(self.blob_path(name), (now, now))
                 self.inaccessible.pop(name, None)
+        if is_due:
+            self._writer.add_link_if_possible(digest, link)
+
+    def link_layer(self, repository: str, digest: str) -> None:
+        """Link a stored blob in a repository in which the upstream has it.
+
+        Raises:
+            ValueError: The repository's name is not valid.
+        """
+        check_names(repository)
+        link = Link(LAYER, repository)
+        with self._index.lock:
+            blob = self._index.blobs.get(digest)
+            is_due = blob is not None and blob.is_layer and link not in blob.links and len(blob.links) < MAX_LINKS
         if is_due:
             self._writer.add_link_if_possible(digest, link)
 

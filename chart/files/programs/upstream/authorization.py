@@ -11,7 +11,7 @@ import http
 import threading
 import time
 import urllib.parse
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -142,9 +142,18 @@ class Authorizer:
                 reply = self._open_as(None, request, repository)
         except _Refused as refusal:
             message = f"with the credentials, {reason}; without them, {refusal}" if tried else str(refusal)
-            raise Denied(message) from None
+            raise Denied(message, http.HTTPStatus.UNAUTHORIZED) from None
         reply.is_anonymous = self._secret is not None
         return reply
+
+    def find_terms(self, repository: str) -> Terms | None:
+        """Return what a repository asks for, as far as its answers have shown, or those of the others."""
+        return self._terms.find(repository)
+
+    def learn_terms(self, reply: Reply, repository: str) -> None:
+        """Remember what a repository asks for in an answer that refuses the credentials of somebody else."""
+        with suppress(_Refused, Unavailable):
+            self._learn(reply, repository)
 
     @contextmanager
     def _after_first_request(self, repository: str, deadline: float) -> Iterator[None]:

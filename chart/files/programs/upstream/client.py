@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from upstream.authorization import Authorizer
 from upstream.connections import Connections
-from upstream.errors import Kind, NotFound, Unavailable
+from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.exchange import Request, outcome_of
 from upstream.proxies import Proxies
 from upstream.pull_secret import MountedSecret
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from upstream.credentials import PullerAuthorization
     from upstream.exchange import Reply
     from upstream.reference import Reference
+    from upstream.terms import Terms
     from upstream.urls import Origin
 
 # How long a body may bring nothing before its answer is cut off.
@@ -229,6 +231,7 @@ class Client:
         offset: int = 0,
         last_byte: int | None = None,
         location: Url | None = None,
+        authorization: PullerAuthorization | None = None,
         timeout: float,
     ) -> Answer:
         """Request a manifest, or a blob from byte `offset` on, to its end or to `last_byte`.
@@ -236,6 +239,7 @@ class Client:
         The head of the answer is there within `timeout` seconds, which includes tokens and redirects. An upstream that
         does not support ranges answers with all bytes. The caller has checked that the repository is a valid name.
         `location` is that of an earlier answer with the same blob: it is tried first, without asking the upstream.
+        With the `authorization` of a puller, that one is sent, and no other one is tried.
 
         Raises:
             Unavailable: There is no useful answer.
@@ -257,7 +261,13 @@ class Client:
             except (Unavailable, NotFound):
                 # The URL may have expired.
                 pass
+        if authorization is not None:
+            return self._answer(self._open_for_puller(request, repository, authorization), reference, requested)
         return self._answer(self._authorizer.open(request, repository), reference, requested)
+
+    def find_terms(self, repository: str) -> Terms | None:
+        """Return what a repository asks for, as far as its answers have shown, or those of the others."""
+        return self._authorizer.find_terms(repository)
 
     def prepare_connections(self, count: int) -> None:
         """Open connections until `count` are idle, to the upstream and to where it redirected the last blob.
@@ -268,6 +278,24 @@ class Client:
             if server is not None:
                 with suppress(Unavailable):
                     self._connections.prepare(server, count, time.monotonic() + PREPARE_SECONDS)
+
+    def _open_for_puller(self, request: Request, repository: str, authorization: PullerAuthorization) -> Reply:
+        """Send a request with the authorization of a puller.
+
+        Raises:
+            Denied: The upstream refuses it.
+            Unavailable: There is no useful answer.
+        """
+        reply = self._follow(request, authorization.header)
+        if not reply.refuses_access:
+            return reply
+        reply.discard()
+        if reply.url.origin != request.url.origin:
+            message = f"{reply.url.origin}, to which {request.url.origin} redirects, answered {reply.status}"
+            raise Unavailable(Kind.REDIRECTS, message)
+        self._authorizer.learn_terms(reply, repository)
+        message = f"{request.url.origin} answered {reply.status} to the credentials of a puller"
+        raise Denied(message, reply.status)
 
     def _answer(self, reply: Reply, reference: Reference, requested: Range) -> Answer:
         """Return the answer of a reply, which is closed if it is of no use."""

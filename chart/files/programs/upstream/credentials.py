@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,6 +25,18 @@ class Credentials(NamedTuple):
     def basic(self) -> str:
         """Return the value of a header Authorization or Proxy-Authorization (RFC 7617)."""
         return "Basic " + base64.b64encode(self.username + b":" + self.password).decode()
+
+
+@dataclass(frozen=True, repr=False)
+class PullerAuthorization:
+    """The header Authorization of a request of a node, which is never printed."""
+
+    header: str
+
+    @property
+    def scheme(self) -> str:
+        """The scheme in lower case, such as `bearer`."""
+        return self.header.partition(" ")[0].lower()
 
 
 def read_credentials(folder: Path | None) -> Credentials | None:

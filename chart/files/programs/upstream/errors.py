@@ -70,6 +70,11 @@ class NotFound(Exception):
 class Denied(Exception):
     """The upstream refuses access, with the credentials and without them."""
 
+    def __init__(self, message: str = "", status: int = 403) -> None:
+        """`status` is 401 if other credentials might help, or 403."""
+        super().__init__(message)
+        self.status = status
+
 
 @contextmanager
 def translate_errors(server: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from upstream.client import Answer
+    from upstream.credentials import PullerAuthorization
     from upstream.reference import Reference
     from upstream.urls import Url
 
@@ -19,6 +20,7 @@ class Options(TypedDict, total=False):
     offset: int
     last_byte: int | None
     location: Url | None
+    authorization: PullerAuthorization | None
 
 
 class Source(Protocol):

@@ -94,6 +94,22 @@ class RememberedTerms:
             self._proven.pop(oldest, None)
 
 
+def format_challenge(terms: Terms, error: str = "") -> str:
+    """Return the value of a header WWW-Authenticate that asks for the same; `error` is a code of RFC 6750.
+
+    It is empty if there is nothing to ask for, or if the upstream used characters that a header should not have.
+    """
+    demand = terms.demand
+    if demand is None:
+        return ""
+    if demand.realm is None:
+        return 'Basic realm="registry"'
+    parameters = {"realm": str(demand.realm), "service": demand.service, "scope": terms.scope, "error": error}
+    text = ",".join(f'{name}="{value}"' for name, value in parameters.items() if value)
+    is_plain = text.isascii() and text.isprintable() and not any(mark in "".join(parameters.values()) for mark in '"\\')
+    return f"Bearer {text}" if is_plain else ""
+
+
 def default_scope(repository: str) -> str:
     """Return the scope that is requested unless the upstream asks for another one."""
     return f"repository:{repository}:pull"

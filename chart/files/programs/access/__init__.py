@@ -1,0 +1,1 @@
+"""Who may pull what, where each puller shows credentials of their own."""
