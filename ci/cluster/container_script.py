@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from machine import environment
 
+from cluster.container_limits import memory_limit
 from cluster.pod_manifest import NAMESPACE
 
 if TYPE_CHECKING:
@@ -84,7 +85,15 @@ def pod_fields(name: str, address: str, zone: str = "") -> dict[str, str]:
 def _variables(container: Object, fields: Mapping[str, str]) -> list[str]:
     variables = []
     for one in container.get("env", ()):
-        value = fields[one["valueFrom"]["fieldRef"]["fieldPath"]] if "valueFrom" in one else one.get("value", "")
+        source = one.get("valueFrom", {})
+        if "fieldRef" in source:
+            value = fields[source["fieldRef"]["fieldPath"]]
+        elif "resourceFieldRef" in source:
+            reference = source["resourceFieldRef"]
+            assert (reference["resource"], reference["divisor"]) == ("limits.memory", "1Ki"), reference
+            value = str(memory_limit(container) >> 10)
+        else:
+            value = one.get("value", "")
         variables.append(f"{one['name']}={value}")
     return variables
 

@@ -83,6 +83,13 @@ def unfinished_headers(scene: Scene) -> None:
     time.sleep(SECONDS)
 
 
+@attack("5,000 connections with 450 small headers each that are unfinished")
+def unfinished_small_headers(scene: Scene) -> None:
+    """A small header takes ten times as much memory as it has bytes."""
+    scene.flood("/v2/", at_once=5000, unfinished=1, headers={f"{number:x}": "" for number in range(450)})
+    time.sleep(SECONDS)
+
+
 @attack("40 connections ask for a digest under made-up repositories while a node asks for it under its own")
 def joined_fetches(scene: Scene) -> None:
     for number in range(3):

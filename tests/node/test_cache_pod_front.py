@@ -189,8 +189,8 @@ def test_only_pulls_of_the_upstream_are_answered(pod: CachePod, image: oci.Image
 
 
 def test_headers_of_a_request_are_bounded(pod: CachePod) -> None:
-    assert send_request(pod, "/v2/", **{"X-Filler": "x" * 3000}).status == 200
-    assert send_request(pod, "/v2/", **{"X-Filler": "x" * 10_000}).status == 400
+    assert send_request(pod, "/v2/", **{"X-Filler": "x" * 1900}).status == 200
+    assert send_request(pod, "/v2/", **{"X-Filler": "x" * 3000}).status == 400
     assert send_request(pod, f"/v2/{'a' * 8000}/manifests/1").status == 414
 
 

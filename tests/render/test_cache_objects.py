@@ -284,3 +284,18 @@ def test_ports_of_the_programs_are_those_of_the_chart() -> None:
     (front, *_) = by_kind(objects, "StatefulSet")[0]["spec"]["template"]["spec"]["containers"]
     assert f"listen {ports['registry-cache']} " in front["command"][-1]
     assert ports["debug"] == STATUS_PORT
+
+
+@scenarios
+def test_workers_of_the_front_may_together_use_less_memory_than_their_container(values: Path) -> None:
+    """The kernel would end nginx if they used more; a worker that may use no more closes connections."""
+    workers = int(
+        re.findall(r"^worker_processes (\d+);$", (CHART / "files/front/nginx.conf").read_text(), re.MULTILINE)[0]
+    )
+    for found in by_kind(render(values), "StatefulSet"):
+        front = container_of(found, "front")
+        (limit,) = [one for one in front["env"] if one["name"] == "MEMORY_LIMIT_KIB"]
+        reference = {"resource": "limits.memory", "divisor": "1Ki"}
+        assert limit["valueFrom"] == {"resourceFieldRef": reference}
+        (share,) = re.findall(r"ulimit -d \$\(\(MEMORY_LIMIT_KIB / (\d+)\)\)", front["command"][-1])
+        assert int(share) > workers

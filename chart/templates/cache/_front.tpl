@@ -6,15 +6,17 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
 - name: front
   image: {{ .images.front.image | quote }}
   imagePullPolicy: {{ .images.front.pullPolicy | quote }}
-  {{- /* nginx does not start with an IPv6 listener on a node without IPv6. Many container runtimes give a program 1024
-        file descriptors, and let it take more. */}}
+  {{- /* nginx does not start with an IPv6 listener on a node without IPv6. A request needs no large receive buffer, and
+        the kernel counts these buffers as memory of the container. Many container runtimes give a program 1024 file
+        descriptors, and let it take more. Each of the four workers may have a fifth of the memory: one that needs more
+        closes connections, while the kernel would end all of nginx. */}}
   command:
     - /bin/sh
     - -c
     - |
-      echo 'listen {{ .endpoint.port }}{{ $ssl }} backlog=4096;' > /run/front/listen.conf
+      echo 'listen {{ .endpoint.port }}{{ $ssl }} backlog=4096 rcvbuf=16k;' > /run/front/listen.conf
       if [ -e /proc/net/if_inet6 ]; then
-        echo 'listen [::]:{{ .endpoint.port }}{{ $ssl }} ipv6only=on backlog=4096;' >> /run/front/listen.conf
+        echo 'listen [::]:{{ .endpoint.port }}{{ $ssl }} ipv6only=on backlog=4096 rcvbuf=16k;' >> /run/front/listen.conf
       fi
       {{- /* While the gate is away, nobody knows who may pull what. A token may be longer than other headers. */}}
       {{- if eq .settings.access "Puller" }}
@@ -31,7 +33,14 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
       sh /etc/registry-cache/pod/reload.sh &
       {{- end }}
       ulimit -n "$(ulimit -Hn)"
+      ulimit -d $((MEMORY_LIMIT_KIB / 5))
       exec nginx -e stderr -c /etc/registry-cache/pod/nginx.conf -g 'daemon off;'
+  env:
+    - name: MEMORY_LIMIT_KIB
+      valueFrom:
+        resourceFieldRef:
+          resource: limits.memory
+          divisor: 1Ki
   ports:
     - name: registry-cache
       containerPort: {{ .endpoint.port }}

@@ -50,7 +50,7 @@ class CacheResources(Model):
     """The resources of each container of a cache pod."""
 
     front: Resources = Field(
-        {"requests": {"cpu": "10m", "memory": "24Mi"}, "limits": {"memory": "128Mi"}},
+        {"requests": {"cpu": "10m", "memory": "24Mi"}, "limits": {"memory": "256Mi"}},
         description="nginx, which receives all requests and sends blobs.",
     )
     gate: Resources = Field(
@@ -66,7 +66,7 @@ class CacheResources(Model):
 class UpstreamResources(Model):
     """The resources of some containers of a cache pod, instead of those in cachePods."""
 
-    front: Resources | None = Field(None, description="nginx.", examples=[{"limits": {"memory": "256Mi"}}])
+    front: Resources | None = Field(None, description="nginx.", examples=[{"limits": {"memory": "512Mi"}}])
     gate: Resources | None = Field(None, description="Our program.", examples=[{"limits": {"memory": "512Mi"}}])
     distribution: Resources | None = Field(
         None, description="Distribution.", examples=[{"limits": {"memory": "512Mi"}}]
