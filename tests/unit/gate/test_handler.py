@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
+from unittest import mock
 
 import pytest
 from common.endpoint import Endpoint
@@ -705,6 +706,20 @@ def test_no_thread_is_started_for_too_many_connections(
         return False
 
     wait_for("a place", is_served, TIMEOUT_SECONDS, 0.1)
+
+
+def test_connections_that_the_front_has_closed_already_start_no_thread(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "full.sock"
+    with Server(path, serve(MadeSource(lambda _: whole(CONTENT)))) as full, contextlib.closing(Front(path)) as last:
+        for _ in range(3):
+            with contextlib.closing(Front(path)) as hung_up:
+                hung_up.request("GET", blob_path(CONTENT))
+        last.request("GET", "/v2/other")
+        with mock.patch.object(full, "process_request", wraps=full.process_request) as started:
+            for _ in range(4):
+                full.handle_request()
+        assert last.getresponse().status == 404
+        assert started.call_count == 1
 
 
 def test_client_that_hung_up_is_noticed(silent: tuple[Parts, RunningGate]) -> None:
