@@ -336,8 +336,9 @@ def test_large_manifest_is_stored_and_not_kept_in_memory(store: Store) -> None:
     assert store.read_manifest("a/b", digest(LARGE)) == LARGE
 
 
-def test_few_large_manifests_are_in_memory_at_once(store: Store) -> None:
+def test_few_large_manifests_are_in_memory_at_once_and_stored_ones_do_not_wait(store: Store) -> None:
     """The upstream sends the first parts of all of them, and the rest of each only when it is its turn."""
+    store.put_manifest("a/b", LARGE)
     may_end = threading.Event()
     held: list[threading.Event] = []
     kinds = [NEW + b" " * (size + manifests.MAX_SMALL_BYTES) for size in range(8)]
@@ -354,11 +355,13 @@ def test_few_large_manifests_are_in_memory_at_once(store: Store) -> None:
         return HeldAnswer([content[: manifests.MAX_SMALL_BYTES + 1], content[manifests.MAX_SMALL_BYTES + 1 :] + b" "])
 
     all_manifests = manifests_from(MadeSource(answer), store)
-    with ThreadPoolExecutor(len(kinds)) as pool:
+    with ThreadPoolExecutor(len(kinds) + 1) as pool:
         pulls = [pool.submit(all_manifests.get, reference(str(number))) for number in range(len(kinds))]
         wait_for("the first ones", lambda: len(held) == manifests.MAX_CONCURRENT_LARGE, TIMEOUT_SECONDS, 0.01)
         time.sleep(0.2)
         assert len(held) == manifests.MAX_CONCURRENT_LARGE
+        stored = pool.submit(all_manifests.get, reference(digest(LARGE)))
+        assert stored.result(TIMEOUT_SECONDS).digest == digest(LARGE)
         may_end.set()
         assert all(pull.result(TIMEOUT_SECONDS).content is None for pull in pulls)
 

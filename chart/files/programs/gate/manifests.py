@@ -108,7 +108,9 @@ class Manifests:
         self._lock = threading.Lock()
         self._lookups: dict[Reference, _Lookup] = {}
         self._slots = FairSlots(MAX_LOOKUPS)
-        self._large = threading.BoundedSemaphore(MAX_CONCURRENT_LARGE)
+        # What is stored never waits for what the upstream sends.
+        self._large_stored = threading.BoundedSemaphore(MAX_CONCURRENT_LARGE)
+        self._large_fetched = threading.BoundedSemaphore(MAX_CONCURRENT_LARGE)
         self._revalidated_at: dict[Reference, float] = {}
         # Until when nobody waits for a repository.
         self._slow_until: RecentDict[str, float] = RecentDict(MAX_SLOW_REPOSITORIES)
@@ -158,7 +160,7 @@ class Manifests:
         if not self._may_read(repository, digest):
             return None
         size = self._store.find_blob(digest) or 0
-        with self._large if size > MAX_SENT_BYTES else nullcontext():
+        with self._large_stored if size > MAX_SENT_BYTES else nullcontext():
             content = self._store.read_manifest(repository, digest)
             media_type = None if content is None else self._media_types.find(digest, content)
             return None if content is None or media_type is None else _stored(digest, content, media_type)
@@ -360,10 +362,10 @@ class Manifests:
         Raises:
             Overloaded: The others take too long.
         """
-        if not self._large.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not self._large_fetched.acquire(timeout=max(0.0, deadline - time.monotonic())):
             message = "too many large manifests are being fetched"
             raise Overloaded(message)
-        held.callback(self._large.release)
+        held.callback(self._large_fetched.release)
 
     def _try_to_write(self, action: Callable[[], None]) -> None:
         """Run an action that only the volume can refuse: the response is right without it, the next pull repeats it."""

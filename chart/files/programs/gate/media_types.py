@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import threading
 
+from common.apart import call_apart
 from common.json_reader import parse_json
+from common.recent import RecentDict
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -19,24 +21,26 @@ MAX_REMEMBERED_TYPES = 10_000
 
 
 class MediaTypes:
-    """The media types of the manifests that were requested lately.
-
-    They are remembered, and one document is parsed at a time, since a hostile one takes a second and 120 MB of memory.
-    """
+    """The media types of the manifests that were requested lately."""
 
     def __init__(self) -> None:
         """Remember no media type yet."""
         self._lock = threading.Lock()
-        self._remembered: dict[str, str | None] = {}
+        self._remembered: RecentDict[str, str | None] = RecentDict(MAX_REMEMBERED_TYPES)
 
     def find(self, digest: str, content: bytes) -> str | None:
-        """Return the media type of the content with this digest, or None if it is not a manifest."""
+        """Return the media type of the content with this digest, or None if it is not a manifest.
+
+        Raises:
+            OSError: The content is large, and could not be parsed.
+        """
         with self._lock:
-            if digest not in self._remembered:
-                self._remembered[digest] = determine_media_type(content)
-                if len(self._remembered) > MAX_REMEMBERED_TYPES:
-                    del self._remembered[next(iter(self._remembered))]
-            return self._remembered[digest]
+            if digest in self._remembered:
+                return self._remembered[digest]
+        media_type = call_apart(determine_media_type, content)
+        with self._lock:
+            self._remembered[digest] = media_type
+        return media_type
 
 
 def determine_media_type(content: bytes) -> str | None:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from common.apart import call_apart
+
 from store.files import RESOURCE_ERRORS, Files
 from store.incoming_blob import IncomingBlob, WrongContent
 from store.index import MAX_LINKS, Index
@@ -321,7 +323,8 @@ class Store:
             OSError: The disk reported another error.
         """
         check_names(repository, tag)
-        digest, links, references = digest_of(content), manifest_links(repository, tag), read_references(content)
+        digest, links = digest_of(content), manifest_links(repository, tag)
+        references = call_apart(read_references, content)
         with self._index.lock:
             blob = self._index.blobs.get(digest)
         if blob is not None and self._read_verified(digest, blob) is not None:
