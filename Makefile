@@ -33,7 +33,7 @@ test-fast: setup ## Run the tests that need no cluster and no containerd, except
 	@$(RUN) -m pytest --numprocesses=2 -m 'not slow' tests/unit tests/render tests/editor
 
 # For complete runs only: tests/conftest.py distributes the tests, and a part of them covers a part of the code.
-COMPLETE := --numprocesses=4 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
+COMPLETE := -m "not long" --numprocesses=4 --cov=registry_cache --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 .PHONY: test
 test: setup ## Run all tests, those on a cluster included (PYTEST_ARGS="tests/unit" for a part)
@@ -49,6 +49,11 @@ test-programs: setup ## Run the tests of the programs on the Python version and 
 test-argocd: setup ## Build Argo CD, and have it install, repair and delete the chart on a test cluster
 	@$(RUN) -m cluster.argocd
 	@$(RUN) -m pytest tests/cluster/test_argocd.py
+
+.PHONY: test-surroundings
+test-surroundings: setup ## Have nodes join, Services move and webhooks change pods on a test cluster: about 4 min
+	@$(RUN) -m cluster.prepare
+	@$(RUN) -m pytest tests/cluster/test_surroundings.py tests/cluster/test_joining.py
 
 .PHONY: bench
 bench: setup ## Measure commands, programs, and caches beside distribution alone (BENCH_ARGS="first-pull" for a part): about 45 min

@@ -102,6 +102,7 @@ def test_node_that_joins_while_docker_hub_is_away_uses_the_cache(
         assert [one for one in pulls if one[1] == node.address] == [(ECR, node.address, "docker/library/python")]
 
 
+@pytest.mark.long
 def test_node_that_joins_while_all_registries_are_away_uses_the_caches(
     release: Release, native: NativeCluster, healthy_upstream: Upstream
 ) -> None:
