@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from contextlib import contextmanager
+import signal
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from machine.processes import wait_for
@@ -34,6 +36,30 @@ def joined(cluster: NativeCluster, number: int, mirrors: Mapping[str, str] | Non
         yield node
     finally:
         _remove(node)
+
+
+def lose_power(node: NativeNode) -> None:
+    """Kill every program and container on a node at once; its files stay."""
+    holder = node.outside.process_id("holder")
+    cgroup = node.cluster.cgroup(node.name)
+
+    def all_ended() -> bool:
+        processes = cgroup.processes() - {holder}
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        return not processes
+
+    wait_for(f"the programs of {node.name} to end", all_ended, SECONDS)
+
+
+def boot(node: NativeNode) -> None:
+    """Start the programs of a node that has lost its power."""
+    # What is in /run does not survive that; what is mounted there belongs to containers that have ended.
+    node.run("sh", "-c", "grep ' /run/' /proc/mounts | cut -d' ' -f2 | sort -r | xargs -r umount -l; rm -rf /run/*")
+    node.run("mkdir", "-p", "/run/netns", "/run/lock")
+    node.start_containerd()
+    node.start_kubernetes()
 
 
 def _start(node: NativeNode, mirrors: Mapping[str, str]) -> None:

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster import images
+from cluster import images, interface
 from cluster.containerd_configuration import REGISTRY_DIRECTORY
-from cluster.joining import joined
+from cluster.joining import boot, joined, lose_power
 from cluster.pulls import new_image, pull
 from cluster_support import installed
 from machine.processes import wait_for
@@ -119,6 +119,26 @@ def test_node_that_joins_while_all_registries_are_away_uses_the_caches(
     with joined(native, 3, mirrors) as node:
         wait_until_used(release, node, "docker.io")
         assert pull(native, reference, node).served_by == "cache"
+
+
+@pytest.mark.long
+def test_node_that_was_off_while_a_cache_went_pulls_from_the_upstream(release: Release, native: NativeCluster) -> None:
+    """Its hosts.toml still names the cache when it boots, until the node program runs again."""
+    path = f"{REGISTRY_DIRECTORY}/docker.io/hosts.toml"
+    with joined(native, 3) as node:
+        wait_until_used(release, node, "docker.io")
+        reference, _ = new_image(native, "docker.io/library/booted:1")
+        interface.kubectl(native.kubeconfig, "drain", node.name, "--ignore-daemonsets", "--timeout=60s")
+        lose_power(node)
+        release.take_away("docker.io")
+        boot(node)
+        assert node.run("cat", path)
+        assert pull(native, reference, node).served_by == "upstream"
+        wait_for("the file to be withdrawn", lambda: not node.run("cat", path, check=False), SECONDS)
+        interface.kubectl(native.kubeconfig, "uncordon", node.name)
+    release.bring_back("docker.io")
+    (nodes,) = release.get("daemonsets")["items"]
+    assert nodes["status"]["desiredNumberScheduled"] == len(native.nodes), "a node that is deleted leaves no pod"
 
 
 def wait_until_used(release: Release, node: NativeNode, upstream: str) -> None:
