@@ -131,7 +131,7 @@ class ColdBodyFault:
     The rest of the layer comes from the cache or, with `is_resumed_directly`, from the upstream; None where either may
     happen. With `is_content_wrong`, all of the layer comes, and its digest is wrong. The upstream sends at most
     `max_fetched` times the layer to the cache, if that sends the rest. It limits the rate of each connection with
-    `is_each_connection_slow`, and otherwise the rate of all together.
+    `is_each_connection_slow`, and otherwise the rate of all together. The pulls take `max_seconds` at most.
     """
 
     title: str
@@ -140,6 +140,7 @@ class ColdBodyFault:
     prepare: Callable[[Scene], None] = lambda _: None
     is_content_wrong: bool = False
     max_fetched: float = 1.05
+    max_seconds: float = HANG_SECONDS
     layer_bytes: int = LAYER_BYTES
     is_each_connection_slow: bool = False
     volume: Tmpfs | None = None
@@ -288,6 +289,10 @@ def _kill_gate(scene: Scene) -> None:
     scene.pod.kill("gate")
 
 
+def _hang_gate(scene: Scene) -> None:
+    scene.pod.hang("gate")
+
+
 def _kill_pod(scene: Scene) -> None:
     for container in scene.pod.containers:
         os.kill(scene.pod.process(container), signal.SIGKILL)
@@ -344,6 +349,9 @@ COLD_BODY_FAULTS = (
         is_content_wrong=True,
     ),
     ColdBodyFault("the gate is killed", _kill_gate, is_resumed_directly=True),
+    ColdBodyFault(
+        "the gate hangs, and no liveness probe ends it", _hang_gate, is_resumed_directly=True, max_seconds=45.0
+    ),
     ColdBodyFault("the cache pod is killed", _kill_pod, is_resumed_directly=True),
     ColdBodyFault("other files fill the volume", _fill_volume, is_resumed_directly=False, volume=Tmpfs(VOLUME)),
     ColdBodyFault(

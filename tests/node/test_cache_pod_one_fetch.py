@@ -59,7 +59,7 @@ def pod(bench: Bench, shared_pod: CachePod) -> Iterator[CachePod]:
 
 @pytest.fixture(scope="module")
 def hung(bench: Bench, shared_pod: CachePod) -> Iterator[tuple[oci.Image, dict[str, Future[Response]]]]:
-    """Requests to a pod whose gate hangs; the front waits 28 s for it, and the other tests run in that time."""
+    """Requests to a pod whose gate hangs; the front waits 14 s for it, and the other tests run in that time."""
     image = bench.push("hung")
     unseen = bench.push("hung-unseen")
     with bench.pod() as pod, ThreadPoolExecutor(CLIENTS) as pool:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 # The longest range that is held in memory, and how many are at once.
 MAX_RANGE_BYTES = 4 << 20
 MAX_CONCURRENT_RANGES = 8
-# How long the upstream may take for the head of an answer, and for all of a range.
+# How long the upstream may take for the head of an answer, and for all of a range: the front waits 14 s.
 HEAD_TIMEOUT_SECONDS = 10.0
-RANGE_SECONDS = 20.0
+RANGE_SECONDS = 12.0
 # How often the rest is requested after a connection broke.
 MAX_RESPONSES = 3
 
