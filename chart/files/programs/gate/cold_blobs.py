@@ -184,7 +184,11 @@ class ColdBlobs(Responses):
             return
         fetch = self._parts.fetches.find(request.reference)
         if fetch is None:
-            self._refuse_for(Unavailable(Kind.CUT, "the fetch of the blob has ended"), request)
+            if self._parts.store.find_blob(request.reference.identifier) is not None:
+                # It was stored in the meantime.
+                self._send_stored_blob(request)
+            else:
+                self._refuse_for(Unavailable(Kind.CUT, "the fetch of the blob has ended"), request)
             return
         is_kept = False
         try:
