@@ -239,10 +239,10 @@ class CachePods(Model):
     fetchAhead: Literal["Never", "Adaptive", "Always"] = Field(
         "Adaptive",
         description="Whether layers are fetched before a node requests them, which saves the node the delay of the "
-        "line. Adaptive does so for a node that has requested two successive layers that were not cached, and fetches "
-        "1 MiB of each of the next three layers until the node requests them. Always does so as soon as a node gets "
-        "the manifest of an image, even if it has most of the layers already. Never fetches only what is requested; "
-        "use it if the upstream charges for each byte.",
+        "line. Adaptive does so for a node that has requested two successive layers that were not cached, unless the "
+        "upstream begins to send blobs within 10 ms, and fetches the beginning of each of the next three layers until "
+        "the node requests them. Always does so as soon as a node gets the manifest of an image, even if it has most "
+        "of the layers already. Never fetches only what is requested; use it if the upstream charges for each byte.",
     )
     nodesOnly: bool = Field(
         False,

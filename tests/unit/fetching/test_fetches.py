@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 from unittest import mock
 
 import pytest
 from fetching import download, fetches
 from fetching.fair_slots import FairSlots, Overloaded
+from fetching.fetch import MAX_STEP_BYTES, Fetch
 from fetching.fetches import Fetches
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fetching.fetch import Fetch
+    from store.store import IncomingBlob
     from upstream.source import Source
 
 TIMEOUT_SECONDS = 30.0
@@ -414,3 +417,32 @@ def test_remembered_failures_are_bounded(store: Store, monkeypatch: pytest.Monke
     for number in range(10):
         finish(all_fetches, blob(bytes([number])))
     assert len(all_fetches._failed) == 3
+
+
+def test_clients_learn_of_a_blob_in_steps_that_are_small_at_its_beginning_and_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size, chunk = 32 << 20, 1 << 15
+
+    def steps(clients: int) -> list[int]:
+        """Return how much has come each time that the clients are woken."""
+        incoming = SimpleNamespace(written=0)
+        fetch, woken = Fetch(blob()), list[int]()
+        for _ in range(clients):
+            fetch.join()
+        fetch.note_start(cast("IncomingBlob", incoming), size)
+        with monkeypatch.context() as patched:
+            patched.setattr("fetching.fetch.time.monotonic", lambda: 1.0)
+            patched.setattr(threading.Condition, "notify_all", lambda _: woken.append(incoming.written))
+            for written in range(chunk, size + 1, chunk):
+                incoming.written = written
+                fetch.note_growth()
+        return woken
+
+    few = steps(1)
+    assert few[:3] == [chunk, 3 * chunk, 5 * chunk]
+    assert size - few[-1] <= 2 * chunk
+    assert max(after - before for before, after in itertools.pairwise(few)) == MAX_STEP_BYTES
+    assert len(few) < 100
+    many = steps(50)
+    assert min(after - before for before, after in itertools.pairwise(many)) == MAX_STEP_BYTES

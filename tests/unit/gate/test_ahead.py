@@ -39,7 +39,8 @@ class Node:
         self.prepared: list[int] = []
         self.source = MadeSource(self._answer)
         self.fetches = Fetches(self.store, cast("Source", self.source), print)
-        self.ahead = Ahead(mode, self.store, self.fetches, self.prepared.append)
+        self.wait = 0.05
+        self.ahead = Ahead(mode, self.store, self.fetches, self.prepared.append, lambda: self.wait)
         self.manifest = manifest_of(b"{}", LAYERS)
         self.digest = self.store.put_manifest("a/b", self.manifest)
 
@@ -87,6 +88,16 @@ def test_node_that_has_most_layers_costs_no_bytes(node: Node) -> None:
     for number in (1, 4, 7):
         node.request(number)
     assert node.fetched(3) == [1, 4, 7]
+    assert node.fetches.count() == 3
+
+
+def test_nothing_is_fetched_ahead_from_an_upstream_that_is_near(node: Node) -> None:
+    """What comes ahead takes the line from the layers that the node waits for."""
+    node.wait = 0.002
+    node.get_manifest()
+    for number in range(3):
+        node.request(number)
+    assert node.fetched(3) == [0, 1, 2]
     assert node.fetches.count() == 3
 
 

@@ -79,7 +79,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 replica_addresses=ReplicaAddresses([Endpoint("http", "localhost", 5000)]),
                 fetches=fetches,
                 ranges=Ranges(source),
-                ahead=Ahead(NEVER, store, fetches, print),
+                ahead=Ahead(NEVER, store, fetches, print, lambda: 1.0),
                 manifests=Manifests(
                     store,
                     source,
@@ -271,6 +271,21 @@ def test_last_byte_is_sent_before_the_disk_has_the_blob(
     more.set()
     assert response.read() == CONTENT
     flushed.set()
+
+
+def test_blob_that_was_stored_since_the_front_was_told_that_it_comes_is_sent(
+    serve: Serve, ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fetch ends between the look at the volume and the one at the fetches."""
+
+    def end(*_: object) -> None:
+        put_blob(store, "a/b", CONTENT)
+
+    serve(MadeSource(lambda _: whole(CONTENT)))
+    monkeypatch.setattr(Fetches, "find", end)
+    response = ask("GET", f"{cold_blobs.INCOMING}{blob_path(CONTENT)}")
+    assert response.status == 200
+    assert response.headers["X-Accel-Redirect"].startswith("/blobs/")
 
 
 def test_blob_that_cannot_be_opened_is_refused_before_the_response_begins(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -162,3 +163,13 @@ def test_answer_of_the_upstream_itself_has_no_location() -> None:
         answer = client_of(server).open("GET", BLOB, offset=2, timeout=TIMEOUT_SECONDS)
         assert body_of(answer) == b"234"
         assert answer.location is None
+
+
+def test_client_knows_how_long_a_blob_takes_to_begin() -> None:
+    manifest = Reference("manifest", "a", "1")
+    with ScriptedServer(in_turn(PART, PART)) as server:
+        client = client_of(server)
+        body_of(client.open("GET", manifest, offset=2, last_byte=4, timeout=TIMEOUT_SECONDS))
+        assert client.blob_wait == math.inf
+        body_of(client.open("GET", BLOB, offset=2, last_byte=4, timeout=TIMEOUT_SECONDS))
+        assert 0 < client.blob_wait < TIMEOUT_SECONDS

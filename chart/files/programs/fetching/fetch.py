@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 # A fetch that received nothing for this long after a break loses its clients and refuses new ones, although it may
 # still resume: they go to the upstream before their own timeouts end.
 STALLED_AFTER_SECONDS = 5.0
-# Clients that follow a fetch learn about its progress each time that one of these has passed: to wake fifty of them for
-# each chunk would cost more than to send it.
-PROGRESS_BYTES = 1 << 20
-PROGRESS_SECONDS = 0.05
+# Clients that follow a fetch learn about its progress in steps: to wake fifty of them for each chunk would cost more
+# than to send it. A step is a share of what has come or of what is missing, so that neither the beginning nor the end
+# of a blob has to wait, but at least so many bytes for each client, and at most these bytes or these seconds.
+STEP_SHARE = 1 / 8
+STEP_BYTES_PER_CLIENT = 1 << 16
+MAX_STEP_BYTES = 1 << 20
+MAX_STEP_SECONDS = 0.05
 
 # A fetch that was started before any client requested the blob receives this much, and then waits for a client.
 AHEAD_BYTES = 1 << 20
@@ -202,14 +205,19 @@ class Fetch:
         written = self._written()
         if (
             self._broken_since is None
-            and written - self._reported_bytes < PROGRESS_BYTES
-            and now - self._reported_at < PROGRESS_SECONDS
+            and written - self._reported_bytes < self._step_bytes(written)
+            and now - self._reported_at < MAX_STEP_SECONDS
         ):
             return
         with self._changed:
             self._broken_since = None
             self._reported_bytes, self._reported_at = written, now
             self._changed.notify_all()
+
+    def _step_bytes(self, written: int) -> float:
+        left = written if self._size is None else self._size - written
+        step = max(STEP_BYTES_PER_CLIENT * self._clients, min(written, left) * STEP_SHARE)
+        return min(step, MAX_STEP_BYTES)
 
     def note_verified(self) -> None:
         """Let the clients that follow the file have the last byte."""

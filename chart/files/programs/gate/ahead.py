@@ -32,6 +32,9 @@ NEVER = "Never"
 ADAPTIVE = "Adaptive"
 ALWAYS = "Always"
 MODES = (NEVER, ADAPTIVE, ALWAYS)
+# If the upstream begins to send a blob sooner, nothing is gained by a request ahead, and what it brings takes the line
+# from the layers that a node waits for: with 1 Gbit/s and no delay, an image of ten layers of 20 MiB took 0.2 s longer.
+NEAR_SECONDS = 0.01
 # As many as containerd requests at once (docs/cri/config.md, max_concurrent_downloads).
 LAYERS = 3
 # How many images are remembered, and for how long after their manifests were sent.
@@ -54,9 +57,21 @@ class _Image:
 class Ahead:
     """Decides which layers to fetch ahead."""
 
-    def __init__(self, mode: str, store: Store, fetches: Fetches, prepare: Callable[[int], None]) -> None:
-        """Use one of `MODES`; `prepare` opens a number of connections to the upstream, so that they are ready."""
+    def __init__(
+        self,
+        mode: str,
+        store: Store,
+        fetches: Fetches,
+        prepare: Callable[[int], None],
+        find_wait: Callable[[], float],
+    ) -> None:
+        """Use one of `MODES`.
+
+        `prepare` opens a number of connections to the upstream, so that they are ready. `find_wait` returns how many
+        seconds the upstream takes to begin to send a blob.
+        """
         self._mode = mode
+        self._find_wait = find_wait
         self._store = store
         self._fetches = fetches
         self._prepare = prepare
@@ -98,7 +113,7 @@ class Ahead:
     def _choose(self, image: _Image) -> list[str]:
         """Return the layers to fetch now, which come after the last one that was requested."""
         last = max(image.requested, default=-1)
-        if self._mode == ADAPTIVE and not {last - 1, last} <= image.requested:
+        if self._mode == ADAPTIVE and (not {last - 1, last} <= image.requested or self._find_wait() < NEAR_SECONDS):
             return []
         following = [
             digest

@@ -115,7 +115,7 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         replica_addresses=ReplicaAddresses(configuration.replicas),
         fetches=fetches,
         ranges=Ranges(source),
-        ahead=Ahead(configuration.fetch_ahead, store, fetches, client.prepare_connections),
+        ahead=Ahead(configuration.fetch_ahead, store, fetches, client.prepare_connections, lambda: client.blob_wait),
         manifests=Manifests(
             store,
             source,

@@ -6,9 +6,11 @@ A redirect to another host never takes the authorization along.
 from __future__ import annotations
 
 import http.client
+import math
 import re
 import time
 import urllib.parse
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -47,6 +49,8 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 PREPARE_SECONDS = 5.0
 # The share of its time that a request has at a remembered location, so that the rest is left for the usual way.
 LOCATION_SHARE = 0.5
+# The shortest one of so many waits is taken for that of an idle line.
+REMEMBERED_WAITS = 16
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
@@ -201,6 +205,8 @@ class Client:
         self._read_timeout = read_timeout
         # The server that the upstream redirected to last for a blob.
         self._blob_server: Origin | None = None
+        # How long the last good answers with blobs took to begin, in seconds.
+        self._blob_waits: deque[float] = deque(maxlen=REMEMBERED_WAITS)
         self._authorizer.log_problem()
         if settings.ca_file is not None:
             try:
@@ -221,6 +227,11 @@ class Client:
     def connections_opened(self) -> int:
         """How many connections were opened, to the upstream, its token server and the servers it redirects to."""
         return self._connections.opened
+
+    @property
+    def blob_wait(self) -> float:
+        """How long a blob of the upstream takes to begin if nothing holds it up, in seconds; infinite if unknown."""
+        return min(tuple(self._blob_waits), default=math.inf)
 
     def open(  # noqa: PLR0913 - whatever a request can say
         self,
@@ -246,7 +257,8 @@ class Client:
             NotFound: The upstream does not have it.
             Denied: The upstream refuses access.
         """
-        deadline = time.monotonic() + timeout
+        begun = time.monotonic()
+        deadline = begun + timeout
         repository, path = reference.repository, reference.path
         prefix = self._url.target.rstrip("/")
         target = f"{prefix}/v2/{urllib.parse.quote(repository)}/{urllib.parse.quote(path, safe='/:')}"
@@ -262,8 +274,13 @@ class Client:
                 # The URL may have expired.
                 pass
         if authorization is not None:
-            return self._answer(self._open_for_puller(request, repository, authorization), reference, requested)
-        return self._answer(self._authorizer.open(request, repository), reference, requested)
+            reply = self._open_for_puller(request, repository, authorization)
+        else:
+            reply = self._authorizer.open(request, repository)
+        answer = self._answer(reply, reference, requested)
+        if reference.kind == BLOB:
+            self._blob_waits.append(time.monotonic() - begun)
+        return answer
 
     def find_terms(self, repository: str) -> Terms | None:
         """Return what a repository asks for, as far as its answers have shown, or those of the others."""

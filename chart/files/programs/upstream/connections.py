@@ -148,7 +148,9 @@ class Connections:
         return Reply(url, connection, response, partial(self._release, connection, route))
 
     def _release(self, connection: Connection, route: Route, *, is_reusable: bool) -> None:
-        if route.context is not None:
+        # To read the session takes a third of a millisecond, so it is done once for each connection.
+        if route.context is not None and not connection.has_told_session:
+            connection.has_told_session = True
             self._remember_session(connection, route)
         if is_reusable:
             self._pool.put(route, connection)

@@ -139,6 +139,8 @@ class Connection:
         self.transport = transport
         # By time.monotonic().
         self.opened_at = time.monotonic()
+        # Whether its TLS session was remembered.
+        self.has_told_session = False
         self._stream = _Stream(transport, deadline)
         # One reader for all responses, since it may have read more than the response that is being read.
         self._reader = _Reader(self._stream)
