@@ -29,6 +29,7 @@ BANDWIDTH = 12_500_000
 # distribution alone takes minutes for one herd, and the same time for each.
 HERDS = {"pod": 3, "alone": 1}
 ROUNDS = 7
+COLD_BYTES = 100_000_000
 # Sizes of blobs: how many blobs there are, and how often each is read in a round.
 WARM = {100_000_000: (2, 10), 1_000_000: (20, 20)}
 PROMISED_SHARE = 0.4
@@ -47,6 +48,7 @@ class Figures:
     alone: list[float] = field(default_factory=list)
     herds: list[Herd] = field(default_factory=list)
     herd_cpu: list[float] = field(default_factory=list)
+    cold_cpu_per_gigabyte: list[float] = field(default_factory=list)
     # By size of the blobs, one figure for each round.
     cpu_per_gigabyte: dict[int, list[float]] = field(default_factory=dict)
     gigabytes_per_second: dict[int, list[float]] = field(default_factory=dict)
@@ -69,6 +71,7 @@ def bench_caches() -> None:
         for name, contender in contenders.items():
             time.sleep(SETTLING_SECONDS)
             figures[name].memory_after_herd = memory(contender)
+        _measure_cold(bench, contenders, figures)
         _measure_warm(bench, contenders, figures)
         for name, contender in contenders.items():
             figures[name].idle_millicores = idle_millicores(contender)
@@ -103,6 +106,19 @@ def _measure_herds(bench: Bench, contenders: dict[str, Contender], figures: dict
                     of_contender.multiples.append(sent / image.size)
     finally:
         bench.upstream.resume()
+
+
+def _measure_cold(bench: Bench, contenders: dict[str, Contender], figures: dict[str, Figures]) -> None:
+    """Let one client read a blob from both in turns that neither has, with an upstream that is not limited."""
+    for number in range(ROUNDS):
+        repository = f"cold-{number}"
+        image = bench.push(repository, 1, COLD_BYTES)
+        digest = max(image.blobs, key=lambda each: len(image.blobs[each]))
+        for name, contender in contenders.items():
+            before = cpu_seconds(contender.cgroup)
+            with Connection(contender.url) as connection:
+                gigabytes = connection.blob(f"library/{repository}", digest) / 1e9
+            figures[name].cold_cpu_per_gigabyte.append((cpu_seconds(contender.cgroup) - before) / gigabytes)
 
 
 def _measure_warm(bench: Bench, contenders: dict[str, Contender], figures: dict[str, Figures]) -> None:
@@ -170,6 +186,11 @@ def print_figures(alone: Figures, pod: Figures) -> None:
         ("wrong bodies", "{}", lambda each: sum(len(one.wrong) for one in each.herds)),
     ):
         _row(title, form.format(value(alone)), form.format(value(pod)))
+    print(f"\nCold blobs on loopback, one client that checks digests, medians of {ROUNDS} rounds in turns\n")
+    _row("", "distribution", "cache pod", "share")
+    cold = [statistics.median(each.cold_cpu_per_gigabyte) for each in (alone, pod)]
+    title = f"blobs of {COLD_BYTES / 1e6:.0f} MB, CPU for a gigabyte"
+    _row(title, *(f"{each:.2f} s" for each in cold), f"{cold[1] / cold[0]:.2f}")
     print(f"\nWarm blobs on loopback, one client that checks digests, medians of {ROUNDS} rounds in turns")
     print(f"promised: at most {PROMISED_SHARE} of the CPU of distribution\n")
     _row("", "distribution", "cache pod", "share")
