@@ -95,6 +95,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 metrics=metrics,
                 health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
                 certificate=None,
+                client_certificate=None,
                 is_upstream_away=lambda: False,
                 count_refused_credentials=lambda: 3,
                 count_upstream_connections=lambda: 4,
