@@ -43,6 +43,7 @@ def known_metrics() -> set[str]:
     """Return all names, those of the parts of a histogram included."""
     nodes = NodeMetrics(["docker.io"])
     nodes.set_containerd_reads_directory(reads=True)
+    nodes.set_uses_proxy("docker.io", uses_proxy=False)
     cache = CacheMetrics("docker.io")
     cache.count_pulled_bytes(Reference(MANIFEST, "library/nginx", "1"), 1)
     text = cache.render(EMPTY_CACHE) + nodes.render()

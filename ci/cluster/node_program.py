@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COMMAND = ("env", f"PYTHONPATH={PROGRAMS}", sys.executable, "-B", "-u", "-m", "node_program")
 # As the DaemonSet runs it: as root without any capability.
 UNPRIVILEGED_COMMAND = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", *COMMAND)
+FIND_PROXY = (*UNPRIVILEGED_COMMAND[:-1], "node_program.find_proxy")
 CONFIGURE_CONTAINERD = (*COMMAND[:-1], "node_program.configure_containerd")
 
 

@@ -108,6 +108,15 @@ def alerts() -> tuple[Alert, ...]:
             "directory. The node pulls every image from its upstream.",
         ),
         Alert(
+            "RegistryCacheNodeUsesProxy",
+            "registry_cache_node_containerd_uses_proxy == 1",
+            "15m",
+            "warning",
+            "containerd on a node would ask the cache of {{ $labels.upstream_host }} through an HTTP proxy",
+            "NO_PROXY of containerd on the node of {{ $labels.instance }} does not cover the Service of the cache, so "
+            "the node pulls from the upstream. The message of the pod names the file that sets the proxy.",
+        ),
+        Alert(
             "RegistryCacheHitRatioCollapsed",
             f"{hits}1h < 0.5 * ({hits}1d offset 1h)"
             f" and {_sum('increase(registry_proxy_requests_total[1h])')} > 100"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socketserver
 import subprocess
+import threading
 import time
 import tomllib
 import urllib.request
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from cluster import images
-from cluster.node_program import UNPRIVILEGED_COMMAND, cache_entry, write_configuration
+from cluster.node_program import FIND_PROXY, UNPRIVILEGED_COMMAND, cache_entry, write_configuration
 from machine import tools
 from machine.cgroups import Cgroup
 from machine.paths import CHART
@@ -65,10 +67,14 @@ class Machine:
         push_image(f"127.0.0.1:{self.upstream.port}", name, "1", image)
         return f"127.0.0.1:{self.upstream.port}/{name}:1", image
 
-    def pull(self, reference: str) -> None:
-        """Pull with the registry directory, as containerd does for a kubelet, and remove the image again."""
+    def pull(self, reference: str, *, local: bool = True) -> None:
+        """Pull with the registry directory, as containerd does for a kubelet, and remove the image again.
+
+        If it is `local`, the client pulls, and else containerd itself.
+        """
         client = [tools.go_binary("containerd", "ctr"), "--address", self.folder / "containerd.sock"]
-        self.place.run([*client, "images", "pull", "--local", "--hosts-dir", self.certs, reference])
+        who = ["--local"] if local else []
+        self.place.run([*client, "images", "pull", *who, "--hosts-dir", self.certs, reference])
         self.place.run([*client, "images", "remove", "--sync", reference])
 
     def configure(
@@ -78,6 +84,8 @@ class Machine:
         owner: str = "space/name",
         probe: dict[str, object] | None = None,
         metrics_port: int = 0,
+        cache_host: str = "127.0.0.1",
+        **changes: object,
     ) -> Path:
         return write_configuration(
             self.folder / f"{owner.replace('/', '-')}.json",
@@ -88,9 +96,10 @@ class Machine:
             probe=probe or {"interval": "200ms", "timeout": "500ms", "failureThreshold": 2, "maxBackoff": "0s"},
             metricsPort=metrics_port,
             caches=[
-                cache_entry(upstream, self.upstream.url, "127.0.0.1", self.cache.port)
+                cache_entry(upstream, self.upstream.url, cache_host, self.cache.port)
                 for upstream in upstreams or (self.name,)
             ],
+            **changes,
         )
 
     def containerd_configuration(self) -> Path:
@@ -531,6 +540,44 @@ def test_containerd_that_does_not_read_the_registry_directory_is_reported_and_pu
     assert machine.files() == {}
 
 
+@pytest.mark.parametrize(
+    ("no_proxy", "is_checked", "uses_cache"),
+    [
+        pytest.param("localhost", False, False, id="not checked"),
+        pytest.param("localhost", True, False, id="proxy"),
+        pytest.param("localhost,0.0.0.0/8", True, True, id="no proxy for Services"),
+    ],
+)
+def test_node_whose_containerd_uses_a_proxy_leaves_the_caches(
+    machine: Machine, no_proxy: str, *, is_checked: bool, uses_cache: bool
+) -> None:
+    """Without the check, each pull asks the dead proxy first."""
+    with _dead_proxy() as proxy:
+        environment = {"HTTP_PROXY": f"http://127.0.0.1:{proxy.port}", "NO_PROXY": no_proxy}
+        units = machine.folder / "units"
+        drop_in = units / "containerd.service.d" / "proxy.conf"
+        drop_in.parent.mkdir(parents=True)
+        drop_in.write_text("[Service]\n" + "".join(f"Environment={name}={environment[name]}\n" for name in environment))
+        machine.place.stop("containerd")
+        _start_containerd(machine, environment)
+        check = {"units": ["containerd.service"], "directories": [str(units)], "mounts": {str(units): str(units)}}
+        # This is an address of this machine, and for Go no loopback address, which no proxy is asked for.
+        configuration = machine.configure(cache_host="0.0.0.0", proxyCheck=check)  # noqa: S104 - see above
+        if is_checked:
+            machine.place.run([*FIND_PROXY, "--config", configuration])
+        machine.start_program(configuration)
+        if is_checked and not uses_cache:
+            wait_for("the reason", lambda: f"the proxy that {drop_in} sets" in machine.not_ready(), LIMIT_SECONDS)
+            assert machine.files() == {}
+        else:
+            machine.wait_until_used(used=True)
+
+        machine.pull(machine.push("image")[0], local=False)
+
+        assert bool(machine.cache.blob_requests()) is uses_cache
+        assert (proxy.connections > 0) is not is_checked
+
+
 def test_state_is_ready_when_every_cache_is_used(machine: Machine) -> None:
     machine.start_program()
     wait_for("ready", (machine.state() / "ready").exists, LIMIT_SECONDS)
@@ -559,6 +606,27 @@ def test_wrong_configuration_is_refused_with_all_problems(machine: Machine) -> N
     assert machine.files() == {}
 
 
+class DeadProxy(socketserver.ThreadingTCPServer):
+    """A proxy that ends each connection at once, and counts them."""
+
+    connections = 0
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def finish_request(self, *_: object) -> None:
+        self.connections += 1
+
+
+@contextmanager
+def _dead_proxy() -> Iterator[DeadProxy]:
+    with DeadProxy(("127.0.0.1", 0), socketserver.BaseRequestHandler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
 @contextmanager
 def _running(configuration: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run the program as a child process, whose exit code is known."""
@@ -581,7 +649,7 @@ def _settled(machine: Machine, owner: str) -> bool:
     return (machine.state(owner) / "ready").exists() or "is managed by" in machine.not_ready(owner)
 
 
-def _start_containerd(machine: Machine) -> None:
+def _start_containerd(machine: Machine, environment: dict[str, str] | None = None) -> None:
     folder = machine.folder
     (folder / "containerd.toml").write_text(
         f"""version = 3
@@ -596,5 +664,7 @@ disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.cri.v1.images', 
   address = '{folder}/containerd.sock.ttrpc'
 """
     )
-    machine.place.start("containerd", [tools.go_binary("containerd", "containerd"), "-c", folder / "containerd.toml"])
+    (folder / "containerd.sock").unlink(missing_ok=True)
+    program = tools.go_binary("containerd", "containerd")
+    machine.place.start("containerd", [program, "-c", folder / "containerd.toml"], environment)
     wait_for("containerd", (folder / "containerd.sock").exists, LIMIT_SECONDS)

@@ -33,6 +33,11 @@ def test_configuration_of_the_node_program_has_every_cache() -> None:
     ]
 
 
+def node_folders(pod: Any) -> dict[str, str]:
+    """Return the directories of the node that a pod has as volumes."""
+    return {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+
+
 @pytest.mark.parametrize("preset", sorted(yaml.safe_load((CHART / "files" / "presets.yaml").read_text())))
 def test_preset_decides_where_containerds_files_are(preset: str, tmp_path: Path) -> None:
     places = yaml.safe_load((CHART / "files" / "presets.yaml").read_text())[preset]
@@ -43,15 +48,12 @@ def test_preset_decides_where_containerds_files_are(preset: str, tmp_path: Path)
         places["containerdConfig"],
     )
     (daemon_set,) = by_kind(objects, "DaemonSet")
-    folders = {
-        volume["name"]: volume["hostPath"]["path"]
-        for volume in daemon_set["spec"]["template"]["spec"]["volumes"]
-        if "hostPath" in volume
-    }
+    folders = node_folders(daemon_set["spec"]["template"]["spec"])
     assert folders["registry-directory"] == places["registryDirectory"]
     assert places["containerdConfig"].startswith(folders["containerd"] + "/")
     mounts = {mount["name"]: mount["mountPath"] for mount in container_of(daemon_set, "node")["volumeMounts"]}
-    assert node["mounts"] == {path: mounts[name] for name, path in folders.items()}
+    assert node["mounts"] == {path: mounts[name] for name, path in folders.items() if name in mounts}
+    assert {name for name in folders if name not in mounts} == ({"units-0"} if "units" in places else set())
 
 
 def test_presets_are_those_of_the_contract_and_are_explained() -> None:
@@ -80,9 +82,9 @@ def test_container_that_changes_containerd_exists_only_if_it_is_enabled(tmp_path
         objects = render(written(tmp_path, document))
         (daemon_set,) = by_kind(objects, "DaemonSet")
         pod = daemon_set["spec"]["template"]["spec"]
-        assert ("hostPID" in pod) is ("initContainers" in pod) is enabled
+        assert ("hostPID" in pod) is (pod["initContainers"][0]["name"] == "configure-containerd") is enabled
         assert ("configure" in node_configuration(objects)) is enabled
-    (container,) = pod["initContainers"]
+    container = pod["initContainers"][0]
     assert container["securityContext"]["privileged"] is True
     assert node_configuration(objects)["configure"]["restartCommand"] == ["systemctl", "restart", "containerd"]
 
@@ -92,6 +94,49 @@ def node_pod(folder: Path, **settings: object) -> Any:
     objects = render(written(folder, {"caches": [{"upstream": "docker.io"}], "nodeProgram": settings}))
     (daemon_set,) = by_kind(objects, "DaemonSet")
     return daemon_set["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "units", "directories"),
+    [
+        pytest.param({}, ["containerd.service"], ["/etc/systemd/system"], id="kubeadm"),
+        pytest.param(
+            {"proxyCheck": {"directories": ["/etc/systemd/system", "/etc/default"]}},
+            ["containerd.service"],
+            ["/etc/systemd/system", "/etc/default"],
+            id="more directories",
+        ),
+        pytest.param(
+            {"preset": "k0s", "proxyCheck": {"units": ["k0scontroller.service"]}},
+            ["k0scontroller.service"],
+            ["/etc/systemd/system"],
+            id="other units",
+        ),
+        pytest.param({"preset": "k3s"}, None, [], id="nothing to check"),
+        pytest.param({"proxyCheck": {"enabled": False}}, None, [], id="disabled"),
+    ],
+)
+def test_files_of_services_are_seen_only_by_a_container_that_ends(
+    settings: dict[str, object], units: list[str] | None, directories: list[str], tmp_path: Path
+) -> None:
+    objects = render(written(tmp_path, {"caches": [{"upstream": "docker.io"}], "nodeProgram": settings}))
+    (daemon_set,) = by_kind(objects, "DaemonSet")
+    pod = daemon_set["spec"]["template"]["spec"]
+    check = node_configuration(objects).get("proxyCheck", {})
+    assert check.get("units") == units
+    assert check.get("directories", []) == directories
+    volumes = {name: path for name, path in node_folders(pod).items() if name.startswith("units-")}
+    assert [*volumes.values()] == directories
+    containers = pod.get("initContainers", [])
+    assert [container["name"] for container in containers] == (["find-proxy"] if units else [])
+    for container in containers:
+        mounts = {mount["name"]: mount for mount in container["volumeMounts"] if mount["name"] in volumes}
+        assert check["mounts"] == {volumes[name]: mount["mountPath"] for name, mount in mounts.items()}
+        assert all(mount["readOnly"] for mount in mounts.values())
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert not {"registry-directory", "containerd"} & {mount["name"] for mount in container["volumeMounts"]}
+    (program,) = pod["containers"]
+    assert not {*volumes} & {mount["name"] for mount in program["volumeMounts"]}
 
 
 # Labels of nodes as their documentation has them, and whether they have a containerd.

@@ -30,4 +30,4 @@ def test_process_ids_of_the_node_are_shared_by_the_whole_pod_if_enabled(tmp_path
     (daemon_set,) = by_kind(render(written(tmp_path, document)), "DaemonSet")
     pod = daemon_set["spec"]["template"]["spec"]
     assert pod["hostPID"] is True
-    assert len(pod["containers"]) + len(pod["initContainers"]) == 2
+    assert len(pod["containers"]) + len(pod["initContainers"]) == 3

@@ -68,6 +68,16 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
             [""],
         ),
     ],
+    "RegistryCacheNodeUsesProxy": [
+        (
+            {
+                f'registry_cache_node_containerd_uses_proxy{{{OF},instance="a"}}': "1x20",
+                f'registry_cache_node_containerd_uses_proxy{{{OTHER},instance="a"}}': "0x20",
+            },
+            16,
+            ["docker.io"],
+        ),
+    ],
     "RegistryCacheHitRatioCollapsed": [
         (
             {
@@ -209,6 +219,11 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
         ),
     ],
     "RegistryCacheNodeNotReading": [({"registry_cache_node_containerd_reads_registry_directory": "1x20"}, 16)],
+    "RegistryCacheNodeUsesProxy": [
+        ({f"registry_cache_node_containerd_uses_proxy{{{OF}}}": "0x20"}, 16),
+        # It was put right within a while.
+        ({f"registry_cache_node_containerd_uses_proxy{{{OF}}}": "1x5 0x15"}, 16),
+    ],
     "RegistryCacheHitRatioCollapsed": [
         # A new cache, and one with few requests.
         (

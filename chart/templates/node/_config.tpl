@@ -16,6 +16,20 @@ containerdConfig: {{ default $preset.containerdConfig .Values.nodeProgram.contai
 {{- end -}}
 
 {{- /*
+registry-cache.proxyCheck: the units that start containerd and their directories on the nodes, in YAML, or nothing if there
+is nothing to check: what the values say, or else what nodeProgram.preset has. Scope: the root context.
+*/}}
+{{- define "registry-cache.proxyCheck" -}}
+{{- $check := .Values.nodeProgram.proxyCheck -}}
+{{- $preset := include "registry-cache.nodePreset" . | fromYaml -}}
+{{- $units := $check.units | default $preset.units -}}
+{{- $directories := $check.directories | default $preset.unitDirectories -}}
+{{- if and $check.enabled $units $directories -}}
+{{- dict "units" $units "directories" $directories | toYaml -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
 registry-cache.nodeConfig: what the node program reads when it starts. A change restarts it. The caches are in the order of
 their upstreams, so that another order in the values restarts nothing. Scope: the root context.
 */}}
@@ -46,6 +60,13 @@ their upstreams, so that another order in the values restarts nothing. Scope: th
 {{- $mounts := dict (dir $paths.containerdConfig) "/host/containerd" $paths.registryDirectory "/host/registry" -}}
 {{- $containerd := dict "configuration" $paths.containerdConfig "registryDirectory" $paths.registryDirectory -}}
 {{- $_ := set $config "containerd" (merge $containerd (dict "version" $values.containerdVersion "mounts" $mounts)) -}}
+{{- with include "registry-cache.proxyCheck" . | fromYaml -}}
+{{- $mounts := dict -}}
+{{- range $number, $directory := .directories -}}
+{{- $_ := set $mounts $directory (printf "/host/units/%d" $number) -}}
+{{- end -}}
+{{- $_ := set $config "proxyCheck" (merge (dict "mounts" $mounts) .) -}}
+{{- end -}}
 {{- if $values.configureContainerd.enabled -}}
 {{- $onHost := list "nsenter" "-t" "1" "-m" "-u" "-i" "-n" "-p" "--" -}}
 {{- $_ := set $config "configure" (merge (dict "onHost" $onHost) (omit $values.configureContainerd "enabled")) -}}

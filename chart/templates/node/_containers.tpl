@@ -31,14 +31,7 @@ registry-cache.nodeContainer: the node program, which writes and removes hosts.t
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- $security := deepCopy .Values.nodeProgram.containerSecurityContext }}
-  {{- with .Values.nodeProgram.seLinuxOptions | default (include "registry-cache.nodePreset" . | fromYaml).seLinuxOptions }}
-  {{- $security = merge $security (dict "seLinuxOptions" .) }}
-  {{- end }}
-  {{- with $security }}
-  securityContext:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "registry-cache.nodeSecurityContext" . | nindent 2 }}
   volumeMounts:
     {{- include "registry-cache.programMounts" "node" | nindent 4 }}
     - name: config
@@ -50,6 +43,51 @@ registry-cache.nodeContainer: the node program, which writes and removes hosts.t
       mountPath: /host/containerd
       readOnly: true
     {{- include "registry-cache.authorityMount" . | nindent 4 }}
+    - name: state
+      mountPath: /run/registry-cache
+{{- end -}}
+
+{{- /*
+registry-cache.nodeSecurityContext: the security context of the containers without privileges. Scope: the root context.
+*/}}
+{{- define "registry-cache.nodeSecurityContext" -}}
+{{- $security := deepCopy .Values.nodeProgram.containerSecurityContext }}
+{{- with .Values.nodeProgram.seLinuxOptions | default (include "registry-cache.nodePreset" . | fromYaml).seLinuxOptions }}
+{{- $security = merge $security (dict "seLinuxOptions" .) }}
+{{- end }}
+{{- with $security }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+registry-cache.findProxyContainer: the program that reads how systemd starts containerd, and ends. The files of services
+may hold passwords, so that the container that runs all the time does not see them. Scope: the root context.
+*/}}
+{{- define "registry-cache.findProxyContainer" -}}
+- name: find-proxy
+  image: {{ include "registry-cache.image" (dict "root" . "image" .Values.images.python) | quote }}
+  imagePullPolicy: {{ .Values.images.python.pullPolicy | quote }}
+  command: ["python3", "-B", "-u", "-m", "node_program.find_proxy", "--config", "/etc/registry-cache/node.json"]
+  env:
+    - name: PYTHONPATH
+      value: /opt/registry-cache
+  {{- with .Values.nodeProgram.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- include "registry-cache.nodeSecurityContext" . | nindent 2 }}
+  volumeMounts:
+    {{- include "registry-cache.programMounts" "node" | nindent 4 }}
+    - name: config
+      mountPath: /etc/registry-cache
+      readOnly: true
+    {{- range $number, $directory := (include "registry-cache.proxyCheck" . | fromYaml).directories }}
+    - name: units-{{ $number }}
+      mountPath: /host/units/{{ $number }}
+      readOnly: true
+    {{- end }}
     - name: state
       mountPath: /run/registry-cache
 {{- end -}}

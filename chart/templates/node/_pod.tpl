@@ -27,6 +27,12 @@ registry-cache.nodeVolumes: the volumes of the node program's pod. Scope: the ro
   hostPath:
     path: {{ dir $paths.containerdConfig | quote }}
     type: DirectoryOrCreate
+{{- range $number, $directory := (include "registry-cache.proxyCheck" . | fromYaml).directories }}
+- name: units-{{ $number }}
+  hostPath:
+    path: {{ $directory | quote }}
+    type: DirectoryOrCreate
+{{- end }}
 {{- include "registry-cache.authorityVolume" . }}
 - name: state
   emptyDir:

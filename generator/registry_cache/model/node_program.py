@@ -33,6 +33,8 @@ from registry_cache.model.scalars import (
     PositiveDuration,
     Program,
     Resources,
+    UnitDirectory,
+    UnitName,
     Version,
 )
 
@@ -113,6 +115,30 @@ class ConfigureContainerd(Model):
     )
 
 
+class ProxyCheck(Model):
+    """Finding out whether containerd would ask the caches through an HTTP proxy."""
+
+    enabled: bool = Field(
+        True,
+        description="Runs a container before the node program, which reads how systemd starts containerd. If "
+        "HTTP_PROXY is set and NO_PROXY does not cover a cache, the node does not use the cache, and the pod says so. "
+        "The container has no capabilities, and ends before the node program starts.",
+    )
+    units: list[UnitName] = Field(
+        [],
+        description="The units of systemd that start containerd. Empty uses the preset's; presets whose distribution "
+        "covers Services in NO_PROXY itself, or has no units, have none, and nothing is checked there.",
+        examples=[["containerd.service"]],
+    )
+    directories: list[UnitDirectory] = Field(
+        [],
+        description="Directories on the nodes with the units and their drop-ins, in systemd's order. Add those of "
+        "files that the units name with EnvironmentFile. They are mounted read-only, and created if they do not exist. "
+        "Empty uses the preset's.",
+        examples=[["/etc/systemd/system", "/etc/default"]],
+    )
+
+
 class NodeProgram(Model):
     """The program on each node, which points containerd to the caches."""
 
@@ -149,6 +175,9 @@ class NodeProgram(Model):
     probe: Probe = Field(default_factory=Probe, description="How the program checks whether a cache answers.")
     configureContainerd: ConfigureContainerd = Field(
         default_factory=ConfigureContainerd, description="Changes to containerd's own configuration. Off by default."
+    )
+    proxyCheck: ProxyCheck = Field(
+        default_factory=ProxyCheck, description="Whether containerd would ask the caches through an HTTP proxy."
     )
     metrics: NodeMetrics = Field(default_factory=NodeMetrics, description="Metrics of the program.")
     readyWhen: Literal["CachesInUse", "Running"] = Field(

@@ -166,6 +166,10 @@ Folder = Annotated[str, Field(title="an absolute path, or empty", pattern=f"^(({
 File = Annotated[
     str, Field(title="the absolute path of a file in a directory, or empty", pattern=f"^({_PART}({_PART})+)?$")
 ]
+UnitDirectory = Annotated[str, Field(title="an absolute path", pattern=f"^({_PART})+$")]
+UnitName = Annotated[
+    str, Field(title="the name of a service such as containerd.service", pattern=r"^[A-Za-z0-9:_.@-]+\.service$")
+]
 Port = Annotated[int, Field(title="a port from 1 to 65535", ge=1, le=65535)]
 Count = Annotated[int, Field(title="a whole number from 0", ge=0)]
 Replicas = Annotated[int, Field(title="a whole number from 1 to 16", ge=1, le=16)]

@@ -36,6 +36,7 @@ def settings_for(certs: Path, state: Path, cache: Cache) -> Configuration:
         metrics_port=0,
         containerd=Containerd("/none", str(certs), "", {}),
         configure=None,
+        proxy_check=None,
         caches=(cache,),
     )
 

@@ -44,6 +44,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
         metrics_port=0,
         containerd=Containerd("/none", str(certs), "", {}),
         configure=None,
+        proxy_check=None,
         caches=tuple(Cache(name, f"https://{name}", Endpoint("http", "127.0.0.1", 5000)) for name in UPSTREAMS),
     )
 

@@ -74,6 +74,17 @@ class Configure(NamedTuple):
     ready_command: tuple[str, ...]
 
 
+class ProxyCheck(NamedTuple):
+    """How to find out whether containerd uses a proxy: the units that start it, and where the pod sees their files.
+
+    `directories` are those of the node with units, in systemd's order, and `mounts` has them in the pod.
+    """
+
+    units: tuple[str, ...]
+    directories: tuple[str, ...]
+    mounts: dict[str, Path]
+
+
 class Configuration(NamedTuple):
     """The whole configuration; `owner` is the release's namespace/name, and a `metrics_port` of 0 serves no metrics."""
 
@@ -85,6 +96,7 @@ class Configuration(NamedTuple):
     metrics_port: int
     containerd: Containerd
     configure: Configure | None
+    proxy_check: ProxyCheck | None
     caches: tuple[Cache, ...]
 
 
@@ -118,6 +130,7 @@ def _read_configuration(fields: Fields) -> Configuration:
         metrics_port=fields.take("metricsPort", _to_port_or_0),
         containerd=fields.take_object("containerd", _read_containerd),
         configure=fields.take_object("configure", _read_configure) if fields.has("configure") else None,
+        proxy_check=fields.take_object("proxyCheck", _read_proxy_check) if fields.has("proxyCheck") else None,
         caches=fields.take_objects("caches", _read_cache),
     )
     upstreams = [cache.upstream for cache in configuration.caches if cache.upstream is not None]
@@ -151,6 +164,14 @@ def _read_configure(fields: Fields) -> Configure:
         containerd_binary=fields.take("containerdBinary", to_text),
         restart_command=fields.take("restartCommand", to_texts),
         ready_command=fields.take("readyCommand", to_texts),
+    )
+
+
+def _read_proxy_check(fields: Fields) -> ProxyCheck:
+    return ProxyCheck(
+        units=fields.take("units", to_texts),
+        directories=fields.take("directories", to_texts),
+        mounts=fields.take("mounts", _to_mounts),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.log import describe_oserror, log
 
+from node_program import containerd_proxy
 from node_program.cache_probe import ProbeFailed, probe
 from node_program.hosts_toml import CannotMerge, Mirror
 from node_program.registry_directory import OwnedByOtherRelease, RegistryDirectory
@@ -83,6 +84,7 @@ class Keeper:
         self._directory = directory
         self._readiness = readiness
         self._metrics = metrics
+        self._proxy = containerd_proxy.read(settings.state_directory)
         self._address = ServiceAddress(cache.endpoint.host, cache.endpoint.port)
         self._trust = certificates_for(cache.endpoint)
         self._client_certificate = ""
@@ -132,6 +134,11 @@ class Keeper:
             return
         now = time.monotonic()
         self._metrics.count_probe(self._cache.upstream, "ok", now - start)
+        detour = self._find_detour(endpoint)
+        if detour:
+            with self._lock:
+                self._withdraw(detour, "proxy")
+            return
         self._failures = 0
         self._answers_since = self._answers_since or now
         required_seconds = self._backoff.required_seconds(now)
@@ -157,6 +164,14 @@ class Keeper:
             else:
                 self._client_certificate = client
                 return
+
+    def _find_detour(self, endpoint: Endpoint) -> str | None:
+        """Return why containerd would ask the cache through a proxy, so that each pull would wait for it."""
+        if self._proxy is None:
+            return None
+        detour = self._proxy.describe_detour(endpoint)
+        self._metrics.set_uses_proxy(self._cache.upstream, uses_proxy=detour is not None)
+        return detour
 
     def close(self) -> None:
         """Withdraw the cache for good."""

@@ -21,6 +21,7 @@ WITHDRAWAL_REASONS = (
     "foreign_file",
     "other_release",
     "not_writable",
+    "proxy",
     "program_error",
 )
 BUCKETS_SECONDS = (0.005, 0.025, 0.1, 0.5, 2.0)
@@ -37,6 +38,7 @@ class Metrics:
         self._durations = {upstream: Histogram(BUCKETS_SECONDS) for upstream in upstreams}
         self._withdrawals = Counter({(upstream, reason): 0 for upstream in upstreams for reason in WITHDRAWAL_REASONS})
         self._containerd_reads_directory: bool | None = None
+        self._uses_proxy: dict[str, bool] = {}
         self._defects = 0
 
     def count_defect(self) -> None:
@@ -64,6 +66,11 @@ class Metrics:
         """Note whether containerd reads the registry directory; None if that is not known."""
         with self._lock:
             self._containerd_reads_directory = reads
+
+    def set_uses_proxy(self, upstream: str, *, uses_proxy: bool) -> None:
+        """Note whether containerd would ask the cache through a proxy."""
+        with self._lock:
+            self._uses_proxy[upstream] = uses_proxy
 
     def render(self) -> str:
         """Return all metrics in Prometheus' text format."""
@@ -111,6 +118,13 @@ class Metrics:
                 "gauge",
                 "Whether containerd's configuration names the registry directory; absent if unknown.",
                 [Sample({}, self._containerd_reads_directory)],
+            )
+        if self._uses_proxy:
+            yield Metric(
+                "registry_cache_node_containerd_uses_proxy",
+                "gauge",
+                "Whether containerd would ask the cache through an HTTP proxy; absent if unknown.",
+                [Sample({"upstream_host": upstream}, uses) for upstream, uses in self._uses_proxy.items()],
             )
 
 
