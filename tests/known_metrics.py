@@ -29,6 +29,7 @@ EMPTY_CACHE = Snapshot(
         high_water=0.85,
     ),
     is_ready=True,
+    is_volume_usable=True,
     is_upstream_away=False,
     active_fetches=0,
     credentials_refused=0,

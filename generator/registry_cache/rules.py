@@ -165,6 +165,15 @@ def alerts() -> tuple[Alert, ...]:
             "read, write or remove files. Cached images are still served. Nodes pull other images from the upstream.",
         ),
         Alert(
+            "RegistryCacheVolumeUnusable",
+            "registry_cache_volume_usable == 0",
+            "5m",
+            "warning",
+            "The volume of the cache of {{ $labels.upstream_host }} cannot be used",
+            "The volume of pod {{ $labels.pod }} takes no content: it is read-only, belongs to another user, is full "
+            "of foreign files, or cannot do what the cache needs. The log of the container gate says which.",
+        ),
+        Alert(
             "RegistryCacheVolumeTooSmall",
             f"{_sum('increase(registry_cache_refetched_bytes_total[6h])')}"
             f" > 0.1 * {_sum('increase(registry_proxy_pulled_bytes_total[6h])')}",

@@ -145,7 +145,11 @@ def test_read_only_volume_serves_cached_content_also_after_a_restart(bench: Benc
             bench.upstream.stop()
             pull(pod, "known", image)
             bench.upstream.resume()
-            if not restarted:
+            if restarted:
+                # As `helm test` and the alert tell it.
+                assert b"the volume is read-only; what it has is served" in send_request(pod, "/v2/").body
+                assert pod.metrics()["registry_cache_volume_usable"] == 0
+            else:
                 pod.remount("rw")
                 pull(pod, "writable-again", later)
 
@@ -306,12 +310,14 @@ def test_volume_of_another_user_is_named_and_used_once_it_belongs_to_the_pod(ben
         wait_for("the reason", lambda: "fsGroup has no effect" in pod.log("gate"), HANG_SECONDS)
         assert "belongs to 0:0 and has the mode 0755" in pod.log("gate")
         assert not pod.is_ready()
+        assert pod.metrics()["registry_cache_volume_usable"] == 0
         got = send_request(pod, manifest_path("other-owner", "1"))
         assert (got.status, b"fsGroup has no effect" in got.body) == (503, True)
         folder.chmod(0o777)
         pod.wait_until_ready()
         pull(pod, "other-owner", image)
         assert pod.metrics()["registry_cache_inaccessible_files"] == 0
+        assert pod.metrics()["registry_cache_volume_usable"] == 1
     finally:
         pod.close()
 

@@ -132,6 +132,13 @@ FIRES: dict[str, list[tuple[dict[str, str], int, list[str]]]] = {
         ),
         ({f"registry_cache_inaccessible_files{{{OF}}}": "3x20"}, 12, ["docker.io"]),
     ],
+    "RegistryCacheVolumeUnusable": [
+        (
+            {f"registry_cache_volume_usable{{{OF}}}": "0x10", f"registry_cache_volume_usable{{{OTHER}}}": "1x10"},
+            6,
+            ["docker.io"],
+        ),
+    ],
     "RegistryCacheVolumeTooSmall": [
         (
             {
@@ -271,6 +278,8 @@ QUIET: dict[str, list[tuple[dict[str, str], int]]] = {
             25,
         ),
     ],
+    # Another pod uses the volume for a moment.
+    "RegistryCacheVolumeUnusable": [({f"registry_cache_volume_usable{{{OF}}}": "0x3 1x7"}, 6)],
     "RegistryCacheVolumeTooSmall": [
         (
             {

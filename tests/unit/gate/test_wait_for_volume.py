@@ -26,10 +26,25 @@ def test_gate_waits_for_the_volume_and_says_why(tmp_path: Path, capsys: pytest.C
     )
     waiting.start()
     wait_for("the reason", lambda: "another pod uses the volume" in (health.problem or ""), 10)
+    assert not health.is_volume_usable
     first.close()
     waiting.join(10)
     assert (results, health.volume_problem) == ([True], None)
+    assert health.is_volume_usable
     assert capsys.readouterr().out.count("not ready: another pod uses the volume") == 1
+
+
+def test_volume_with_content_that_cannot_be_written_to_is_a_warning(tmp_path: Path) -> None:
+    found: list[str | None] = [None, "the volume is read-only; what it has is served", None]
+    health = Health(tmp_path, tmp_path / "distribution.sock", lambda: "the Secret login is empty")
+    health.find_volume_warning = lambda: found.pop(0)
+    warnings = []
+    for is_usable in (True, False, True):
+        health.check()
+        warnings.append(health.warning)
+        assert health.is_volume_usable is is_usable
+    secret = "the Secret login is empty"
+    assert warnings == [secret, f"{secret}; the volume is read-only; what it has is served", secret]
 
 
 def test_gate_that_is_told_to_end_waits_no_longer(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def serve(configuration_folder: Path, volume: Path, sockets: Path) -> None:
     if not wait_for_volume(lock, parts.health, stop):
         defects.note_stop()
         return
+    parts.health.find_volume_warning = lock.find_warning
     parts.store.load()
     if parts.public is not None:
         parts.public.load()

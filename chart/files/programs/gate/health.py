@@ -31,6 +31,9 @@ class Health:
         self.is_loaded = False
         self.volume_problem: str | None = None
         """Why the volume cannot be used, while the gate waits until it can."""
+        self.find_volume_warning: Callable[[], str | None] = lambda: None
+        """Returns why only what is on the volume is served."""
+        self._volume_warning: str | None = None
         self.is_stopping = False
         self._ended = ""
 
@@ -38,6 +41,11 @@ class Health:
     def is_alive(self) -> bool:
         """Whether the gate can go on without a restart."""
         return not self._ended
+
+    @property
+    def is_volume_usable(self) -> bool:
+        """Whether the volume can take new content, as far as the gate has looked."""
+        return not (self.volume_problem or self._volume_warning)
 
     def note_ended(self, thread: str) -> None:
         """Note that a thread ended that must not end before the program does; only a restart mends that."""
@@ -47,7 +55,9 @@ class Health:
 
     def check(self) -> None:
         """Look for a problem, and log it when it has changed."""
-        problem, warning = self._find_problem(), self._find_warning()
+        problem = self._find_problem()
+        self._volume_warning = self.find_volume_warning()
+        warning = "; ".join(filter(None, (self._find_warning(), self._volume_warning))) or None
         if (problem, warning) != (self.problem, self.warning):
             ready = f"ready, but {warning}" if warning else "ready"
             log(ready if problem is None else f"not ready: {problem}")

@@ -54,6 +54,7 @@ class Snapshot(NamedTuple):
 
     store: Statistics
     is_ready: bool
+    is_volume_usable: bool
     is_upstream_away: bool
     active_fetches: int
     credentials_refused: int
@@ -232,6 +233,8 @@ class Metrics:
         store = snapshot.store
         for name, description, value in (
             ("ready", "Whether the cache pod can serve requests.", snapshot.is_ready),
+            ("volume_usable", "Whether the volume can take new content, apart from its room.",
+             snapshot.is_volume_usable),
             ("configured_replicas", "Cache pods that this cache is configured to have.", self._replicas),
             ("upstream_up", "Whether the last request to the upstream got a usable response.",
              not snapshot.is_upstream_away),

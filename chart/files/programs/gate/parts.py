@@ -145,6 +145,7 @@ def render_metrics(parts: Parts) -> str:
         Snapshot(
             store=parts.store.statistics(),
             is_ready=parts.health.problem is None,
+            is_volume_usable=parts.health.is_volume_usable,
             is_upstream_away=parts.is_upstream_away(),
             active_fetches=parts.fetches.count(),
             credentials_refused=parts.count_refused_credentials(),

@@ -105,7 +105,10 @@ def check_cache(cache: Cache, pause_seconds: float = 1) -> str:
         warning = read_warning(fetch(f"{cache.endpoint.url}/v2/"))
         at_start = read_counters(cache)
     except RequestFailed as problem:
-        message = f"the cache does not answer as it should: {problem}"
+        message = (
+            f"the cache does not answer as it should: {problem}. If its pod is not ready, the log of the container "
+            "gate says why, for example what is wrong with the volume"
+        )
         raise CheckFailed(message) from problem
     if warning:
         message = f"the cache answers, but {warning}"

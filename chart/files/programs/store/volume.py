@@ -44,11 +44,12 @@ class Volume:
         self._layout = Layout(root)
         self._lock = -1
         self._has_locks = True
+        self._warning: str | None = None
 
     def find_problem(self) -> str | None:
         """Return why the volume cannot be used, or None if it can; then it is locked until the program ends.
 
-        What is stored on a volume that only cannot be written to is served anyway, and the reason is only logged.
+        What is stored on a volume that only cannot be written to is served anyway, and `find_warning` has the reason.
         """
         try:
             self._acquire()
@@ -56,13 +57,15 @@ class Volume:
         except Unusable as problem:
             return str(problem)
         has_content = self._has_content()
-        try:
-            self._check_writing(has_content=has_content)
-        except Unusable as problem:
-            if not has_content:
-                return str(problem)
-            self._log(f"{problem}; what it has is served, and nothing is added")
-        return None
+        self._warning = self._find_writing_problem(has_content=has_content)
+        return None if has_content else self._warning
+
+    def find_warning(self) -> str | None:
+        """Return why a volume with content cannot be written to, and look whether that is still so; None if it can."""
+        if self._warning is None:
+            return None
+        self._warning = self._find_writing_problem(has_content=True)
+        return f"{self._warning}; what it has is served, and nothing is added" if self._warning else None
 
     def close(self) -> None:
         """Unlock the volume; the kernel does it when a program ends."""
@@ -129,6 +132,13 @@ class Volume:
                 "use a volume of another kind, or mount it so that it does"
             )
             raise Unusable(message)
+
+    def _find_writing_problem(self, *, has_content: bool) -> str | None:
+        try:
+            self._check_writing(has_content=has_content)
+        except Unusable as problem:
+            return str(problem)
+        return None
 
     def _check_writing(self, *, has_content: bool) -> None:
         """Do once what the store does with each blob. The store makes room itself on a volume that is full of content.
