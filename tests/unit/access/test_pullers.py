@@ -30,6 +30,7 @@ from gate.pull_request import parse_pull_request
 from gate.refusals import RefusalLog
 from gate.repeats import Repeats
 from gate.server import Server
+from gate.verification import Verification
 from machine.processes import wait_for
 from made_front import Front
 from made_sources import Asked, MadeAnswer, MadeSource, whole
@@ -190,7 +191,7 @@ def start(tmp_path: Path) -> Iterator[Any]:
                 public=public,
                 repeats=Repeats(),
                 refusal_log=RefusalLog(logged.append),
-                verifying=threading.Lock(),
+                verification=Verification(store),
                 metrics=metrics,
                 health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
                 certificate=None,

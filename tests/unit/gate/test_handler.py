@@ -31,6 +31,7 @@ from gate.refusals import RefusalLog
 from gate.repeats import Repeats
 from gate.replica_addresses import ReplicaAddresses
 from gate.server import Server
+from gate.verification import Verification
 from known_metrics import EMPTY_CACHE
 from machine.processes import wait_for
 from made_front import TIMEOUT_SECONDS, Front
@@ -91,7 +92,7 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
                 public=None,
                 repeats=Repeats(),
                 refusal_log=RefusalLog(print),
-                verifying=threading.Lock(),
+                verification=Verification(store),
                 metrics=metrics,
                 health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
                 certificate=None,

@@ -161,10 +161,11 @@ class Handler(ColdBlobs):
                 self._parts.pullers.check(request)
                 if last_byte is not None or self._parts.store.find_blob(request.reference.identifier) is not None:
                     self._parts.pullers.prove_blob(request)
-        except (Unavailable, NotFound, Denied, Overloaded) as problem:
+            is_stored = self._is_stored(request)
+        except (Unavailable, NotFound, Denied, Overloaded, OSError) as problem:
             self._log_and_refuse(problem, request)
             return
-        if self._is_stored(request):
+        if is_stored:
             self._count(request, hit=True)
             self._send_stored_blob(request)
         elif request.method == "HEAD":
@@ -181,6 +182,9 @@ class Handler(ColdBlobs):
 
         A client that requests a blob again, or the rest of one, was sent something that was wrong or broke off. One
         that requests other ranges pulls lazily.
+
+        Raises:
+            Overloaded, Unavailable, OSError: As `Verification.is_right`.
         """
         store, digest = self._parts.store, request.reference.identifier
         is_stored = store.find_blob(digest, request.first_byte) is not None
@@ -189,6 +193,5 @@ class Handler(ColdBlobs):
         )
         is_rest = request.first_byte > 0 and request.last_byte is None
         if is_stored and (is_rest or is_repeat):
-            with self._parts.verifying:
-                return store.verify_blob(digest, anew=is_repeat)
+            return self._parts.verification.is_right(digest, anew=is_repeat)
         return is_stored

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +27,7 @@ from gate.metrics import Metrics, Snapshot
 from gate.refusals import RefusalLog
 from gate.repeats import Repeats
 from gate.replica_addresses import ReplicaAddresses, pod_name
+from gate.verification import Verification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,8 +64,7 @@ class Parts(NamedTuple):
     public: PublicRepositories | None
     repeats: Repeats
     refusal_log: RefusalLog
-    verifying: threading.Lock
-    """Held while a blob is read and compared with its digest, so that one at a time loads the disk."""
+    verification: Verification
     metrics: Metrics
     health: Health
     certificate: Certificate | None
@@ -128,7 +127,7 @@ def build_parts(configuration: Configuration, limits: Limits, volume: Path, sock
         public=public,
         repeats=Repeats(),
         refusal_log=RefusalLog(log),
-        verifying=threading.Lock(),
+        verification=Verification(store),
         metrics=metrics,
         health=Health(volume, sockets / DISTRIBUTION_SOCKET, client.find_problem),
         certificate=_certificate_in(configuration.certificates),
