@@ -109,7 +109,7 @@ def test_blob_is_refused_if_all_content_is_being_read(disk: Path, open_store: Ca
     names = [put_blob(store, "one", content(number, 240 * KIB)) for number in range(8)]
     with ExitStack() as stack:
         files = [stack.enter_context(store.blob_path(name).open("rb")) for name in names]
-        with pytest.raises(NoRoom, match="could not be evicted"):
+        with pytest.raises(NoRoom, match="only 0 are stored that nobody reads"):
             put_blob(store, "one", content(100, 512 * KIB))
         assert all(store.find_blob(name) for name in names)
         files[3].close()
@@ -337,6 +337,22 @@ def test_blob_that_somebody_reads_is_not_evicted_and_causes_nothing_else_to_be_e
         assert store.find_blob(sent) is not None
         assert sum(store.find_blob(name) is not None for name in names) >= len(names) - 2
         assert file.read() == content(1, 2 * MIB)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_blob_that_does_not_fit_beside_what_is_read_evicts_nothing(
+    disk: Path, open_store: Callable[..., Store]
+) -> None:
+    store = open_store(disk, 64 * MIB)
+    sent = put_blob(store, "one", content(1, 4 * MIB))
+    names = [put_blob(store, "one", content(number, 256 * KIB)) for number in range(2, 14)]
+    with store.blob_path(sent).open("rb"):
+        with pytest.raises(NoRoom, match="stored that nobody reads"):
+            put_blob(store, "one", content(100, 5 * MIB))
+        assert all(store.find_blob(name) for name in names)
+        put_blob(store, "one", content(100, 3 * MIB))
+    put_blob(store, "one", content(101, 5 * MIB))
+    assert find_faults(disk) == []
 
 
 def test_content_above_high_water_is_evicted(disk: Path, open_store: Callable[..., Store], clock: Clock) -> None:

@@ -48,9 +48,13 @@ class Removal:
             if self._index.interrupted.get(digest) is blob:
                 return self.remove_interrupted(digest)
             unused = self._index.blobs.get(digest) is blob and blob.last_use == last_use
-            if unused and reason == EVICTED and is_open(self._files.layout.blob_path(digest)):
+            if unused and reason == EVICTED and self.is_read(digest):
                 return False
             return unused and self.remove_blob(digest, reason)
+
+    def is_read(self, digest: str) -> bool:
+        """Return whether somebody reads a blob, which needs no lock."""
+        return is_open(self._files.layout.blob_path(digest))
 
     def remove_blob(self, digest: str, reason: str) -> bool:
         """Remove a blob with all links to it, and return whether that succeeded."""

@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from store.removal import EVICTED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from store.index import Blob, Index
+    from store.removal import Removal
 
 # The unit in which file systems allocate room.
 BLOCK_BYTES = 4096
@@ -99,21 +102,18 @@ class Room:
         self,
         root: Path,
         index: Index,
-        remove: Callable[[str, Blob, float], bool],
+        removal: Removal,
         capacity: int,
         high_water: float,
     ) -> None:
-        """Let content take `capacity` bytes at most, and `evict_above_high_water` leave the share `high_water` of them.
-
-        `remove` removes a blob unless it was used after the given time, and returns whether it was removed.
-        """
+        """Let content take `capacity` bytes at most; `evict_above_high_water` leaves the share `high_water` of them."""
         self.lock = threading.Lock()
         self.reservations: set[Reservation] = set()
         self.capacity = capacity
         self.high_water = high_water
         self._root = root
         self._index = index
-        self._remove = remove
+        self._removal = removal
 
     def set_limits(self, capacity: int, high_water: float) -> bool:
         """Change the limits, and return whether they are different."""
@@ -159,6 +159,10 @@ class Room:
         """
         with self.lock:
             self.check_room(size)
+            with self._index.lock:
+                usable = self.usable_bytes(self.free_bytes())
+                taken = self._index.stored_bytes + sum(each.admitted_bytes for each in self.reservations)
+            self._check_evictable(whole_blocks(size) + taken - usable)
             reservation.admitted_bytes = whole_blocks(size)
             self._make_step(reservation, reservation.reserved_bytes + 1)
 
@@ -264,7 +268,7 @@ class Room:
             blobs = [(digest, blob, blob.last_use) for digest, blob in known if digest != keep]
             blobs.sort(key=lambda each: (ranks.get(each[1], 0), each[2]))
         for digest, blob, last_use in blobs:
-            if self._remove(digest, blob, last_use):
+            if self._removal.remove_unused(digest, blob, last_use, reason=EVICTED):
                 evicted.digests.append(digest)
                 evicted.disk_bytes += blob.disk_bytes
                 if enough(evicted):
@@ -306,10 +310,11 @@ class Room:
         if not reservation.has_known_size and missing > 0 and unknown + missing > room * UNKNOWN_SIZE_SHARE:
             message = f"{step} more bytes are needed, and blobs of unknown size have evicted {unknown} already"
             raise NoRoom(message)
+        self._check_evictable(missing)
         evicted_bytes = self.evict_until(lambda evicted: evicted.disk_bytes >= missing).disk_bytes
         reservation.evicted_bytes += evicted_bytes
         if evicted_bytes < missing:
-            message = f"{step} more bytes are needed, but the stored content could not be evicted"
+            message = f"{missing} more bytes are needed, but the stored content could not be evicted"
             raise NoRoom(message)
         reservation.reserved_bytes += step
         try:
@@ -319,6 +324,25 @@ class Room:
             if not (isinstance(error, OSError) and error.errno in CANNOT_ALLOCATE):
                 reservation.reserved_bytes = start
                 raise
+
+    def _check_evictable(self, size: int) -> None:
+        """Check whether that much could be evicted, so that nothing is evicted in vain.
+
+        Raises:
+            NoRoom: Too much of the stored content is being read.
+        """
+        if size <= 0:
+            return
+        with self._index.lock:
+            known = [*self._index.blobs.items(), *self._index.interrupted.items()]
+            blobs = sorted(((blob.disk_bytes, digest) for digest, blob in known), reverse=True)
+        evictable = 0
+        for disk_bytes, digest in blobs:
+            evictable += 0 if self._removal.is_read(digest) else disk_bytes
+            if evictable >= size:
+                return
+        message = f"{size} more bytes are needed, but only {evictable} are stored that nobody reads"
+        raise NoRoom(message)
 
     def _is_out_of_inodes(self, size: int) -> bool:
         """Return whether inodes, not bytes, are why the disk is full; what failed may have been undone since."""

@@ -7,7 +7,6 @@ import hashlib
 import os
 import time
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from common.apart import call_apart
@@ -80,8 +79,7 @@ class Store:
         self._index = Index()
         self._files = Files(self._layout)
         self._removal = Removal(self._index, self._files)
-        evict = partial(self._removal.remove_unused, reason=EVICTED)
-        self._room = Room(root, self._index, evict, capacity, high_water)
+        self._room = Room(root, self._index, self._removal, capacity, high_water)
         self._writer = Writer(self._index, self._files, self._room, self._removal, now)
         self.inaccessible = self._files.inaccessible
 
