@@ -423,6 +423,25 @@ def test_upstream_that_hides_what_is_private_is_asked_with_credentials(start: An
     assert gate.status("/v2/public/app/manifests/2") == 404, "a public repository does not have the tag"
 
 
+def test_who_may_not_see_a_repository_makes_the_cache_forget_nothing(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry answers 404 to who may not see a repository, and the tag stays known to who may."""
+    gate = start(check_seconds=0.0)
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 200
+    answer = gate.upstream.source.answer
+
+    def hide(asked: Asked) -> MadeAnswer:
+        if asked.authorization is None:
+            raise NotFound
+        return answer(asked)
+
+    monkeypatch.setattr(gate.upstream.source, "answer", hide)
+    monkeypatch.setattr(gate.parts.pullers._rights, "authorization_for", lambda _: None)
+    assert gate.status(tag_path(PRIVATE)) == 401
+    assert gate.parts.store.resolve_tag(PRIVATE, "1") is not None
+
+
 def test_other_replicas_are_checked_as_nodes_are(start: Any) -> None:
     gate = start()
     path, replica = blob_path(PRIVATE, SECRET_CONTENT), {REPLICA_HEADER: "x-1"}

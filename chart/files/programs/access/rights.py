@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.json_reader import parse_json
 from common.recent import RecentDict
-from upstream.errors import Denied
+from upstream.errors import Denied, NotFound
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -158,6 +158,10 @@ class WatchedUpstream:
         except Denied as problem:
             self._rights.note_denied(repository, authorization, problem.status)
             raise
+        except NotFound as problem:
+            # Some upstreams say this of what they do not let everyone see.
+            is_known = authorization is not None or repository in self._rights.public
+            raise NotFound(str(problem), is_certain=problem.is_certain and is_known) from None
         # An answer from a remembered location says nothing about the upstream.
         if options.get("location") is None:
             self._rights.note_allowed(repository, authorization)
