@@ -178,7 +178,7 @@ def start(tmp_path: Path) -> Iterator[Any]:
                 replica_addresses=cast("Any", Replicas()),
                 fetches=fetches,
                 ranges=Ranges(source),
-                ahead=Ahead(NEVER, store, fetches, print),
+                ahead=Ahead(NEVER, store, fetches, print, lambda: 1.0),
                 manifests=Manifests(
                     store,
                     source,
