@@ -42,6 +42,7 @@ def test_pod_that_no_policy_names_reaches_no_cache_and_pulls_go_on(native: Nativ
     values = {
         "caches": [{"upstream": UPSTREAM, "volume": {"size": "1Gi"}, "highAvailability": {"enabled": True}}],
         "networkPolicies": {"enabled": True, "nodes": [f"{address}/32" for address in (*nodes, *gateways)]},
+        "helmTest": {"images": {UPSTREAM: f"library/policies-{native.nodes[0].name}:1"}},
     }
     path = tmp_path / "values.yaml"
     path.write_text(json.dumps(values))

@@ -44,7 +44,8 @@ def write_secret(folder: Path, secret: dict[str, str]) -> Path:
 def pod_for_nodes(bench: Bench, authority: Authority, **more: Any) -> CachePod:
     values = {**NODES_ONLY, "cachePods": {**NODES_ONLY["cachePods"], **more.pop("settings", {})}}
     pod = bench.new_pod(CACHE, values=values, **more)
-    hosts = [f"x-registry-cache-docker-io-{ordinal}.x-registry-cache-docker-io--peers" for ordinal in (0, 1)]
+    peers = "x-registry-cache-docker-io--peers.space.svc"
+    hosts = [f"x-registry-cache-docker-io-{ordinal}.{peers}" for ordinal in (0, 1)]
     pod.set_secret(SECRET, authority.secret(pod.address, hosts=hosts))
     return pod
 
