@@ -207,6 +207,11 @@ def _validate(options: argparse.Namespace) -> int:
         print(json.dumps([{"file": name, **problem.as_json()} for name, problem in problems], indent=2))
     else:
         _print_problems(problems)
+    invalid = {name for name, _ in problems}
+    for name in options.files:
+        # What is valid may still mean something else here than in Gardener. Standard input was read already.
+        if name not in (*invalid, "-"):
+            _print_notes(name, convert(_read_document(name)))
     return PROBLEMS if problems else DONE
 
 

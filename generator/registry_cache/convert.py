@@ -51,7 +51,7 @@ def convert(document: Document) -> Converted:
     if config is not document:
         values, secret_notes = _use_names_of_secrets(values, shoot.secrets(document))
         notes += [*shoot.notes(document), *secret_notes]
-        if any("http" not in cache for cache in values["caches"]):
+        if any("tls" not in (cache.get("http") or {}) for cache in values["caches"]):
             notes.append(NO_TLS)
     return Converted(values, notes)
 

@@ -238,6 +238,24 @@ def test_resource_of_a_shoot_becomes_the_name_of_its_secret(capsys: pytest.Captu
     assert "Gardener uses TLS between nodes and caches by default" in notes
 
 
+def test_validate_says_what_a_shoot_without_tls_means_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shoot = EXAMPLES / "shoot.yaml"
+    assert cli.main(["validate", str(shoot)]) == 0
+    note = f"{shoot}: note: Gardener uses TLS between nodes and caches by default; here it is HTTP unless"
+    assert note in capsys.readouterr().err
+
+    # Without `tls`, the mapping means the same as without `http`.
+    def edit(shoot: dict[str, Any]) -> None:
+        for cache in shoot["spec"]["extensions"][1]["providerConfig"]["caches"]:
+            cache["http"] = {}
+
+    (tmp_path / "shoot.yaml").write_text(json.dumps(edited(edit)))
+    assert cli.main(["validate", str(tmp_path / "shoot.yaml")]) == 0
+    assert "Gardener uses TLS" in capsys.readouterr().err
+    assert cli.main(["validate", str(EXAMPLES / "registry-config.yaml")]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_unsupported_fields_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def edit(shoot: dict[str, Any]) -> None:
         shoot["spec"]["extensions"][1]["disabled"] = True
