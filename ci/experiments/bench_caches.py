@@ -19,6 +19,8 @@ from experiments.bench_contenders import Alone, ChartPod, probe_cache, seconds_t
 from experiments.pod_bench import UPSTREAM, pod_bench
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from experiments.bench_contenders import Contender
     from experiments.pod_bench import Bench
 
@@ -72,7 +74,7 @@ def bench_caches() -> None:
             time.sleep(SETTLING_SECONDS)
             figures[name].memory_after_herd = memory(contender)
         _measure_cold(bench, contenders, figures)
-        _measure_warm(bench, contenders, figures)
+        measure_warm(bench, contenders, figures)
         for name, contender in contenders.items():
             figures[name].idle_millicores = idle_millicores(contender)
         for _ in range(STARTS):
@@ -121,7 +123,7 @@ def _measure_cold(bench: Bench, contenders: dict[str, Contender], figures: dict[
             figures[name].cold_cpu_per_gigabyte.append((cpu_seconds(contender.cgroup) - before) / gigabytes)
 
 
-def _measure_warm(bench: Bench, contenders: dict[str, Contender], figures: dict[str, Figures]) -> None:
+def measure_warm(bench: Bench, contenders: Mapping[str, Contender], figures: dict[str, Figures]) -> None:
     """Let one client read cached blobs from both in turns."""
     for size, (count, repetitions) in WARM.items():
         repository = f"library/warm-{size}"
@@ -129,14 +131,14 @@ def _measure_warm(bench: Bench, contenders: dict[str, Contender], figures: dict[
         bench.upstream.push(f"{UPSTREAM}/{repository}:1", image)
         large = [digest for digest, blob in image.blobs.items() if len(blob) >= size]
         for contender in contenders.values():
-            with Connection(contender.url) as connection:
+            with Connection(contender.url, contender.tls) as connection:
                 connection.manifest(repository, "1")
                 for digest in 2 * large:
                     connection.blob(repository, digest)
         for _ in range(ROUNDS):
             for name, contender in contenders.items():
                 before, begun = cpu_seconds(contender.cgroup), time.monotonic()
-                with Connection(contender.url) as connection:
+                with Connection(contender.url, contender.tls) as connection:
                     gigabytes = sum(connection.blob(repository, each) for each in repetitions * large) / 1e9
                 took, used = time.monotonic() - begun, cpu_seconds(contender.cgroup) - before
                 figures[name].cpu_per_gigabyte.setdefault(size, []).append(used / gigabytes)

@@ -47,17 +47,19 @@ class Herd:
 class Connection:
     """A connection that is kept open for one request after the other."""
 
-    def __init__(self, url: str) -> None:
-        """Set it up; the first request connects. With TLS, the URL is that of the upstreams' address."""
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        """Set it up; the first request connects. An https URL without `tls` is that of the upstreams' address."""
         parts = urlsplit(url)
         self._headers = dict(HEADERS)
-        if parts.scheme == "https":
+        if tls is not None:
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.netloc, timeout=LIMIT_SECONDS, context=tls
+            )
+        elif parts.scheme == "https":
             context = ssl.create_default_context(cafile=str(pki.authority_file()))
             context.check_hostname = False
             self._headers["Host"] = find_site(UPSTREAM).server_name
-            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                parts.netloc, timeout=LIMIT_SECONDS, context=context
-            )
+            self._connection = http.client.HTTPSConnection(parts.netloc, timeout=LIMIT_SECONDS, context=context)
         else:
             self._connection = http.client.HTTPConnection(parts.netloc, timeout=LIMIT_SECONDS)
         self._buffer = memoryview(bytearray(BUFFER_BYTES))

@@ -23,6 +23,8 @@ from upstreams import pki
 from experiments.pod_bench import UPSTREAM
 
 if TYPE_CHECKING:
+    import ssl
+
     from experiments.pod_bench import Bench
 
 PORT = 5000
@@ -52,6 +54,10 @@ class Contender(Protocol):
     def url(self) -> str:
         """The URL at which containerd finds it."""
 
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """What a client of it needs for TLS, if it speaks TLS."""
+
     def start(self) -> None:
         """Start it, and wait until it is ready."""
 
@@ -64,10 +70,14 @@ class Contender(Protocol):
 
 @dataclass
 class ChartPod:
-    """The chart's cache pod with default settings."""
+    """The chart's cache pod, with default settings except for `fields` of the cache and other `values`."""
 
     bench: Bench
     number: int
+    fields: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = None
     cgroup: Cgroup = field(init=False)
     pod: CachePod = field(init=False)
 
@@ -78,8 +88,10 @@ class ChartPod:
         folder = self.bench.folder / f"chart-{self.number}"
         self.pod = CachePod(
             Place(folder, self.cgroup),
-            {"upstream": UPSTREAM},
+            {"upstream": UPSTREAM, **self.fields},
             folder / "volume",
+            values=self.values,
+            secrets=self.secrets,
             hosts=self.bench.upstream.host_lines(),
             number=self.number,
         )
@@ -104,6 +116,7 @@ class Alone:
 
     bench: Bench
     number: int
+    tls: ssl.SSLContext | None = None
     cgroup: Cgroup = field(init=False)
     _place: Place = field(init=False)
 

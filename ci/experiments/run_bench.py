@@ -26,6 +26,7 @@ from experiments.bench_caches import bench_caches
 from experiments.bench_index import bench_index
 from experiments.bench_nodes import bench_nodes
 from experiments.bench_published_shapes import bench_published_shapes
+from experiments.bench_tls import bench_tls
 from experiments.first_pull import bench_first_pull
 
 CACHES = 100
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> int:
         "many-nodes": bench_nodes,
         "first-pull": bench_first_pull,
         "index": bench_index,
+        "tls": bench_tls,
         "published-shapes": bench_published_shapes,
     }
     parser = argparse.ArgumentParser(description=__doc__)
