@@ -111,6 +111,7 @@ VALUES = st.fixed_dictionaries(
             imageRegistry=st.sampled_from(["", "registry.example.com:5000", "a.b/mirror/", "https://a.b"]),
             imagePullSecrets=st.lists(mostly(LABEL), max_size=1),
         ),
+        "certManager": mapping(enabled=st.booleans(), duration=TIME_TO_LIVE),
         "networkPolicies": mapping(
             enabled=st.booleans(),
             nodes=st.lists(st.sampled_from(["10.0.0.0/8", "fd00::/8", "10.0.0.0", "10.0.0.0/33"]), max_size=2),

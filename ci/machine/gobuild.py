@@ -22,7 +22,8 @@ CACHES = ("GOCACHE", "GOMODCACHE")
 class GoTool:
     """One Go module and the programs that are built from it.
 
-    With `replacements`, the module's own replace directives apply, except those that name a folder.
+    With `source`, the only program is one of ours, a file of the folder `programs`, which uses the module. With
+    `replacements`, the module's own replace directives apply, except those that name a folder.
     """
 
     name: str
@@ -31,6 +32,7 @@ class GoTool:
     binaries: dict[str, str]
     seconds: int
     staging: str | None = None
+    source: str = ""
     replacements: bool = False
     stamp: dict[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
@@ -50,8 +52,10 @@ class GoTool:
         out.mkdir()
         self._write_module(work)
         ldflags = " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in self.stamp.items())])
+        if self.source:
+            shutil.copy(Path(__file__).parent / "programs" / self.source, work)
         for binary, package in self.binaries.items():
-            path = f"{self.module}/{package}" if package else self.module
+            path = f"{self.module}/{package}" if package else (self.source or self.module)
             command = ["go", "build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-tags", ",".join(self.tags)]
             _go([*command, "-o", str(out / binary), path], work)
 

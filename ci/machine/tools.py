@@ -148,6 +148,16 @@ def kube_network_policies() -> Path:
     return _on_demand("kube-network-policies")
 
 
+def cert_manager() -> Path:
+    """Return a program that runs cert-manager's controllers; build it if it is missing."""
+    return _on_demand("cert-manager")
+
+
+def cert_manager_definitions() -> list[Path]:
+    """Return the definitions of cert-manager's custom resources, after getting them if they are missing."""
+    return [path for path in custom_resources() if path.name.startswith("cert-manager.io_")]
+
+
 def iptables() -> Path:
     """Return iptables, after getting it if it is missing."""
     run_missing(_debian_steps("iptables"))

@@ -41,6 +41,7 @@ PARTS = (
     ("monitoring", "monitoring.podMonitor", "monitoring.podMonitor.enabled"),
     ("monitoring", "monitoring.serviceMonitor", "monitoring.serviceMonitor.enabled"),
     ("monitoring", "monitoring.prometheusRule", "monitoring.prometheusRule.enabled"),
+    ("certificates", "certManager", "certManager.enabled"),
     ("network policies", "networkPolicies", "networkPolicies.enabled"),
     ("labels", "commonLabels", None),
     ("test", "helmTest", None),

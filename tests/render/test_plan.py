@@ -109,6 +109,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"monitoring": {"podMonitor": {"enabled": True}}},
     {"monitoring": {"podMonitor": {"interval": "1m"}}},
     {"monitoring": {"serviceMonitor": {"enabled": True}}},
+    {"certManager": {"enabled": True}},
     {"networkPolicies": {"enabled": True, "nodes": ["10.0.0.0/8"]}},
     {"networkPolicies": {"nodes": ["10.0.0.0/8"]}},
     {"namespaceOverride": "other"},

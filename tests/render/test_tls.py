@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from cryptography import x509
+from registry_cache.certificates import make_secrets
+from registry_cache.model.values import Values
 from rendering import RenderingFailed, by_kind, render
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SETTINGS = {"docker.io": {"clusterIP": "10.96.0.20"}}
+    from registry_cache.certificates import Secret
+
+SETTINGS: dict[str, dict[str, Any]] = {"docker.io": {"clusterIP": "10.96.0.20"}}
+NODES_ONLY = {"docker.io": {**SETTINGS["docker.io"], "nodesOnly": True}}
+CERT_MANAGER = ("Certificate", "Issuer")
 VALUES: dict[str, Any] = {
     "caches": [
         {"upstream": "docker.io", "http": {"tls": True}, "highAvailability": {"enabled": True}},
@@ -75,8 +83,7 @@ def test_tls_without_an_address_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_nodes_and_replicas_have_the_certificate_that_a_cache_with_nodes_only_asks_for(tmp_path: Path) -> None:
-    settings = {"docker.io": {**SETTINGS["docker.io"], "nodesOnly": True}}
-    objects = render(written(tmp_path, {**VALUES, "upstreamSettings": settings}))
+    objects = render(written(tmp_path, {**VALUES, "upstreamSettings": NODES_ONLY}))
     with_tls, without = by_kind(objects, "StatefulSet")
     pod = with_tls["spec"]["template"]["spec"]
     (client,) = [one["secret"] for one in pod["volumes"] if one["name"] == "client"]
@@ -118,3 +125,61 @@ def test_single_replica_has_no_key_of_the_nodes(tmp_path: Path) -> None:
 def test_cache_without_tls_cannot_serve_only_nodes(tmp_path: Path) -> None:
     with pytest.raises(RenderingFailed, match=r"caches\[1\]\.http\.tls: a cache that serves only nodes needs TLS"):
         render(written(tmp_path, {**VALUES, "cachePods": {"nodesOnly": True}}))
+
+
+def certificates(folder: Path, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    objects = render(written(folder, values))
+    return {f"{one['kind']}/{one['metadata']['name']}": one["spec"] for one in objects if one["kind"] in CERT_MANAGER}
+
+
+def test_cert_manager_makes_an_authority_and_what_the_command_would_print(tmp_path: Path) -> None:
+    """The objects are checked against cert-manager's own definitions, as all objects that these tests render."""
+    settings = {
+        "docker.io": {**SETTINGS["docker.io"], "nodesOnly": True},
+        "quay.io": {"clusterIP": "fd00::20", "tlsSecretName": "own"},
+    }
+    caches = [VALUES["caches"][0], {"upstream": "quay.io", "http": {"tls": True}}, {"upstream": "ghcr.io"}]
+    values = {"caches": caches, "upstreamSettings": settings}
+    made = certificates(tmp_path, {**values, "certManager": {"enabled": True}})
+    assert set(made) == {
+        *("Issuer/x-registry-cache-selfsigned", "Issuer/x-registry-cache-ca", "Certificate/x-registry-cache-ca"),
+        *("Certificate/x-registry-cache-docker-io", "Certificate/x-registry-cache-quay-io"),
+        "Certificate/x-registry-cache-client",
+    }
+    assert made["Issuer/x-registry-cache-ca"] == {"ca": {"secretName": "x-registry-cache-ca"}}
+    authority = made["Certificate/x-registry-cache-ca"]
+    assert (authority["isCA"], authority["issuerRef"]["name"]) == (True, "x-registry-cache-selfsigned")
+    secrets = make_secrets(Values.model_validate(values), "x", "space", days=1)
+    printed = {secret.name: x509.load_pem_x509_certificate(pem_of(secret)) for secret in secrets}
+    assert set(printed) == {spec["secretName"] for name, spec in made.items() if name.startswith("Certificate/")}
+    for name in ("docker-io", "quay-io"):
+        spec = made[f"Certificate/x-registry-cache-{name}"]
+        names = printed[spec["secretName"]].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert spec["dnsNames"] == names.get_values_for_type(x509.DNSName)
+        assert spec["ipAddresses"] == list(map(str, names.get_values_for_type(x509.IPAddress)))
+        assert (spec["usages"][-1], spec["issuerRef"]["name"]) == ("server auth", "x-registry-cache-ca")
+    assert made["Certificate/x-registry-cache-client"]["usages"][-1] == "client auth"
+
+
+def test_given_issuer_issues_for_caches_and_never_for_nodes(tmp_path: Path) -> None:
+    reference = {"name": "company", "kind": "ClusterIssuer", "group": "cert-manager.io"}
+    values = {**VALUES, "certManager": {"enabled": True, "issuerRef": reference}}
+    made = certificates(tmp_path, values)
+    assert set(made) == {"Certificate/x-registry-cache-docker-io"}
+    assert made["Certificate/x-registry-cache-docker-io"]["issuerRef"] == reference
+    (tmp_path / "only").mkdir()
+    made = certificates(tmp_path / "only", {**values, "upstreamSettings": NODES_ONLY})
+    issuers = {name: spec["issuerRef"]["name"] for name, spec in made.items() if "issuerRef" in spec}
+    assert issuers == {
+        "Certificate/x-registry-cache-docker-io": "company",
+        "Certificate/x-registry-cache-ca": "x-registry-cache-selfsigned",
+        "Certificate/x-registry-cache-client": "x-registry-cache-ca",
+    }
+
+
+def test_caches_without_tls_get_nothing_from_cert_manager(tmp_path: Path) -> None:
+    assert certificates(tmp_path, {"caches": [{"upstream": "quay.io"}], "certManager": {"enabled": True}}) == {}
+
+
+def pem_of(secret: Secret) -> bytes:
+    return base64.b64decode(secret.manifest["data"]["tls.crt"])

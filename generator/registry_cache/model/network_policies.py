@@ -36,7 +36,7 @@ class NetworkPolicies(Model):
     )
     upstreams: Objects = Field(
         OUTSIDE,
-        description="Where caches may connect to at the ports of their upstreams and proxies and at 443, as peers of a "
+        description="Where caches may connect to at the ports of their upstreams and proxies and at 443, as `to` of a "
         "NetworkPolicy. Policies know no host names.",
     )
     dnsPorts: Annotated[list[Port], Field(min_length=1)] = Field(

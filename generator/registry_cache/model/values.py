@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from registry_cache.model.base import Model
 from registry_cache.model.cache_pods import CachePods, UpstreamSettings
+from registry_cache.model.cert_manager import CertManager
 from registry_cache.model.monitoring import Monitoring
 from registry_cache.model.network_policies import NetworkPolicies
 from registry_cache.model.node_program import NodeProgram
@@ -126,6 +127,9 @@ class Values(Model):
         default_factory=NodeProgram,
         description="The program on each node, which points containerd to the caches. Values without a comment are as "
         "in cachePods.",
+    )
+    certManager: CertManager = Field(
+        default_factory=CertManager, description="Certificates of the caches and the nodes from cert-manager."
     )
     networkPolicies: NetworkPolicies = Field(
         default_factory=NetworkPolicies, description="NetworkPolicies of the cache pods."
