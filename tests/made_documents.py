@@ -84,6 +84,8 @@ UPSTREAM_SETTINGS = (
     | mapping(
         allowedRepositories=st.lists(st.sampled_from(["library/*", "team/app", "*", "Team"]), max_size=2),
         access=st.sampled_from(["Anyone", "Puller", "puller"]),
+        tokenServers=st.lists(st.sampled_from(["auth.example.com", "10.0.0.1", "fd00::1", "a/b"]), max_size=2),
+        allowedNetworks=st.lists(st.sampled_from(["10.0.0.0/8", "fd00::/8", "10.0.0.1", "10.0.0.0/33"]), max_size=2),
         clusterIP=st.sampled_from(["10.0.0.1", "fd00::1", "None", "10.0.0.256"]),
         nodesOnly=st.booleans(),
         resources=mapping(gate=RESOURCES),

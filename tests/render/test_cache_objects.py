@@ -216,6 +216,17 @@ def test_pullers_of_one_cache_may_have_to_show_their_own_credentials(tmp_path: P
     assert ["set $needs_gate yes;" in command for command in commands] == [True, False]
 
 
+def test_cache_knows_whom_the_user_trusts_beside_the_upstream(tmp_path: Path) -> None:
+    trusted = {"tokenServers": ["auth.example.org"], "allowedNetworks": ["10.0.0.0/8", "fd00::/8"]}
+    document = {
+        "caches": [{"upstream": "docker.io"}, {"upstream": "quay.io"}],
+        "upstreamSettings": {"docker.io": trusted},
+    }
+    found = configurations_of(render(written(tmp_path, document)))
+    assert {name: found["docker.io"][name] for name in trusted} == trusted
+    assert {name: found["quay.io"][name] for name in trusted} == {name: [] for name in trusted}
+
+
 def test_credentials_are_mounted_and_appear_nowhere_else() -> None:
     objects = render(PRIVATE)
     (stateful_set,) = by_kind(objects, "StatefulSet")

@@ -177,6 +177,8 @@ UPSTREAM_SETTINGS: list[dict[str, Any]] = [
     {"proxySecretName": "login"},
     {"allowedRepositories": ["library/*"]},
     {"access": "Anyone"},
+    {"tokenServers": ["auth.example.com"]},
+    {"allowedNetworks": ["10.0.0.0/8"]},
     {"clusterIP": "10.96.0.100"},
     {"tlsSecretName": "own"},
     {"nodesOnly": False},

@@ -39,6 +39,8 @@ the cache.
 {{- $_ := set $config "access" .settings.access -}}
 {{- $_ := set $config "accessCheckInterval" .settings.accessCheckInterval -}}
 {{- $_ := set $config "accessGracePeriod" .settings.accessGracePeriod -}}
+{{- $_ := set $config "tokenServers" (.settings.tokenServers | default list) -}}
+{{- $_ := set $config "allowedNetworks" (.settings.allowedNetworks | default list) -}}
 {{- if .tls -}}
 {{- $_ := set $config "certificates" (print $folder "tls") -}}
 {{- end -}}

@@ -26,8 +26,10 @@ from registry_cache.model.scalars import (
     Annotations,
     CountOrPercent,
     Duration,
+    Host,
     IPAddress,
     Labels,
+    NetworkAddress,
     NoProxy,
     Objects,
     OptionalSubdomain,
@@ -103,6 +105,18 @@ class UpstreamSettings(Model):
         examples=[["library/*", "team/app"]],
     )
     access: Access | None = Field(None, description="Instead of cachePods.access.", examples=["Puller"])
+    tokenServers: list[Host] | None = Field(
+        None,
+        description="Hosts of token servers that get the credentials of secretReferenceName although they are in "
+        "another domain than the upstream. The log of the gate names such a server. They may have any address.",
+        examples=[["auth.example.com"]],
+    )
+    allowedNetworks: list[NetworkAddress] | None = Field(
+        None,
+        description="Networks of servers to which the upstream may redirect, and in which its token server may be, "
+        "besides public addresses. An upstream whose own address is private may lead to all private ones.",
+        examples=[["10.0.0.0/8"]],
+    )
     clusterIP: IPAddress | None = Field(
         None,
         description="A fixed address of the cache's Service, for firewalls, for nodes that are configured by hand, and "

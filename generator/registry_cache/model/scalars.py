@@ -226,6 +226,10 @@ RepositoryPattern = Annotated[
         examples=["team/*"],
     ),
 ]
+Host = Annotated[
+    str,
+    Field(title="a host", pattern=f"^({_SUBDOMAIN}|{_IPV6})$", max_length=253, examples=["auth.example.com"]),
+]
 NoProxy = Annotated[
     str,
     Field(

@@ -118,8 +118,9 @@ class Values(Model):
     upstreamSettings: dict[str, UpstreamSettings] = Field(
         {},
         description="Settings for single caches that a RegistryConfig does not have, by upstream: caConfigMapName or "
-        "caSecretName, proxySecretName, allowedRepositories, clusterIP, tlsSecretName, and access, nodesOnly, "
-        "replicas, resources, nodeSelector, tolerations, affinity or priorityClassName instead of those in cachePods.",
+        "caSecretName, proxySecretName, allowedRepositories, tokenServers, allowedNetworks, clusterIP, tlsSecretName, "
+        "and access, nodesOnly, replicas, resources, nodeSelector, tolerations, affinity or priorityClassName instead "
+        "of those in cachePods.",
         examples=[{"registry.example.com": {"caConfigMapName": "registry-ca"}}],
     )
     cachePods: CachePods = Field(default_factory=CachePods, description="The pods of all caches.")

@@ -23,6 +23,8 @@ CACHE: dict[str, Any] = {
     "access": "Puller",
     "accessCheckInterval": "5m",
     "accessGracePeriod": "1h",
+    "tokenServers": ["auth.example.com"],
+    "allowedNetworks": ["10.0.0.0/8", "fd00::/8"],
     "httpProxy": "",
     "httpsProxy": "http://proxy:3128",
     "noProxy": [".svc"],
@@ -45,6 +47,8 @@ def test_files_of_the_chart_are_read(tmp_path: Path) -> None:
     assert read.settings.remote_url == "https://registry-1.docker.io"
     assert (read.settings.credentials, read.settings.ca_file) == (Path("/etc/registry-cache/credentials"), None)
     assert (read.settings.https_proxy, read.settings.no_proxy) == ("http://proxy:3128", (".svc",))
+    assert read.settings.token_servers == ("auth.example.com",)
+    assert list(map(str, read.settings.allowed_networks)) == ["10.0.0.0/8", "fd00::/8"]
     assert configuration.read_limits(tmp_path) == Limits(10 << 30, 0.85, 604800.0, "0.1.0")
 
 
@@ -56,6 +60,7 @@ def test_files_of_the_chart_are_read(tmp_path: Path) -> None:
         ("fetchAhead", "Sometimes", "must be one of Never, Adaptive, Always, but is 'Sometimes'"),
         ("httpProxy", None, "must be a string, but is missing"),
         ("noProxy", ".svc", "must be a list of strings, but is '.svc'"),
+        ("allowedNetworks", ["10.0.0.0/33"], "must be a list of networks such as 10.0.0.0/8, but is ['10.0.0.0/33']"),
         ("caFile", "ca.crt", "must be an absolute path, but is 'ca.crt'"),
         ("credentials", None, "must be an absolute path, but is missing"),
         ("replicas", None, "must be a list, but is missing"),

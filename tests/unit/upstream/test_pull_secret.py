@@ -14,6 +14,7 @@ from upstream.authorization import Authorizer
 from upstream.credentials import Credentials
 from upstream.exchange import Reply, Request
 from upstream.pull_secret import MountedSecret, UnusableSecret, read_pull_secret
+from upstream.token_servers import TokenServers
 from upstream.urls import Url
 
 if TYPE_CHECKING:
@@ -120,8 +121,13 @@ class FakeUpstream:
         self.log: list[str] = []
         self._accepts = accepts
         origin = Url.parse("https://registry.example.com:5000").origin
+        token_servers = TokenServers([origin.host], [], "tokenServers")
         self.authorizer = Authorizer(
-            origin, MountedSecret(folder, "the Secret login", PRIVATE), send=self._send, log=self.log.append
+            origin,
+            MountedSecret(folder, "the Secret login", PRIVATE),
+            token_servers,
+            send=self._send,
+            log=self.log.append,
         )
 
     def get(self, repository: str) -> int:

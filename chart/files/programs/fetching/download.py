@@ -142,7 +142,7 @@ class Download:
             self._owner.abandon_unwanted(self._fetch)
 
     def _check(self, received: int) -> None:
-        """Note that so many bytes have come from the upstream, and end the fetch if there is no reason to go on.
+        """Note how many bytes have come from the upstream, and end the fetch if there is no reason to go on.
 
         Raises:
             Abandoned: No client wants the blob.

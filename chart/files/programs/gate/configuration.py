@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.config_reader import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.config_reader import Fields
+    from upstream.destinations import Network
 
 
 # The values of `access`: everybody may pull everything, or each puller shows the upstream credentials of their own.
@@ -99,6 +101,8 @@ def _to_configuration(fields: Fields) -> Configuration:
             credentials_source=fields.take("credentialsSource", to_optional_text),
             ca_source=fields.take("caSource", to_optional_text),
             registry=upstream,
+            token_servers=fields.take("tokenServers", to_texts),
+            allowed_networks=fields.take("allowedNetworks", _to_networks),
         ),
         tag_check_interval_seconds=fields.take("tagCheckInterval", to_seconds),
         fetch_ahead=fields.take("fetchAhead", _to_ahead_mode),
@@ -127,6 +131,14 @@ def _to_limits(fields: Fields) -> Limits:
 
 def _to_path_or_none(value: object) -> Path | None:
     return None if value == "" else to_path(value)
+
+
+def _to_networks(value: object) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(text, strict=False) for text in to_texts(value))
+    except ValueError:
+        message = "must be a list of networks such as 10.0.0.0/8"
+        raise ValueError(message) from None
 
 
 def _to_ahead_mode(value: object) -> str:

@@ -1,8 +1,7 @@
 """How the client proves to an upstream who it is (distribution, docs/content/spec/auth/token.md).
 
-The upstream itself names the token server that gets the credentials, on any host: that of lscr.io is ghcr.io. So anyone
-who can answer in place of the upstream can have the credentials sent to a server of their own. TLS prevents that, and
-credentials are never sent by plain http for an upstream that is reached by https.
+The upstream itself names the token server. Credentials are sent only to one that belongs to the upstream
+(token_servers.py), and never by plain http for an upstream that is reached by https.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from upstream.credentials import Credentials
     from upstream.pull_secret import MountedSecret
+    from upstream.token_servers import TokenServers
     from upstream.tokens import Token
     from upstream.urls import Origin
 
@@ -72,16 +72,18 @@ class Authorizer:
         self,
         origin: Origin,
         secret: MountedSecret | None,
+        token_servers: TokenServers,
         *,
         send: Callable[[Request, str | None], Reply],
         log: Callable[[str], None],
     ) -> None:
-        """Take the Secret with the credentials, if there is one.
+        """Take the Secret with the credentials, if there is one, and the token servers that get them.
 
         `send` sends a request with a header Authorization, or without one for None.
         """
         self._origin = origin
         self._secret = secret
+        self._token_servers = token_servers
         self._send = send
         self._seldom_log = SeldomLog(log, LOG_AGAIN_SECONDS, MAX_REMEMBERED)
         self._lock = threading.Lock()
@@ -298,6 +300,9 @@ class Authorizer:
         realm = demand.realm
         if credentials is not None and realm.origin.scheme == "http" and self._origin.scheme == "https":
             message = f"{self._origin} wants them to be sent by plain http, to {realm.origin}"
+            raise _Refused(message)
+        if credentials is not None and (objection := self._token_servers.find_objection(realm.origin)):
+            message = f"{self._origin} {objection}"
             raise _Refused(message)
         key = (repository, demand, scope, credentials)
         self._check_not_refused(key)

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from upstream.authorization import Authorizer
 from upstream.connections import Connections
+from upstream.destinations import Destinations
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.exchange import Request, outcome_of
 from upstream.proxies import Proxies
 from upstream.pull_secret import MountedSecret
 from upstream.reference import BLOB
 from upstream.tls import TrustedAuthorities
+from upstream.token_servers import TokenServers
 from upstream.urls import UNESCAPED, Url
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from upstream.credentials import PullerAuthorization
+    from upstream.destinations import Network
     from upstream.exchange import Reply
     from upstream.reference import Reference
     from upstream.terms import Terms
@@ -61,7 +64,9 @@ class Settings(NamedTuple):
     `proxy_credentials` one with the files `username` and `password`. `connect_timeout` is the
     part of an answer's time, in seconds, that connecting may take. `credentials_source` and `ca_source` are what
     messages call the objects that the files come from. `headers` are sent with each request. `client_certificate` is
-    a folder with tls.crt and tls.key, which every server gets to see that asks for a certificate.
+    a folder with tls.crt and tls.key, which every server gets to see that asks for a certificate. `token_servers` get
+    the credentials although their names are not related to that of the upstream, and `allowed_networks` are those of
+    servers that the upstream may lead to although their addresses are not public.
     """
 
     remote_url: str
@@ -77,6 +82,12 @@ class Settings(NamedTuple):
     ca_source: str = "the ConfigMap or Secret of authorities"
     headers: Mapping[str, str] = MappingProxyType({})
     registry: str = ""
+    token_servers: tuple[str, ...] = ()
+    allowed_networks: tuple[Network, ...] = ()
+
+    def value(self, field: str) -> str:
+        """Return what the field of the values is called that sets something for this upstream."""
+        return f'upstreamSettings["{self.registry or Url.parse(self.remote_url).origin.authority}"].{field}'
 
 
 class Range(NamedTuple):
@@ -193,12 +204,18 @@ class Client:
         self._url = Url.parse(settings.remote_url)
         proxies = Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy)
         authorities = TrustedAuthorities(settings.ca_file, settings.ca_source, settings.client_certificate)
-        self._connections = Connections(proxies, settings.proxy_credentials, authorities, settings.connect_timeout)
+        host, named = self._url.origin.host, settings.token_servers
+        destinations = Destinations(host, named, settings.allowed_networks, settings.value("allowedNetworks"))
+        self._connections = Connections(
+            proxies, settings.proxy_credentials, authorities, destinations, settings.connect_timeout
+        )
+        hosts = (host, settings.registry.partition(":")[0])
+        token_servers = TokenServers(hosts, named, settings.value("tokenServers"))
         secret = None
         if settings.credentials is not None:
             registries = settings.registry, self._url.origin.authority
             secret = MountedSecret(settings.credentials, settings.credentials_source, registries)
-        self._authorizer = Authorizer(self._url.origin, secret, send=self._follow, log=log)
+        self._authorizer = Authorizer(self._url.origin, secret, token_servers, send=self._follow, log=log)
         self._headers = settings.headers
         self._observe = observe
         self._received = received

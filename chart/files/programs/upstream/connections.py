@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from upstream.credentials import Credentials
+    from upstream.destinations import Destinations
     from upstream.proxies import Proxies
     from upstream.tls import TrustedAuthorities
     from upstream.transport import Transport
@@ -61,12 +62,14 @@ class Connections:
         proxies: Proxies,
         proxy_credentials: Path | None,
         authorities: TrustedAuthorities,
+        destinations: Destinations,
         connect_timeout: float = math.inf,
     ) -> None:
-        """Take how to connect, and how many seconds that may take; nothing is read or sent yet."""
+        """Take how and where to connect, and how many seconds that may take; nothing is read or sent yet."""
         self._proxies = proxies
         self._proxy_credentials = proxy_credentials
         self._authorities = authorities
+        self._destinations = destinations
         self._connect_timeout = connect_timeout
         self._lookups = Lookups()
         self._pool = Pool()
@@ -161,6 +164,8 @@ class Connections:
         """Open a connection that is ready for a request to the server."""
         started = time.monotonic()
         connect_deadline = min(deadline, started + self._connect_timeout)
+        if route.proxy is not None:
+            self._destinations.check_host(route.origin)
         try:
             if route.proxy is None:
                 connection = self._connect(route.origin, route, connect_deadline)
@@ -180,8 +185,12 @@ class Connections:
 
     def _connect(self, origin: Origin, route: Route, deadline: float) -> Connection:
         addresses = self._lookups.find_addresses(origin.host, origin.port, deadline)
+        if origin != route.proxy:
+            addresses = self._destinations.choose(origin, addresses)
         with translate_errors(str(origin)):
-            transport: Transport = dial(addresses, deadline)
+            connected = dial(addresses, deadline)
+            self._destinations.note_connection(origin, connected.getpeername())
+        transport: Transport = connected
         if origin.scheme == "https":
             transport = self._start_tls(transport, origin, route, deadline)
         return Connection(transport, deadline)
