@@ -3,7 +3,7 @@ registry-cache.programPackages: the Python packages that each kind of pod mounts
 its own: all of them in one would be too large for the annotation that a client-side `kubectl apply` writes.
 */}}
 {{- define "registry-cache.programPackages" -}}
-cache: [access, common, fetching, gate, store, upstream]
+cache: [access, authentication, common, fetching, gate, store, upstream]
 node: [common, node_program]
 test: [common, helm_test]
 {{- end -}}

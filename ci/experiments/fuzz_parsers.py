@@ -10,6 +10,8 @@ from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from authentication.challenges import parse_challenges
+from authentication.tokens import parse_token
 from common.config_reader import InvalidConfiguration
 from common.endpoint import Endpoint
 from gate.configuration import read_configuration, read_limits
@@ -20,9 +22,7 @@ from node_program import configuration as node_configuration
 from node_program import hosts_toml
 from node_program.containerd_configuration import NodeFiles, check_registry_directory
 from store.layout import DIGEST, read_references
-from upstream.challenges import parse_challenges
 from upstream.credentials import read_credentials
-from upstream.tokens import parse_token
 from upstream.urls import Url
 from upstreams import hostile_content, oci
 

@@ -63,7 +63,7 @@ import sys, threading
 from common.json_reader import parse_json
 from gate.media_types import determine_media_type
 from store.layout import read_references
-from upstream.tokens import parse_token
+from authentication.tokens import parse_token
 threading.stack_size(256 << 10)
 def run():
     for document in sys.stdin.read().split():

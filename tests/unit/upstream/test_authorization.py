@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from authentication.tokens import Token
 from upstream.authorization import _Authorization
 from upstream.credentials import Credentials
-from upstream.tokens import Token
 
 
 def test_secrets_are_never_shown() -> None:

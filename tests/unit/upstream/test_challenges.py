@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from upstream.challenges import Challenge, parse_challenges
+from authentication.challenges import Challenge, parse_challenges
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common.dialing import ATTEMPT_SECONDS, MAX_ATTEMPTS, dial, interleave
 from machine.processes import wait_for
 from upstream.client import Client, Settings
-from upstream.dialing import ATTEMPT_SECONDS, MAX_ATTEMPTS, dial, interleave
 from upstream.errors import Unavailable
 from upstream.lookups import MAX_KNOWN, MAX_LOOKUPS, Lookups
 from upstream.reference import Reference

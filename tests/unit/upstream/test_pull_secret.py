@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from authentication.pull_secret import MountedSecret, UnusableSecret, read_pull_secret
+from authentication.token_servers import TokenServers
 from upstream.authorization import Authorizer
 from upstream.credentials import Credentials
 from upstream.exchange import Reply, Request
-from upstream.pull_secret import MountedSecret, UnusableSecret, read_pull_secret
-from upstream.token_servers import TokenServers
 from upstream.urls import Url
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from upstream import token_servers
+from authentication import token_servers
+from authentication.token_servers import TokenServers, domain_of, is_related
 from upstream.client import Client, Settings
 from upstream.reference import Reference
-from upstream.token_servers import TokenServers, domain_of, is_related
 from upstream.urls import Url
 from upstreams.scripted_server import ScriptedServer, redirect, send
 

@@ -8,9 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from upstream import tokens
+from authentication import tokens
+from authentication.tokens import Token, TokenCache, parse_token
 from upstream.errors import Kind, Unavailable
-from upstream.tokens import Token, TokenCache, parse_token
 
 TIMEOUT_SECONDS = 10.0
 REQUESTED_AT = 1000.0

@@ -14,23 +14,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from authentication.pull_secret import UnusableSecret
+from authentication.tokens import TokenCache, parse_token
 from common.log import SeldomLog
 from common.recent import RecentDict
 
 from upstream.errors import Denied, Kind, Unavailable, translate_errors
 from upstream.exchange import Reply, Request
-from upstream.pull_secret import UnusableSecret
 from upstream.terms import BASIC, Demand, RememberedTerms, Terms, default_scope, parse_terms
-from upstream.tokens import TokenCache, parse_token
 from upstream.urls import Url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
 
+    from authentication.pull_secret import MountedSecret
+    from authentication.token_servers import TokenServers
+    from authentication.tokens import Token
+
     from upstream.credentials import Credentials
-    from upstream.pull_secret import MountedSecret
-    from upstream.token_servers import TokenServers
-    from upstream.tokens import Token
     from upstream.urls import Origin
 
 MAX_TOKEN_BYTES = 1024 * 1024

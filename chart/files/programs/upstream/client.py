@@ -16,16 +16,17 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from authentication.pull_secret import MountedSecret
+from authentication.token_servers import TokenServers
+
 from upstream.authorization import Authorizer
 from upstream.connections import Connections
 from upstream.destinations import Destinations
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.exchange import Request, outcome_of
 from upstream.proxies import Proxies
-from upstream.pull_secret import MountedSecret
 from upstream.reference import BLOB
 from upstream.tls import TrustedAuthorities
-from upstream.token_servers import TokenServers
 from upstream.urls import UNESCAPED, Url
 
 if TYPE_CHECKING:

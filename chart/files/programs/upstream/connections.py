@@ -14,8 +14,9 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from common.dialing import dial
+
 from upstream.credentials import read_credentials
-from upstream.dialing import dial
 from upstream.errors import Kind, Unavailable, translate_errors
 from upstream.exchange import Reply
 from upstream.lookups import Lookups

@@ -6,7 +6,8 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from upstream.challenges import parse_challenges
+from authentication.challenges import parse_challenges
+
 from upstream.errors import Kind, Unavailable
 from upstream.urls import Url
 

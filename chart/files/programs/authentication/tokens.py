@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.json_reader import parse_json
-
 from upstream.errors import Kind, Unavailable
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.json_reader import parse_json
-
 from upstream.credentials import Credentials, read_secret
 
 if TYPE_CHECKING:
