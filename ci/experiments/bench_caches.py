@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cluster import images
@@ -123,9 +124,15 @@ def _measure_cold(bench: Bench, contenders: dict[str, Contender], figures: dict[
             figures[name].cold_cpu_per_gigabyte.append((cpu_seconds(contender.cgroup) - before) / gigabytes)
 
 
-def measure_warm(bench: Bench, contenders: Mapping[str, Contender], figures: dict[str, Figures]) -> None:
-    """Let one client read cached blobs from both in turns."""
-    for size, (count, repetitions) in WARM.items():
+def measure_warm(
+    bench: Bench,
+    contenders: Mapping[str, Contender],
+    figures: dict[str, Figures],
+    sizes: Mapping[int, tuple[int, int]] = MappingProxyType(WARM),
+    rounds: int = ROUNDS,
+) -> None:
+    """Let one client read cached blobs from all in turns; `sizes` is as WARM."""
+    for size, (count, repetitions) in sizes.items():
         repository = f"library/warm-{size}"
         image = images.busybox(*(oci.random_layer(f"warm {size} {number}", size) for number in range(count)))
         bench.upstream.push(f"{UPSTREAM}/{repository}:1", image)
@@ -135,7 +142,7 @@ def measure_warm(bench: Bench, contenders: Mapping[str, Contender], figures: dic
                 connection.manifest(repository, "1")
                 for digest in 2 * large:
                     connection.blob(repository, digest)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, contender in contenders.items():
                 before, begun = cpu_seconds(contender.cgroup), time.monotonic()
                 with Connection(contender.url, contender.tls) as connection:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from experiments.pod_bench import Bench
 
 RELEASE, NAMESPACE = "x", "space"
+# Sizes of blobs: how many blobs there are, and how often each is read in a round.
+WARM = {100_000_000: (2, 4), 1_000_000: (20, 10)}
+ROUNDS = 3
 
 
 def bench_tls() -> None:
@@ -34,7 +37,7 @@ def bench_tls() -> None:
         for pod in pods.values():
             pod.start()
         figures = {name: Figures() for name in pods}
-        measure_warm(bench, pods, figures)
+        measure_warm(bench, pods, figures, WARM, ROUNDS)
         for pod in pods.values():
             pod.stop()
     rows = [
