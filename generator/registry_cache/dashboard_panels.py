@@ -391,6 +391,20 @@ def _pods() -> list[Panel]:
             "ops",
         ),
         Panel(
+            "Validity of certificates",
+            "Time until the certificate of each cache with TLS ends, and until that of the nodes does.",
+            tuple(
+                (
+                    f"min by ({BY_POD}) (registry_cache_{name}_expiry_timestamp_seconds{{{CHOSEN}}}) - time()",
+                    f"{POD_LEGEND} {legend}",
+                )
+                for name, legend in (("certificate", "cache"), ("client_certificate", "nodes"))
+            ),
+            "s",
+            FULL,
+            no_value="no TLS",
+        ),
+        Panel(
             "Configuration",
             "The configuration of each cache pod, and the version of the chart that wrote it.",
             ((f"max by ({columns}) ({configured})", ""),),
