@@ -161,6 +161,42 @@ def test_head_of_an_unknown_blob_has_the_length_from_the_upstream(serve: Serve, 
     assert parts.fetches.count() == 0
 
 
+HEAD_PROBLEMS: dict[str, Exception] = {
+    "405": Unavailable(Kind.CLIENT_ERROR, "the upstream answered 405"),
+    "500": Unavailable(Kind.SERVER_ERROR, "the upstream answered 500"),
+    "403": Denied(),
+    "404": NotFound(),
+}
+
+
+@pytest.mark.parametrize("status", HEAD_PROBLEMS)
+def test_wrong_response_to_a_head_of_a_blob_proves_nothing(serve: Serve, ask: Ask, status: str) -> None:
+    """Some registries answer HEAD wrongly, and a first byte by GET says the same."""
+
+    def answer(asked: Asked) -> MadeAnswer:
+        if asked.method == "HEAD":
+            raise HEAD_PROBLEMS[status]
+        assert (asked.offset, asked.last_byte) == (0, 0)
+        return MadeAnswer([b"1"], 1, total_size=1234)
+
+    source = MadeSource(answer)
+    parts = serve(source)
+    response = ask("HEAD", blob_path(CONTENT))
+    assert (response.status, response.headers["Content-Length"]) == (200, "1234")
+    assert parts.fetches.count() == 0
+    assert len(source.asked) == 2
+
+
+def test_head_of_a_blob_is_asked_once_if_the_upstream_is_away(serve: Serve, ask: Ask) -> None:
+    def refuse(_: Asked) -> MadeAnswer:
+        raise Unavailable(Kind.REFUSED, "away")
+
+    source = MadeSource(refuse)
+    serve(source)
+    assert ask("HEAD", blob_path(CONTENT)).status == 503
+    assert len(source.asked) == 1
+
+
 def test_long_blob_is_sent_while_it_comes_but_its_last_byte_only_after_it_was_verified(
     serve: Serve, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

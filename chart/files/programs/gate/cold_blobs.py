@@ -16,10 +16,12 @@ from fetching.fair_slots import Overloaded
 from fetching.ranges import MAX_RANGE_BYTES
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
+from gate.manifests import WRONG_HEAD_KINDS
 from gate.responses import Responses
 
 if TYPE_CHECKING:
     from fetching.fetch import Fetch
+    from upstream.reference import Reference
 
     from gate.pull_request import PullRequest
 
@@ -43,15 +45,36 @@ class ColdBlobs(Responses):
         """Answer HEAD for a blob that is not on the volume, without fetching it."""
         reference = request.reference
         try:
-            with self._parts.source.open("HEAD", reference, timeout=COMPLETE_BLOB_SECONDS) as answer:
-                # A size in a stored manifest counts more than the header.
-                size = self._parts.store.expected_size(reference.identifier)
-                length = answer.headers.get("Content-Length") if size is None else str(size)
+            length = self._ask_for_length(reference)
         except (Unavailable, NotFound, Denied) as problem:
             self._log_and_refuse(problem, request)
             return
+        # A size in a stored manifest counts more than the header.
+        size = self._parts.store.expected_size(reference.identifier)
+        length = length if size is None else str(size)
         headers = {} if length is None else {"Content-Length": length}
         self._send_blob_head(200, reference.identifier, headers)
+
+    def _ask_for_length(self, reference: Reference) -> str | None:
+        """Return the length of a blob at the upstream, as far as it says so.
+
+        Some upstreams answer HEAD wrongly, so that only a GET proves anything. A single byte is enough for it.
+
+        Raises:
+            Unavailable, NotFound, Denied: The upstream does not send it.
+        """
+        deadline = time.monotonic() + COMPLETE_BLOB_SECONDS
+        try:
+            with self._parts.source.open("HEAD", reference, timeout=COMPLETE_BLOB_SECONDS) as answer:
+                return answer.headers.get("Content-Length")
+        except (NotFound, Denied):
+            pass
+        except Unavailable as problem:
+            if problem.kind not in WRONG_HEAD_KINDS or problem.retry_after is not None:
+                raise
+        left = max(0.0, deadline - time.monotonic())
+        with self._parts.source.open("GET", reference, offset=0, last_byte=0, timeout=left) as answer:
+            return None if answer.total_size is None else str(answer.total_size)
 
     def _send_fetched_blob(self, request: PullRequest) -> None:
         """Start or join a fetch of the blob, and let the front get the blob while it comes."""
