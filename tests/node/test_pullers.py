@@ -144,8 +144,10 @@ def test_each_pod_pulls_what_its_own_secret_allows(
         mark, before = bench.upstream.mark(), node.sent_bytes()
         assert node.pull(private, ONE) == ""
         wait_for("the bytes to be counted", lambda: node.sent_bytes() > before, HANG_SECONDS)
-        sent = [one for one in bench.upstream.requests(mark) if one.is_blob and one.status == 200]
+        asked = bench.upstream.requests(mark)
+        sent = [one for one in asked if one.is_blob and one.status == 200]
         assert sorted(one.digest for one in sent) == sorted(image.blobs), "the upstream sent each blob once"
+        through = [one for one in asked if not one.is_blob]
         mark, before = bench.upstream.mark(), node.sent_bytes()
         assert node.pull(private, ONE) == ""
         wait_for("the bytes to be counted", lambda: node.sent_bytes() > before, HANG_SECONDS)
@@ -163,6 +165,15 @@ def test_each_pod_pulls_what_its_own_secret_allows(
         checks = pod.metrics()
         assert checks['registry_cache_puller_checks_total{result="allowed"}'] >= 1
         assert_nowhere(pod, ONE[1], TWO[1], ":".join(ONE))
+
+        other = f"private/two/app-{release}:1"
+        bench.upstream.push(f"{TOKENS}/{other}", image)
+        (node.containerd.certs / TOKENS / "hosts.toml").unlink()
+        mark = bench.upstream.mark()
+        assert node.pull(other, TWO) == ""
+        direct = [one for one in bench.upstream.requests(mark) if not one.is_blob]
+        print(f"{len(through)} requests for manifests and tokens through the cache, {len(direct)} without it")
+        assert len(through) <= len(direct) + 3
     finally:
         node.containerd.close()
         node.containerd.place.stop(f"containerd-{release}")
@@ -196,6 +207,7 @@ def test_nothing_private_is_served_while_a_part_of_the_pod_or_the_upstream_is_aw
     assert 'scope="repository:private/one/away:pull"' in challenge
     assert pull_as(pod, "private/one/away", image, token) == {200}
     assert pull_as(pod, "library/open", public) == {200}
+    assert ask(pod, "/v2/private/one/away/manifests/1", f"Bearer {'x' * 7000}")[0] == 401, "tokens may be long"
 
     bench.upstream.stop()
     assert pull_as(pod, "private/one/away", image, token) == {200}, "these were checked a moment ago"

@@ -20,7 +20,7 @@ registry-cache.frontContainer: nginx, which receives all requests and sends blob
       fi
       {{- /* While the gate is away, nobody knows who may pull what. A token may be longer than other headers. */}}
       {{- if eq .settings.access "Puller" }}
-      echo 'set $needs_gate yes; large_client_header_buffers 2 8k;' >> /run/front/listen.conf
+      echo 'set $needs_gate yes; large_client_header_buffers 1 8k;' >> /run/front/listen.conf
       {{- else }}
       echo 'set $needs_gate "";' >> /run/front/listen.conf
       {{- end }}
