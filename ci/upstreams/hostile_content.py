@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 
 from upstreams import oci
 
@@ -42,11 +43,15 @@ def manifest_of_many_layers(tag: str) -> bytes:
 
 def index_of_manifests(tag: str) -> bytes:
     """Return an index of manifests of many layers, which are those of the tags `0` to `499`."""
-    manifests = [_described(manifest_of_many_layers(str(number))) for number in range(INDEXED)]
     return json.dumps(
-        {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": manifests, "annotations": {"tag": tag}},
+        {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": _indexed(), "annotations": {"tag": tag}},
         separators=(",", ":"),
     ).encode()
+
+
+@cache
+def _indexed() -> list[dict[str, object]]:
+    return [_described(manifest_of_many_layers(str(number))) for number in range(INDEXED)]
 
 
 def _described(content: bytes) -> dict[str, object]:
