@@ -1,4 +1,4 @@
-"""Argo CD beside the test cluster: its application controller, its repo server and Redis run on this machine.
+"""Argo CD beside the test cluster: its controller, its repo server, its API server and Redis run on this machine.
 
 `python -m cluster.argocd` builds it.
 """
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from machine import environment, tools
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cluster.interface import Cluster
 
 NAMESPACE = "argocd"
+FINALIZER = "resources-finalizer.argocd.argoproj.io"
 REFRESH = "argocd.argoproj.io/refresh"
 SECONDS = 180.0
 DEFINITIONS = [f"crd/{name}.argoproj.io" for name in ("applications", "applicationsets", "appprojects")]
@@ -41,12 +43,16 @@ class ArgoCD:
     def repository(self) -> Path:
         return self.folder / "repository"
 
+    @cached_property
+    def api_port(self) -> int:
+        return free_port()
+
     @property
     def place(self) -> Place:
         return Place(self.folder / "argocd", Cgroup(f"rcache-argocd-{self.folder.name}"))
 
     def start(self) -> None:
-        """Install the definitions and settings, and start the three programs."""
+        """Install the definitions and settings, and start the four programs."""
         for path in tools.argocd_definitions(self.folder):
             # The definition of ApplicationSets does not fit into the annotation of a client-side apply.
             self._kubectl("apply", "--server-side", "--filename", str(path))
@@ -65,6 +71,12 @@ class ArgoCD:
             *("--redis", f"127.0.0.1:{redis}", "--repo-server", f"127.0.0.1:{repo_server}", "--repo-server-plaintext"),
             *("--namespace", NAMESPACE, "--metrics-port", free_port(), "--app-resync", "10"),
             *("--self-heal-timeout-seconds", "2", "--kubeconfig", self.cluster.kubeconfig),
+        )
+        self._start(
+            "argocd-server",
+            *("--redis", f"127.0.0.1:{redis}", "--repo-server", f"127.0.0.1:{repo_server}", "--repo-server-plaintext"),
+            *("--namespace", NAMESPACE, "--address", "127.0.0.1", "--port", self.api_port, "--insecure"),
+            *("--metrics-port", free_port(), "--disable-auth", "--kubeconfig", self.cluster.kubeconfig),
         )
 
     def stop(self) -> None:
@@ -85,32 +97,36 @@ class ArgoCD:
         self._git("add", "--all")
         self._git("commit", "--quiet", "--allow-empty", "--message=A change")
 
-    def apply(self, name: str, **helm: Any) -> None:
-        """Create or change an Application of the chart in the repository, which installs into the namespace `name`."""
+    def in_git(self, path: str = "chart", **helm: Any) -> dict[str, Any]:
+        """Return the source of a chart in the git repository; `helm` has the values."""
+        repository = f"file://{self.repository}"
+        return {"repoURL": repository, "path": path, "targetRevision": "main", "helm": helm}
+
+    def apply(self, name: str, source: dict[str, Any], *options: str) -> None:
+        """Create or change an Application, which installs into the namespace `name`; `options` are those of syncs."""
         application = {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
-            "metadata": {
-                "name": name,
-                "namespace": NAMESPACE,
-                "finalizers": ["resources-finalizer.argocd.argoproj.io"],
-            },
+            "metadata": {"name": name, "namespace": NAMESPACE, "finalizers": [FINALIZER]},
             "spec": {
                 "project": "default",
-                "source": {
-                    "repoURL": f"file://{self.repository}",
-                    "path": "chart",
-                    "targetRevision": "main",
-                    "helm": helm,
-                },
+                "source": source,
                 "destination": {"server": "https://kubernetes.default.svc", "namespace": name},
                 "syncPolicy": {
                     "automated": {"prune": True, "selfHeal": True},
-                    "syncOptions": ["CreateNamespace=true"],
+                    "syncOptions": ["CreateNamespace=true", *options],
                 },
             },
         }
         self._kubectl("apply", "--filename", "-", text=json.dumps(application))
+
+    def diff(self, name: str) -> str:
+        """Return what `argocd app diff` prints."""
+        command = [str(tools.argocd()), "app", "diff", name, "--server", f"127.0.0.1:{self.api_port}", "--plaintext"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment("argocd"))
+        if done.returncode not in (0, 1):  # 1 if there is a difference
+            raise RuntimeError(done.stderr)
+        return done.stdout
 
     def status(self, name: str) -> Any:
         """Return the status of an Application."""
@@ -128,6 +144,11 @@ class ArgoCD:
 
         wait_for("the refresh to be done", is_done, SECONDS)
 
+    def is_synced(self, name: str) -> bool:
+        """Return whether an Application is what git says, and healthy."""
+        status = self.status(name)
+        return (status.get("sync", {}).get("status"), status.get("health", {}).get("status")) == ("Synced", "Healthy")
+
     def wait_until_synced(self, name: str) -> None:
         """Wait until an Application is what git says, and healthy.
 
@@ -135,7 +156,7 @@ class ArgoCD:
             TimeoutError: It is not; the message says what Argo CD reports.
         """
         try:
-            wait_for(f"the application {name}", lambda: self._state(name) == ("Synced", "Healthy"), SECONDS)
+            wait_for(f"the application {name}", lambda: self.is_synced(name), SECONDS)
         except TimeoutError as error:
             error.add_note(json.dumps(self.status(name), indent=2)[:6000])
             raise
@@ -152,24 +173,24 @@ class ArgoCD:
             return False
         return {"applications", "appprojects"} <= {one["name"] for one in served}
 
-    def _state(self, name: str) -> tuple[str, str]:
-        status = self.status(name)
-        return status.get("sync", {}).get("status", ""), status.get("health", {}).get("status", "")
-
     def _start(self, name: str, *command: object) -> None:
         program: tuple[object, ...] = command
         if name.startswith("argocd-"):
             program = (tools.argocd(), *command)
-        variables = {
+        self.place.start(name, program, self._environment(name))
+
+    def _environment(self, name: str) -> dict[str, str]:
+        """Return the environment of a part of Argo CD; the name decides which one the program is."""
+        return {
             "ARGOCD_BINARY_NAME": name,
             # The cluster that Argo CD believes to run in is that of KUBECONFIG.
             "ARGOCD_FAKE_IN_CLUSTER": "true",
             "ARGOCD_GPG_ENABLED": "false",
+            "HOME": str(self._temporary()),
             "KUBECONFIG": str(self.cluster.kubeconfig),
             "TMPDIR": str(self._temporary()),
             "PATH": f"{self._helm()}:{environment.search_path()}",
         }
-        self.place.start(name, program, variables)
 
     def _temporary(self) -> Path:
         folder = self.folder / "tmp"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster.argocd import ArgoCD
@@ -17,7 +18,6 @@ from machine.processes import wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster.interface import Cluster
     from cluster.native import NativeCluster
 
 pytestmark = [
@@ -27,6 +27,7 @@ pytestmark = [
 
 CACHES = [{"upstream": "docker.io", "volume": {"size": "1Gi"}}, {"upstream": "ghcr.io", "volume": {"size": "1Gi"}}]
 PROBE = {"nodeProgram": {"probe": {"interval": "2s"}}}
+ONE_CACHE = {"caches": CACHES[:1], **PROBE}
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,12 @@ def argocd(native: NativeCluster, tmp_path_factory: pytest.TempPathFactory) -> I
         running.stop()
 
 
-@pytest.fixture(scope="module")
-def application(argocd: ArgoCD) -> Iterator[Release]:
-    """An Application with two caches."""
-    name = "argo"
+@contextmanager
+def synced(argocd: ArgoCD, name: str, source: dict[str, Any], *options: str) -> Iterator[Release]:
+    """An Application that is synced and healthy; its deletion leaves nothing in the namespace and on the nodes."""
     release = Release(argocd.cluster, name=name, namespace=name)
     before = [containerd_files(node) for node in argocd.cluster.nodes]
-    argocd.apply(name, valuesObject={"caches": CACHES, **PROBE})
+    argocd.apply(name, source, *options)
     argocd.wait_until_synced(name)
     yield release
     argocd.delete(name)
@@ -58,11 +58,26 @@ def application(argocd: ArgoCD) -> Iterator[Release]:
     release.uninstall()
 
 
-def test_synced_caches_serve_pulls(application: Release, cluster: Cluster) -> None:
-    reference, _ = new_image(cluster, f"docker.io/library/{application.name}:1")
+def serves(release: Release) -> None:
+    """Pull an image through the cache of docker.io, and again on another node."""
+    cluster = release.cluster
+    reference, _ = new_image(cluster, f"docker.io/library/{release.name}:1")
     first, second = cluster.nodes
     assert pull(cluster, reference, first).served_by == "upstream through the cache"
     assert pull(cluster, reference, second).served_by == "cache"
+
+
+@pytest.fixture(scope="module", params=["client", "server"])
+def application(request: pytest.FixtureRequest, argocd: ArgoCD) -> Iterator[Release]:
+    """An Application with two caches, which Argo CD applies on its own side or on that of the API server."""
+    source = argocd.in_git(valuesObject={"caches": CACHES, **PROBE})
+    options = ["ServerSideApply=true"] if request.param == "server" else []
+    with synced(argocd, f"argo-{request.param}", source, *options) as release:
+        yield release
+
+
+def test_synced_caches_serve_pulls(application: Release) -> None:
+    serves(application)
 
 
 def test_nothing_drifts(application: Release, argocd: ArgoCD) -> None:
@@ -73,6 +88,7 @@ def test_nothing_drifts(application: Release, argocd: ArgoCD) -> None:
         status = argocd.status(application.name)
         assert status["sync"]["status"] == "Synced"
         assert [one for one in status["resources"] if one.get("status") != "Synced"] == []
+    assert argocd.diff(application.name) == ""
     assert argocd.status(application.name)["history"] == before
 
 
@@ -93,8 +109,9 @@ def test_change_by_hand_is_undone(application: Release) -> None:
 
 
 def test_removed_cache_is_pruned_and_withdrawn(application: Release, argocd: ArgoCD) -> None:
-    """The last of the tests, since it leaves one cache."""
-    argocd.apply(application.name, valuesObject={"caches": CACHES[:1], **PROBE})
+    """The last of the tests of this application, since it leaves one cache."""
+    options = ["ServerSideApply=true"] if application.name.endswith("server") else []
+    argocd.apply(application.name, argocd.in_git(valuesObject=ONE_CACHE), *options)
     wait_for(
         "Argo CD to prune the cache",
         lambda: len(application.get("statefulsets")["items"]) == 1,
