@@ -293,6 +293,26 @@ def test_stored_blob_is_sent_only_for_a_repository_in_which_the_upstream_has_it(
     assert gate.upstream.requests() == []
 
 
+def test_upstream_that_answers_head_wrongly_shows_by_get_what_it_has(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = start()
+    assert gate.status(blob_path(PRIVATE, SECRET_CONTENT), RIGHT) == 200
+    gate.upstream.allowed[OTHER].add(RIGHT)
+    monkeypatch.setitem(CONTENTS, OTHER, [SECRET_CONTENT])
+    answer = gate.upstream.source.answer
+
+    def answer_wrongly(asked: Asked) -> MadeAnswer:
+        if asked.method == "HEAD" and asked.reference.repository == OTHER:
+            raise NotFound
+        return answer(asked)
+
+    monkeypatch.setattr(gate.upstream.source, "answer", answer_wrongly)
+    gate.upstream.requests()
+    assert gate.status(blob_path(OTHER, SECRET_CONTENT), RIGHT) == 200
+    assert [entry[:2] for entry in gate.upstream.requests()] == [("HEAD", "blob"), ("GET", "blob")]
+
+
 def test_manifest_that_names_a_private_blob_gives_no_right_to_it(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = start()
     assert gate.status(blob_path(PRIVATE, SECRET_CONTENT), RIGHT) == 200

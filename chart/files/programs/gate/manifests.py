@@ -397,12 +397,18 @@ def ask_for(source: Source, reference: Reference, authorization: PullerAuthoriza
     options: Options = {"authorization": authorization, "accept": () if is_blob else ACCEPT}
     try:
         source.open("HEAD", reference, timeout=timeout, **options).close()
+    except NotFound:
+        # A node asks for manifests by HEAD too, and for blobs only by GET.
+        if not is_blob:
+            raise
     except Unavailable as problem:
         if problem.kind not in WRONG_HEAD_KINDS or problem.retry_after is not None:
             raise
-        if is_blob:
-            options["last_byte"] = 0
-        source.open("GET", reference, timeout=timeout, **options).close()
+    else:
+        return
+    if is_blob:
+        options["last_byte"] = 0
+    source.open("GET", reference, timeout=timeout, **options).close()
 
 
 def _stored(digest: str, content: bytes, media_type: str) -> Manifest:
