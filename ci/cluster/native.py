@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from machine.links import Links
 
 MANIFESTS = Path(__file__).parent / "manifests"
+# As on GKE, pods have the priority classes of the system only where a quota allows it.
+ADMISSION = Path(__file__).parent / "admission.yaml"
 NETWORKS = 40
 
 
@@ -276,6 +278,7 @@ class NativeCluster:
             "kube-apiserver",
             [
                 self.versions.kubernetes_program("kube-apiserver"),
+                f"--admission-control-config-file={ADMISSION}",
                 f"--advertise-address={network.control_plane}",
                 "--allow-privileged=true",
                 "--authorization-mode=Node,RBAC",

@@ -95,11 +95,12 @@ class NativeNode:
         proxy = self.versions.kubernetes_program("kube-proxy")
         self.place.start("kube-proxy", [proxy, f"--config={self.folder}/kube-proxy.yaml", "--v=1"])
 
-    def start_containerd(self) -> None:
+    def start_containerd(self, environment: dict[str, str] | None = None) -> None:
         """Start containerd and wait until it answers."""
         containerd = self.versions.containerd_folder / "containerd"
         # Go's x509 reads this file instead of the system's authorities. The test authority signed the upstreams' names.
-        self.place.start("containerd", [containerd], {"SSL_CERT_FILE": str(pki.authority_file())})
+        trust = {"SSL_CERT_FILE": str(pki.authority_file())}
+        self.place.start("containerd", [containerd], {**trust, **(environment or {})})
         wait_for(f"containerd on {self.name}", self._containerd_answers, timeout=60)
 
     def _containerd_answers(self) -> bool:

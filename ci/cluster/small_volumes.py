@@ -105,8 +105,8 @@ def small_volume(cluster: Cluster, node: Node, name: str, size: int) -> Iterator
 
 
 @contextmanager
-def offer(cluster: Cluster, volume: SmallVolume) -> Iterator[None]:
-    """Create the StorageClass and the PersistentVolume for it."""
+def offer(cluster: Cluster, volume: SmallVolume, kind: str = "local") -> Iterator[None]:
+    """Create the StorageClass and the PersistentVolume for it; fsGroup has no effect on one of the kind hostPath."""
     objects = [
         {
             "apiVersion": "storage.k8s.io/v1",
@@ -125,7 +125,7 @@ def offer(cluster: Cluster, volume: SmallVolume) -> Iterator[None]:
                 "accessModes": ["ReadWriteOnce"],
                 "persistentVolumeReclaimPolicy": "Retain",
                 "storageClassName": volume.name,
-                "local": {"path": volume.path},
+                kind: {"path": volume.path},
                 "nodeAffinity": {
                     "required": {
                         "nodeSelectorTerms": [
