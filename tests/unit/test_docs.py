@@ -118,3 +118,17 @@ def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
         reader.feed(page.read_text())
     assert reader.loaded
     assert {target for target in reader.loaded if urlsplit(target).netloc} == set()
+
+
+ODD = (REPOSITORY / "docs" / "odd-surroundings.md").read_text().splitlines()
+ODD_ROWS = [line for line in ODD if line.startswith("| ") and not line.startswith(("| ---", "| what is odd"))]
+
+
+@pytest.mark.parametrize("row", ODD_ROWS, ids=lambda row: row[2:40])
+def test_what_is_odd_names_tests_that_exist(row: str) -> None:
+    shown_by = row.rstrip("| ").rpartition(" | ")[2]
+    files = re.findall(r"tests/[\w/]+\.py", shown_by)
+    texts = [(REPOSITORY / file).read_text() for file in files]
+    assert texts or "no test" in shown_by or "values.yaml" in shown_by
+    for name in re.findall(r"`(test_\w+)`", shown_by):
+        assert any(f"def {name}(" in text for text in texts), name
