@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 PRIVATE = "registry.example.com"
 TOKENS = "lscr.example.com"
+# It is in another domain than the registry.
+TRUSTING = {"upstreamSettings": {TOKENS: {"tokenServers": ["auth.example.org"]}}}
 RIGHT = {"username": USERNAME, "password": PASSWORD}
 WRONG = {"username": USERNAME, "password": "another-password"}
 PROXY_LOGIN = {"username": "proxy-user", "password": "proxy-password-%41:"}
@@ -91,7 +93,7 @@ def test_wrong_credentials_are_logged_once_and_counted(bench: Bench) -> None:
 
 def test_public_images_are_served_without_and_with_wrong_credentials(bench: Bench) -> None:
     public = [bench.push(f"public-{number}", site=TOKENS) for number in range(2)]
-    with bench.pod(cache_of(TOKENS)) as pod:
+    with bench.pod(cache_of(TOKENS), values=TRUSTING) as pod:
         pull(pod, "public-0", public[0])
         pod.set_secret("login", WRONG)
         pull(pod, "public-1", public[1])
@@ -103,7 +105,7 @@ def test_public_images_are_served_without_and_with_wrong_credentials(bench: Benc
 def test_private_images_need_credentials_at_the_token_server(bench: Bench) -> None:
     image = bench.push("secret", site=TOKENS)
     bench.upstream.push(f"{TOKENS}/private/secret:1", image)
-    with bench.pod(cache_of(TOKENS)) as pod:
+    with bench.pod(cache_of(TOKENS), values=TRUSTING) as pod:
         assert send_request(pod, "/v2/private/secret/manifests/1").refused
         pod.set_secret("login", RIGHT)
         got = send_request(pod, "/v2/private/secret/manifests/1")
