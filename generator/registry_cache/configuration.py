@@ -59,6 +59,7 @@ class Configuration:
         flat = flatten(self.values.model_dump(exclude=left_out, exclude_none=True))
         secrets = [*self.values.global_.imagePullSecrets, *self.values.imagePullSecrets]
         flat["imagePullSecrets"] = list(dict.fromkeys(one if isinstance(one, str) else one["name"] for one in secrets))
+        flat["certManager.enabled"] &= any(cache.http.tls for cache in self.values.caches)
         if registry := self.values.global_.imageRegistry.removesuffix("/"):
             flat |= {path: registry for path in flat if path.startswith("images.") and path.endswith(".registry")}
         return flat

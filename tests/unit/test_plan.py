@@ -402,3 +402,7 @@ def test_one_of_the_two_may_be_standard_input(
 def test_invalid_document_has_no_plan(files: tuple[str, str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", files[0], "/dev/null"]) == 1
     assert capsys.readouterr().err == "/dev/null: is empty\n"
+
+
+def test_cert_manager_does_nothing_for_caches_without_tls() -> None:
+    assert not planned(one(), {**one(), "certManager": {"enabled": True}}).changes
