@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STALLED_AFTER_SECONDS = 5.0
 # Clients that follow a fetch learn about its progress in steps: to wake fifty of them for each chunk would cost more
 # than to send it. A step is a share of what has come or of what is missing, so that neither the beginning nor the end
-# of a blob has to wait, but at least so many bytes for each client, and at most these bytes or these seconds.
+# of a blob has to wait, but at least a number of bytes for each client, and at most a size or a time.
 STEP_SHARE = 1 / 8
 STEP_BYTES_PER_CLIENT = 1 << 16
 MAX_STEP_BYTES = 1 << 20
