@@ -281,7 +281,8 @@ def expressions() -> list[tuple[str, str]]:
 
 
 def test_every_query_of_the_dashboard_has_data(watched: Watched) -> None:
-    wanted = expressions()
+    """Except for those of certificates, which no cache has here; the tests of TLS on the node rung read them."""
+    wanted = [(title, expression) for title, expression in expressions() if "certificate_expiry" not in expression]
     assert len(wanted) >= 40
 
     def without_data() -> list[tuple[str, str]]:
