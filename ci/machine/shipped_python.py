@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 # The rungs that test the programs.
 TESTS = tuple(
     f"tests/unit/{package}"
-    for package in ("common", "store", "upstream", "fetching", "access", "gate", "node_program", "helm_test")
+    for package in (
+        "common",
+        "store",
+        "authentication",
+        "upstream",
+        "fetching",
+        "access",
+        "gate",
+        "node_program",
+        "helm_test",
+    )
 )
 # What these tests import, in the versions that the developer's Python has.
 DISTRIBUTIONS = ("hypothesis", "pytest", "pytest-cov", "pytest-timeout", "pytest-xdist", "pyyaml", "trustme")
