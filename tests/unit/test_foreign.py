@@ -206,7 +206,11 @@ CONTENT = st.recursive(
 def test_no_document_ends_in_a_traceback(content: Any, *, several: bool) -> None:
     text = json.dumps(content)
     for raw in (text, f"{text}\n---\n{text}") if several else (text,):
-        document = parse(raw.encode())
+        try:
+            document = parse(raw.encode())
+        except Unreadable:
+            assert content is None, "only nothing is no document"
+            continue
         assert find_problems(document) != [] or "caches" in text
         import_foreign(document)
 
