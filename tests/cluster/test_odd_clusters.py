@@ -34,7 +34,7 @@ LIMIT_SECONDS = 300.0
 DROP_IN = "/etc/systemd/system/containerd.service.d/http-proxy.conf"
 # What helm says if it waits in vain.
 FAILED_WAIT = "not ready|timed out|deadline"
-# But for the one with objects of operators, and with IPv6, which the test cluster does not have.
+# All except the one with objects of operators and with IPv6, which the test cluster does not have.
 SCENARIOS = sorted({*(CHART / "ci").glob("*-values.yaml")} - {CHART / "ci" / "everything-values.yaml"})
 
 

@@ -227,12 +227,16 @@ def without(found: Object | None, *labels: str) -> Object | None:
 
 
 def of_upstream(objects: list[Object], upstream: str) -> dict[str, Object]:
-    """Return a cache's objects by kind and name, without fields on which no pull depends."""
+    """Return a cache's objects by kind and name, without fields on which no pull depends.
+
+    Network policies and certificates are parts of their own in a plan.
+    """
     label = upstream.replace(":", "-")
     return {
         f"{one['kind']} {one['metadata']['name']}": {**one, "metadata": {**one["metadata"], "labels": {}}}
         for one in objects
         if one["metadata"]["labels"].get("upstream-host") == label
+        and one["kind"] not in ("NetworkPolicy", "Certificate")
     }
 
 
