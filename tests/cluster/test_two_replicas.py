@@ -73,11 +73,8 @@ def test_two_replicas_are_on_two_nodes_and_one_is_always_ready(cluster: Cluster,
         # An upgrade restarts one after the other.
         before = {pod["metadata"]["uid"] for pod in replicas(release).values()}
         release.upgrade(*written(path, cachePods={"podAnnotations": {"example.com/a": "b"}}), "--wait=hookOnly")
-        away = 0
         deadline = time.monotonic() + 180
         while before & {pod["metadata"]["uid"] for pod in replicas(release).values()} or len(ready(release)) < 2:
             assert time.monotonic() < deadline, "the replicas were not replaced"
             assert ready(release), "both were not ready at once"
-            away += len(ready(release)) < 2
             time.sleep(0.2)
-        assert away, "the restart was observed"
