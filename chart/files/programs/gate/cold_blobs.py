@@ -16,7 +16,6 @@ from fetching.fair_slots import Overloaded
 from fetching.ranges import MAX_RANGE_BYTES
 from upstream.errors import Denied, Kind, NotFound, Unavailable
 
-from gate.manifests import WRONG_HEAD_KINDS
 from gate.responses import Responses
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class ColdBlobs(Responses):
         except (NotFound, Denied):
             pass
         except Unavailable as problem:
-            if problem.kind not in WRONG_HEAD_KINDS or problem.retry_after is not None:
+            if not problem.may_concern_head_alone:
                 raise
         left = max(0.0, deadline - time.monotonic())
         with self._parts.source.open("GET", reference, offset=0, last_byte=0, timeout=left) as answer:

@@ -54,8 +54,6 @@ FETCH_SECONDS = 60.0
 # response in time ends this at once.
 SLOW_SECONDS = 5.0
 MAX_SLOW_REPOSITORIES = 1024
-# After these answers to HEAD, GET is worth a try. After others, the upstream cannot be asked now.
-WRONG_HEAD_KINDS = frozenset({Kind.CLIENT_ERROR, Kind.SERVER_ERROR, Kind.MALFORMED, Kind.REDIRECTS, Kind.RESET})
 
 
 @dataclass(frozen=True)
@@ -275,7 +273,7 @@ class Manifests:
         except (NotFound, Denied):
             return None
         except Unavailable as problem:
-            if problem.kind not in WRONG_HEAD_KINDS or problem.retry_after is not None:
+            if not problem.may_concern_head_alone:
                 raise
             return None
         return digest if DIGEST.fullmatch(digest) else None
@@ -402,7 +400,7 @@ def ask_for(source: Source, reference: Reference, authorization: PullerAuthoriza
         if not is_blob:
             raise
     except Unavailable as problem:
-        if problem.kind not in WRONG_HEAD_KINDS or problem.retry_after is not None:
+        if not problem.may_concern_head_alone:
             raise
     else:
         return

@@ -35,6 +35,8 @@ class Kind(StrEnum):
 
 # Problems with reaching a server at all, whatever is requested from it.
 CONNECTION_KINDS = frozenset({Kind.DNS, Kind.REFUSED, Kind.UNREACHABLE, Kind.TLS, Kind.PROXY})
+# After these answers to HEAD, GET is worth a try. After others, the upstream cannot be asked now.
+WRONG_HEAD_KINDS = frozenset({Kind.CLIENT_ERROR, Kind.SERVER_ERROR, Kind.MALFORMED, Kind.REDIRECTS, Kind.RESET})
 
 
 class Unavailable(Exception):
@@ -50,6 +52,11 @@ class Unavailable(Exception):
         self.is_connecting = kind in CONNECTION_KINDS
         # Whether it is a problem of a token server or of a server that the upstream redirects to.
         self.is_elsewhere = False
+
+    @property
+    def may_concern_head_alone(self) -> bool:
+        """Whether GET is worth a try if this came of HEAD, which some servers answer wrongly."""
+        return self.kind in WRONG_HEAD_KINDS and self.retry_after is None
 
     def during(self, activity: str) -> Unavailable:
         """Return the same problem with a message that begins with what it prevents."""
