@@ -17,22 +17,14 @@ from access import pullers
 from access.public import PublicRepositories
 from access.pullers import Pullers
 from access.rights import ForPullers, Rights, WatchedUpstream
-from fetching.fetches import Fetches
-from fetching.ranges import Ranges
 from fetching.replica_first import HOLDINGS_TYPE, REPLICA_HEADER, ReplicaFirst
 from gate import cold_blobs
-from gate.ahead import NEVER, Ahead
-from gate.health import Health
-from gate.manifests import Manifests, ask_for
+from gate.manifests import ask_for
 from gate.metrics import Metrics
-from gate.parts import Parts
 from gate.pull_request import parse_pull_request
-from gate.refusals import RefusalLog
-from gate.repeats import Repeats
-from gate.server import Server
-from gate.verification import Verification
 from machine.processes import wait_for
 from made_front import Front
+from made_gate import made_parts, serving
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of
 from store.store import Store
@@ -46,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from gate.parts import Parts
     from upstream.source import Source
 
 CONTENT = bytes(range(256)) * 1000
@@ -168,42 +161,17 @@ def start(tmp_path: Path) -> Iterator[Any]:
             )
             replicas = ReplicaFirst(watched, {}, "x-0")
             source = ForPullers(replicas, rights)
-            fetches = Fetches(store, source, logged.append)
-            parts = Parts(
-                upstream="docker.io",
-                allowed_repositories=frozenset(),
-                store=store,
-                source=source,
-                replicas=replicas,
-                replica_addresses=cast("Any", Replicas()),
-                fetches=fetches,
-                ranges=Ranges(source),
-                ahead=Ahead(NEVER, store, fetches, print, lambda: 1.0),
-                manifests=Manifests(
-                    store,
-                    source,
-                    tag_check_interval_seconds=0.0,
-                    may_read=checks.may_read,
-                    count_tag_lookup=metrics.count_tag_lookup,
-                    log=logged.append,
-                ),
-                pullers=checks,
-                public=public,
-                repeats=Repeats(),
-                refusal_log=RefusalLog(logged.append),
-                verification=Verification(store),
-                metrics=metrics,
-                health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
-                certificate=None,
-                client_certificate=None,
-                is_upstream_away=lambda: False,
-                count_refused_credentials=lambda: 0,
-                count_upstream_connections=lambda: 0,
-            )
-            parts.health.is_loaded = True
-            server = stack.enter_context(Server(tmp_path / "gate.sock", parts))
-            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-            stack.callback(server.shutdown)
+            parts = made_parts(
+                tmp_path,
+                store,
+                source,
+                replicas,
+                metrics,
+                tag_check_interval_seconds=0.0,
+                may_read=checks.may_read,
+                log=logged.append,
+            )._replace(replica_addresses=cast("Any", Replicas()), pullers=checks, public=public)
+            stack.enter_context(serving(tmp_path, parts))
             return Gate(tmp_path, made, parts, logged, stack)
 
         yield build

@@ -15,26 +15,18 @@ from typing import TYPE_CHECKING, cast
 from unittest import mock
 
 import pytest
-from common.endpoint import Endpoint
 from fetching.fair_slots import FairSlots
 from fetching.fetch import Fetch
 from fetching.fetches import Fetches
-from fetching.ranges import Ranges
 from fetching.replica_first import HOLDINGS_TYPE, ReplicaFirst
 from gate import cold_blobs, server
-from gate.ahead import NEVER, Ahead
-from gate.health import Health
-from gate.manifests import Manifests
 from gate.metrics import Metrics
 from gate.parts import Parts, render_metrics
-from gate.refusals import RefusalLog
-from gate.repeats import Repeats
-from gate.replica_addresses import ReplicaAddresses
 from gate.server import Server
-from gate.verification import Verification
 from known_metrics import EMPTY_CACHE
 from machine.processes import wait_for
 from made_front import TIMEOUT_SECONDS, Front
+from made_gate import made_parts, serving
 from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import manifest_of, put_blob
 from store.store import Store
@@ -68,43 +60,11 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Serve]:
     with contextlib.ExitStack() as stack:
 
         def start(made_source: MadeSource, allowed_repositories: frozenset[str] = frozenset()) -> Parts:
-            metrics = Metrics("docker.io")
             source = ReplicaFirst(cast("Source", made_source), {}, "x-0", "zone-a")
-            fetches = Fetches(store, source, print)
-            parts = Parts(
-                upstream="docker.io",
-                allowed_repositories=allowed_repositories,
-                store=store,
-                source=source,
-                replicas=source,
-                replica_addresses=ReplicaAddresses([Endpoint("http", "localhost", 5000)]),
-                fetches=fetches,
-                ranges=Ranges(source),
-                ahead=Ahead(NEVER, store, fetches, print, lambda: 1.0),
-                manifests=Manifests(
-                    store,
-                    source,
-                    tag_check_interval_seconds=5.0,
-                    count_tag_lookup=metrics.count_tag_lookup,
-                    log=print,
-                ),
-                pullers=None,
-                public=None,
-                repeats=Repeats(),
-                refusal_log=RefusalLog(print),
-                verification=Verification(store),
-                metrics=metrics,
-                health=Health(tmp_path / "volume", tmp_path / "distribution.sock"),
-                certificate=None,
-                client_certificate=None,
-                is_upstream_away=lambda: False,
-                count_refused_credentials=lambda: 3,
-                count_upstream_connections=lambda: 4,
+            parts = made_parts(tmp_path, store, source, source, Metrics("docker.io"))._replace(
+                allowed_repositories=allowed_repositories
             )
-            parts.health.is_loaded = True
-            server = stack.enter_context(Server(tmp_path / "gate.sock", parts))
-            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-            stack.callback(server.shutdown)
+            stack.enter_context(serving(tmp_path, parts))
             return parts
 
         yield start

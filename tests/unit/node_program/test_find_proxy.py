@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from common.endpoint import Endpoint
+from made_node import settings_for
 from node_program import containerd_proxy, find_proxy, keeper
 from node_program.cache_probe import ProbeFailed
-from node_program.configuration import Cache, Configuration, Containerd, Probe, ProxyCheck
+from node_program.configuration import Cache, ProxyCheck
 from node_program.containerd_proxy import ContainerdProxy, Service
 from node_program.keeper import Keeper
 from node_program.metrics import Metrics
@@ -256,20 +257,8 @@ def test_node_does_not_use_a_cache_that_containerd_asks_through_a_proxy(
         services = (Service("/etc/x.conf", "", "localhost" if uses_proxy else RANGE),)
         containerd_proxy.write(state, ContainerdProxy(services))
     cache = Cache("docker.io", "https://registry-1.docker.io", ENDPOINT)
-    settings = Configuration(
-        owner="a/b",
-        registry_directory=certs,
-        state_directory=state,
-        dial_timeout="500ms",
-        probe=Probe(interval=5.0, timeout=1.0, failure_threshold=2, max_backoff=0.0),
-        metrics_port=0,
-        containerd=Containerd("/none", str(certs), "", {}),
-        configure=None,
-        proxy_check=None,
-        caches=(cache,),
-    )
     metrics, directory = Metrics(["docker.io"]), RegistryDirectory(certs, "a/b")
-    one = Keeper(cache, settings, directory, Readiness(state, ["docker.io"]), metrics)
+    one = Keeper(cache, settings_for(certs, state, cache), directory, Readiness(state, ["docker.io"]), metrics)
     monkeypatch.setattr(keeper, "probe", lambda *_: None)
     one.probe_once()
     assert (certs / "docker.io" / "hosts.toml").exists() is not bool(uses_proxy)

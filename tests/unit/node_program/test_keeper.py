@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from common.endpoint import Endpoint
+from made_node import settings_for
 from node_program import __main__ as main
 from node_program import keeper
 from node_program.cache_probe import ProbeFailed
-from node_program.configuration import Cache, Configuration, Containerd, Probe
+from node_program.configuration import Cache, Probe
 from node_program.hosts_toml import Mirror
 from node_program.keeper import Backoff, Keeper
 from node_program.metrics import Metrics
@@ -24,21 +25,6 @@ from node_program.registry_directory import RegistryDirectory
 CACHE = Cache("docker.io", "https://registry-1.docker.io", Endpoint("http", "127.0.0.1", 5000), "docker.io")
 # Far more than anything here needs.
 TIMEOUT_SECONDS = 10.0
-
-
-def settings_for(certs: Path, state: Path, cache: Cache) -> Configuration:
-    return Configuration(
-        owner="a/b",
-        registry_directory=certs,
-        state_directory=state,
-        dial_timeout="500ms",
-        probe=Probe(interval=5.0, timeout=1.0, failure_threshold=2, max_backoff=0.0),
-        metrics_port=0,
-        containerd=Containerd("/none", str(certs), "", {}),
-        configure=None,
-        proxy_check=None,
-        caches=(cache,),
-    )
 
 
 class Bench:
