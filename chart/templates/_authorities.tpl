@@ -36,7 +36,9 @@ other caches. Scope: the root context.
 */}}
 {{- define "registry-cache.authorityVolume" -}}
 {{- $sources := dict -}}
+{{- $servesOnlyNodes := false -}}
 {{- range include "registry-cache.caches" . | fromJsonArray -}}
+{{- $servesOnlyNodes = or $servesOnlyNodes .nodesOnly -}}
 {{- if .tls -}}
 {{- $item := dict "key" "ca.crt" "path" (print .tlsSecretName ".crt") -}}
 {{- $secret := dict "name" .tlsSecretName "optional" true "items" (list $item) -}}
@@ -52,7 +54,7 @@ other caches. Scope: the root context.
       - {{ toJson . }}
       {{- end }}
 {{- end }}
-{{- if include "registry-cache.servesOnlyNodes" . }}
+{{- if $servesOnlyNodes }}
 - name: client
   secret:
     secretName: {{ include "registry-cache.clientSecretName" . | quote }}
@@ -62,23 +64,15 @@ other caches. Scope: the root context.
 {{- end }}
 {{- end -}}
 {{- define "registry-cache.authorityMount" -}}
-{{- if contains `"tls":true` (include "registry-cache.caches" .) }}
+{{- $caches := include "registry-cache.caches" . }}
+{{- if contains `"tls":true` $caches }}
 - name: authorities
   mountPath: /etc/registry-cache-authorities
   readOnly: true
 {{- end }}
-{{- if include "registry-cache.servesOnlyNodes" . }}
+{{- if contains `"nodesOnly":true` $caches }}
 - name: client
   mountPath: {{ print "/etc/registry-cache-clients/" (include "registry-cache.clientSecretName" .) | quote }}
   readOnly: true
 {{- end }}
-{{- end -}}
-
-{{- /*
-registry-cache.servesOnlyNodes: "true" if a cache does. Scope: the root context.
-*/}}
-{{- define "registry-cache.servesOnlyNodes" -}}
-{{- if contains `"nodesOnly":true` (include "registry-cache.caches" .) -}}
-true
-{{- end -}}
 {{- end -}}

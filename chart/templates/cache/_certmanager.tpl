@@ -1,6 +1,6 @@
 {{- /*
 registry-cache.certificate: an object Certificate of cert-manager. Each renewal makes a new key, as its default is since
-v1.18. Scope: root, name, secretName, issuerRef, duration, renewBefore, and more fields of the spec.
+v1.18. Scope: root, labels, name, secretName, issuerRef, duration, renewBefore, and more fields of the spec.
 */}}
 {{- define "registry-cache.certificate" -}}
 ---
@@ -38,15 +38,13 @@ registry-cache.ownIssuer: a reference to the issuer of the release's own authori
 
 {{- /*
 registry-cache.certificateHosts: the names by which `helm test` and the other replicas reach the pods of a cache, in JSON, as
-generator/registry_cache/certificates.py has them.
-  {{ include "registry-cache.certificateHosts" (dict "root" $ "cache" .) | fromJsonArray }}
+generator/registry_cache/certificates.py has them. Scope: the record of a cache.
 */}}
 {{- define "registry-cache.certificateHosts" -}}
-{{- $space := include "registry-cache.namespace" .root -}}
-{{- $hosts := list .cache.serviceName (printf "%s.%s.svc" .cache.serviceName $space) -}}
-{{- if gt (int .cache.replicas) 1 -}}
-{{- range .cache.pods -}}
-{{- $hosts = append $hosts (printf "%s.%s.%s.svc" . $.cache.peersName $space) -}}
+{{- $hosts := list .serviceName .endpoint.host -}}
+{{- if gt (int .replicas) 1 -}}
+{{- range .pods -}}
+{{- $hosts = append $hosts (printf "%s.%s" . $.peersHost) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $hosts -}}

@@ -43,7 +43,6 @@ their upstreams, so that another order in the values restarts nothing. Scope: th
 {{- $_ := set $endpoint "host" .settings.clusterIP -}}
 {{- end -}}
 {{- $endpoint = include "registry-cache.withCertificates" (dict "cache" . "endpoint" $endpoint) | fromJson -}}
-{{- $_ := set $endpoint "port" (int $endpoint.port) -}}
 {{- $cache := dict "upstream" .upstream "server" .remoteURL "endpoint" $endpoint "identity" .upstream -}}
 {{- $_ := set $byUpstream .upstream $cache -}}
 {{- end -}}
