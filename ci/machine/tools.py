@@ -102,7 +102,7 @@ def containerd_2(minor: int) -> Path:
 def releases(name: str) -> dict[str, GoTool]:
     """Return the releases of Kubernetes or containerd that are built, by major and minor version, oldest first."""
     older = [tool for key, tool in go_tools("go-for-tests").items() if key.startswith(f"{name}-")]
-    return {tool.release: tool for tool in sorted([*older, go_tools()[name]], key=lambda tool: tool.release)}
+    return {tool.release: tool for tool in sorted([*older, go_tools()[name]], key=_number)}
 
 
 def actionlint() -> Path:
@@ -235,6 +235,10 @@ def ensure_faults() -> None:
 def ensure_older_containerds() -> None:
     """Get the releases of containerd 2 before the one of the test cluster."""
     run_missing(_go_step(tool) for name, tool in go_tools("go-for-tests").items() if name.startswith("containerd-2-"))
+
+
+def _number(tool: GoTool) -> list[int]:
+    return [int(part) for part in tool.release.split(".")]
 
 
 def ensure_releases(*builds: GoTool, debian_containerd: bool) -> None:
