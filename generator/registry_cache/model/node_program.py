@@ -127,14 +127,15 @@ class ProxyCheck(Model):
     units: list[UnitName] = Field(
         [],
         description="The units of systemd that start containerd. Empty uses the preset's; presets whose distribution "
-        "covers Services in NO_PROXY itself, or has no units, have none, and nothing is checked there.",
+        "covers Services in NO_PROXY itself, or has no units, have none. Nothing is checked unless there are "
+        "directories too.",
         examples=[["containerd.service"]],
     )
     directories: list[UnitDirectory] = Field(
         [],
         description="Directories on the nodes with the units and their drop-ins, in systemd's order. Add those of "
         "files that the units name with EnvironmentFile. They are mounted read-only, and created if they do not exist. "
-        "Empty uses the preset's.",
+        "Empty uses the preset's. Nothing is checked unless there are units too.",
         examples=[["/etc/systemd/system", "/etc/default"]],
     )
 
