@@ -87,6 +87,7 @@ UPSTREAM_SETTINGS = (
         tokenServers=st.lists(st.sampled_from(["auth.example.com", "10.0.0.1", "fd00::1", "a/b"]), max_size=2),
         allowedNetworks=st.lists(st.sampled_from(["10.0.0.0/8", "fd00::/8", "10.0.0.1", "10.0.0.0/33"]), max_size=2),
         clusterIP=st.sampled_from(["10.0.0.1", "fd00::1", "None", "10.0.0.256"]),
+        tlsSecretName=HOST,
         nodesOnly=st.booleans(),
         resources=mapping(gate=RESOURCES),
         nodeSelector=STRINGS,

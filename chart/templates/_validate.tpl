@@ -8,6 +8,7 @@ of all caches.
 {{ include "registry-cache.cacheProblems" .caches }}
 {{ include "registry-cache.upstreamSettingsProblems" . }}
 {{ include "registry-cache.imageProblems" . }}
+{{ include "registry-cache.certificateProblems" . }}
 {{ include "registry-cache.networkPolicyProblems" .root }}
 {{- end -}}
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -282,6 +283,10 @@ def _certificates(options: argparse.Namespace) -> int:
         message = f"{options.authority}: {error.strerror if isinstance(error, OSError) else error}"
         raise Failed(message) from error
     secrets = make_secrets(values, options.release, options.namespace, days=options.days, authority=authority)
+    if repeated := next((name for name, count in Counter(one.name for one in secrets).items() if count > 1), None):
+        reason = f"the Secret {repeated} would get two certificates; write another tlsSecretName or clientSecretName"
+        message = f"{_display_name(options.file)}: {reason}"
+        raise Failed(message)
     print(secrets_text(secrets).removesuffix("\n"))
     for secret in secrets:
         print(f"Secret {secret.name}: the certificate ends on {secret.end:%Y-%m-%d}", file=sys.stderr)

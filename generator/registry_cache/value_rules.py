@@ -89,6 +89,17 @@ class Content:
         written = self.at("upstreamSettings", cache.upstream, "replicas"), self.at("cachePods", "replicas")
         return cache.count_replicas(next((one for one in written if type(one) is int), 1))
 
+    def serves_only_nodes(self, cache: Cache) -> bool:
+        """Return whether a cache serves only who shows the nodes' certificate, as far as what decides it is valid."""
+        own = self.at("upstreamSettings", cache.upstream, "nodesOnly")
+        return (self.at("cachePods", "nodesOnly") if own is None else own) is True
+
+    @cached_property
+    def prefix(self) -> str:
+        """The prefix of the names of all objects."""
+        overrides = {"name_override": self.text("nameOverride"), "fullname_override": self.text("fullnameOverride")}
+        return names.fullname(**overrides)
+
     @cached_property
     def upstreams(self) -> list[str]:
         """The upstreams of all caches, valid or not."""
@@ -105,6 +116,7 @@ def find_problems(values: object) -> Iterator[Finding]:
     yield from _cache_problems(content)
     yield from _upstream_settings_problems(content)
     yield from _image_problems(content)
+    yield from _certificate_problems(content)
     if content.at("networkPolicies", "enabled") is True and not content.at("networkPolicies", "nodes"):
         reason = 'is empty, so no node could reach a cache; write the networks of your nodes, such as ["10.0.0.0/16"]'
         yield Finding(("networkPolicies", "nodes"), reason)
@@ -133,9 +145,6 @@ def _renamed_values(content: Content) -> Iterator[Finding]:
 
 
 def _duplicates(content: Content) -> Iterator[Finding]:
-    prefix = names.fullname(
-        name_override=content.text("nameOverride"), fullname_override=content.text("fullnameOverride")
-    )
     upstreams: dict[str, str] = {}
     services: dict[str, str] = {}
     for entry in content.entries:
@@ -145,7 +154,7 @@ def _duplicates(content: Content) -> Iterator[Finding]:
             yield Finding((*entry.path, "upstream"), reason)
             continue
         upstreams[upstream] = entry.place
-        for name in names.service_names(prefix, entry.cache, content.count_replicas(entry.cache)):
+        for name in names.service_names(content.prefix, entry.cache, content.count_replicas(entry.cache)):
             if name in services:
                 reason = f"the name {name} belongs to the Service of {services[name]}; write another suffix"
                 yield Finding((*entry.path, "serviceNameSuffix"), reason)
@@ -171,8 +180,7 @@ def _cache_problems(content: Content) -> Iterator[Finding]:
             settings = path_text(("upstreamSettings", cache.upstream))
             reason = f"the certificate needs a fixed address of the Service; write {settings}.clusterIP, or false here"
             yield Finding((*entry.path, "http", "tls"), reason)
-        own = content.at("upstreamSettings", cache.upstream, "nodesOnly")
-        if not cache.http.tls and (content.at("cachePods", "nodesOnly") if own is None else own) is True:
+        if not cache.http.tls and content.serves_only_nodes(cache):
             settings = path_text(("upstreamSettings", cache.upstream))
             reason = f"a cache that serves only nodes needs TLS; write true, or {settings}.nodesOnly: false"
             yield Finding((*entry.path, "http", "tls"), reason)
@@ -224,6 +232,42 @@ def _image_problems(content: Content) -> Iterator[Finding]:
         if upstream not in content.upstreams:
             suggestion = _suggest_upstream(upstream, content.upstreams)
             yield Finding(("helmTest", "images", upstream), "no cache has this upstream", suggestion)
+
+
+def _certificate_problems(content: Content) -> Iterator[Finding]:
+    """Yield the Secrets into which cert-manager would put two certificates."""
+    if content.at("certManager", "enabled") is not True:
+        return
+    holders: dict[str, str] = {}
+    # Names that nobody wrote are all different, so a name that was written is what can be changed.
+    for path, name, holder in sorted(_certificate_secrets(content), key=lambda secret: secret[0] is not None):
+        if path and name in holders:
+            reason = f"the Secret {name} gets the certificate of {holders[name]}; write another name, or leave this out"
+            yield Finding(path, reason)
+        holders.setdefault(name, holder)
+
+
+def _certificate_secrets(content: Content) -> Iterator[tuple[Key | None, str, str]]:
+    """Yield the Secrets that cert-manager makes: where the name is written, if it is, the name, and whose they are."""
+    caches: dict[str, Entry] = {}
+    for entry in content.entries:
+        if entry.cache.http.tls:
+            caches.setdefault(entry.cache.upstream, entry)
+    for upstream, entry in caches.items():
+        default = f"{names.object_name(content.prefix, upstream)}-tls"
+        yield *_written_or(content, ("upstreamSettings", upstream, "tlsSecretName"), default), entry.place
+    has_nodes = any(content.serves_only_nodes(entry.cache) for entry in caches.values())
+    if has_nodes:
+        default = names.suffixed_name(content.prefix, "client")
+        yield *_written_or(content, ("cachePods", "clientSecretName"), default), "the nodes"
+    if has_nodes or (caches and not content.at("certManager", "issuerRef", "name")):
+        yield None, names.suffixed_name(content.prefix, "ca"), "the release's own authority"
+
+
+def _written_or(content: Content, path: tuple[str, ...], default: str) -> tuple[Key | None, str]:
+    """Return the path and the value of a name that is written, or None and the default."""
+    written = content.at(*path)
+    return (path, written) if written and isinstance(written, str) else (None, default)
 
 
 def _valid_part(written: object) -> Cache | None:

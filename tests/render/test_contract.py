@@ -200,6 +200,86 @@ def test_images_are_refused_with_the_same_reasons(more: dict[str, Any], said: li
     assert sorted(chart_problems(write(document))) == said
 
 
+def two_with_tls(**settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of two caches with TLS and certificates of cert-manager, and one without TLS."""
+    caches = [{"upstream": upstream, "http": {"tls": True}} for upstream in ("docker.io", "quay.io")]
+    own = {f"{name}.io": {"clusterIP": "10.96.0.100", **more} for name, more in settings.items()}
+    others = {name: {"clusterIP": "10.96.0.100"} for name in ("docker.io", "quay.io") if name not in own}
+    return {
+        "caches": [{"upstream": "ghcr.io"}, *caches],
+        "upstreamSettings": {**own, **others},
+        "certManager": {"enabled": True},
+    }
+
+
+def gets_two(name: str, holder: str) -> str:
+    return f"tlsSecretName: the Secret {name} gets the certificate of {holder}; write another name, or leave this out"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        pytest.param(
+            two_with_tls(docker={"tlsSecretName": "x"}, quay={"tlsSecretName": "x"}),
+            ['upstreamSettings["quay.io"].' + gets_two("x", "caches[1]")],
+            id="two-caches",
+        ),
+        pytest.param(
+            two_with_tls(docker={"tlsSecretName": "registry-cache-quay-io-tls"}),
+            ['upstreamSettings["docker.io"].' + gets_two("registry-cache-quay-io-tls", "caches[2]")],
+            id="default-of-another-cache",
+        ),
+        pytest.param(
+            two_with_tls(docker={"tlsSecretName": "registry-cache-ca"}),
+            ['upstreamSettings["docker.io"].' + gets_two("registry-cache-ca", "the release's own authority")],
+            id="authority",
+        ),
+        pytest.param(
+            two_with_tls(docker={"tlsSecretName": "registry-cache-client", "nodesOnly": True}),
+            ['upstreamSettings["docker.io"].' + gets_two("registry-cache-client", "the nodes")],
+            id="nodes",
+        ),
+        pytest.param(
+            {
+                **two_with_tls(docker={"nodesOnly": True}),
+                "cachePods": {"clientSecretName": "registry-cache-docker-io-tls"},
+            },
+            [
+                "cachePods."
+                + gets_two("registry-cache-docker-io-tls", "caches[1]").replace("tlsSecretName", "clientSecretName")
+            ],
+            id="own-name-of-the-nodes",
+        ),
+        pytest.param(
+            {
+                **two_with_tls(docker={"tlsSecretName": "registry-cache-ca"}),
+                "certManager": {"enabled": True, "issuerRef": {"name": "company"}},
+            },
+            [],
+            id="no-authority",
+        ),
+        pytest.param(
+            {
+                **two_with_tls(docker={"tlsSecretName": "x"}, quay={"tlsSecretName": "x"}),
+                "certManager": {"enabled": False},
+            },
+            [],
+            id="certificate-of-ones-own",
+        ),
+        pytest.param(
+            two_with_tls(docker={"tlsSecretName": "x"}, quay={"tlsSecretName": "y"}, ghcr={"tlsSecretName": "x"}),
+            [],
+            id="without-tls",
+        ),
+    ],
+)
+def test_secret_that_would_get_two_certificates_is_refused_with_the_same_reason(
+    values: dict[str, Any], said: list[str], write: Write
+) -> None:
+    assert command_problems(values) == said
+    assert chart_problems(write(values)) == said
+
+
 @pytest.mark.parametrize(
     "more",
     [

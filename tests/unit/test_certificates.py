@@ -100,3 +100,15 @@ def test_nodes_get_a_certificate_for_clients_if_a_cache_serves_only_them(
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert "Secret registry-cache-client: the certificate ends on " in captured.err
+
+
+def test_secret_that_would_get_two_certificates_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {**VALUES, "upstreamSettings": {**VALUES["upstreamSettings"]}}
+    values["upstreamSettings"]["docker.io"] = {"clusterIP": "10.96.0.20", "tlsSecretName": "own"}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    assert cli.main(["certificates", str(tmp_path / "values.yaml")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith(
+        "the Secret own would get two certificates; write another tlsSecretName or clientSecretName\n"
+    )
