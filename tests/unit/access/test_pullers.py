@@ -231,6 +231,57 @@ def test_each_puller_gets_what_the_upstream_lets_them_have(start: Any) -> None:
     assert not any(secret in line for line in gate.logged for secret in ("right", "wrong", "second"))
 
 
+def test_token_and_tag_are_checked_by_one_request(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = start()
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 200
+    gate.upstream.allowed[PRIVATE] |= {"Bearer second", "Bearer third"}
+    gate.upstream.requests()
+    assert gate.status(tag_path(PRIVATE), "Bearer second") == 200
+    assert gate.upstream.requests() == [("HEAD", "manifest", "Bearer second")]
+    # The tag has moved to a manifest that the volume does not have.
+    moved = manifest_of(b"{  }", [SECRET_CONTENT])
+    monkeypatch.setitem(MANIFESTS, PRIVATE, moved)
+    response = gate.ask(tag_path(PRIVATE), "Bearer third")
+    assert (response.status, response.read()) == (200, moved)
+    assert gate.upstream.requests() == [
+        ("HEAD", "manifest", "Bearer third"),
+        ("GET", "manifest", "Bearer third"),
+    ]
+
+
+def test_credentials_that_count_once_are_checked_once_in_a_request(start: Any) -> None:
+    gate = start(check_seconds=0.0)
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 200
+    gate.upstream.requests()
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 200
+    assert gate.upstream.requests() == [("HEAD", "manifest", RIGHT)]
+    gate.upstream.allowed[PRIVATE].clear()
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 401
+
+
+def test_upstream_that_names_no_digest_is_asked_about_the_tag_as_before(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = start()
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 200
+    gate.upstream.allowed[PRIVATE].add("Bearer second")
+    answer = gate.upstream.source.answer
+
+    def answer_without_a_digest(asked: Asked) -> MadeAnswer:
+        made = answer(asked)
+        del made.headers["Docker-Content-Digest"]
+        return made
+
+    monkeypatch.setattr(gate.upstream.source, "answer", answer_without_a_digest)
+    gate.upstream.requests()
+    assert gate.status(tag_path(PRIVATE), "Bearer second") == 200
+    assert [entry[:2] for entry in gate.upstream.requests()] == [
+        ("HEAD", "manifest"),
+        ("HEAD", "manifest"),
+        ("GET", "manifest"),
+    ]
+
+
 def test_stored_blob_is_sent_only_for_a_repository_in_which_the_upstream_has_it(start: Any) -> None:
     gate = start()
     assert gate.status(tag_path(PUBLIC)) == 200

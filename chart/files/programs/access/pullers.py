@@ -54,7 +54,7 @@ class Pullers:
 
     def __init__(  # noqa: PLR0913 - what it needs of the other parts
         self,
-        ask: Callable[[Reference, PullerAuthorization | None, float], None],
+        ask: Callable[[Reference, PullerAuthorization | None, float], str],
         store: Store,
         rights: Rights,
         *,
@@ -65,7 +65,8 @@ class Pullers:
         """Decide by `rights`, in which the answers of the upstream are remembered.
 
         `ask` asks the upstream for the head of a manifest or blob, with an authorization or without, within some
-        seconds, and raises Denied, NotFound or Unavailable. `find_terms` returns what a repository asks for.
+        seconds. It returns the digest that the upstream named for a manifest, or "", and raises Denied, NotFound or
+        Unavailable. `find_terms` returns what a repository asks for.
         """
         self._request = ask
         self._store = store
@@ -75,14 +76,15 @@ class Pullers:
         self._count_check = count_check
         self._lock = threading.Lock()
         self._slots = FairSlots(MAX_CHECKS)
-        self._asking: dict[tuple[Reference, bytes], Future[None]] = {}
+        self._asking: dict[tuple[Reference, bytes], Future[str]] = {}
         self._rechecked_at: RecentDict[str, float] = RecentDict(MAX_REPOSITORIES)
         # When the first of some refusals was, and how many there were since then, by client.
         self._refusals: RecentDict[str, tuple[float, int]] = RecentDict(MAX_CLIENTS)
 
-    def check(self, request: PullRequest, *, is_asked_anyway: bool = False) -> None:
+    def check(self, request: PullRequest, *, is_asked_anyway: bool = False) -> str:
         """Check whether a client may pull from a repository.
 
+        Returns the digest that the upstream named for a requested manifest, or "" if it was not asked, or named none.
         With `is_asked_anyway`, the upstream is asked for the content next, and the caller checks again after that. So
         public images cost no request more.
 
@@ -93,15 +95,15 @@ class Pullers:
         """
         repository, authorization = request.reference.repository, request.authorization
         if self._is_public(request, is_asked_anyway=is_asked_anyway):
-            return
+            return ""
         if authorization is not None:
-            self._check_authorization(request, authorization)
+            digest = self._check_authorization(request, authorization)
             self._rights.use(repository, authorization)
-        elif self._rights.is_private(repository):
+            return digest
+        if self._rights.is_private(repository):
             message = f"{repository} is not public"
             raise Denied(message, UNAUTHORIZED)
-        elif not is_asked_anyway:
-            self._ask(request, None, ASK_SECONDS)
+        return "" if is_asked_anyway else self._ask(request, None, ASK_SECONDS)
 
     def _is_public(self, request: PullRequest, *, is_asked_anyway: bool) -> bool:
         seconds = self._rights.public.seconds_since_asked(request.reference.repository)
@@ -140,17 +142,18 @@ class Pullers:
             # A refusal was noted. After anything else, the next recheck follows.
             return
 
-    def _check_authorization(self, request: PullRequest, authorization: PullerAuthorization) -> None:
+    def _check_authorization(self, request: PullRequest, authorization: PullerAuthorization) -> str:
         repository, rights = request.reference.repository, self._rights
         if rights.is_allowed(repository, authorization):
-            return
+            return ""
         rights.check_not_refused(repository, authorization)
         has_grace = rights.has_grace(repository, authorization)
         try:
-            self._ask(request, authorization, ASK_AGAIN_SECONDS if has_grace else ASK_SECONDS)
+            return self._ask(request, authorization, ASK_AGAIN_SECONDS if has_grace else ASK_SECONDS)
         except Unavailable:
             if not has_grace:
                 raise
+            return ""
 
     def may_read(self, repository: str, digest: str) -> bool:
         """Return whether the upstream is known to have a blob or manifest in a repository, or for anyone."""
@@ -197,8 +200,10 @@ class Pullers:
         is_expired = isinstance(problem, Denied) and problem.status == UNAUTHORIZED
         return format_challenge(terms, "invalid_token") if is_token and is_expired else ""
 
-    def _ask(self, request: PullRequest, authorization: PullerAuthorization | None, timeout: float) -> None:
+    def _ask(self, request: PullRequest, authorization: PullerAuthorization | None, timeout: float) -> str:
         """Ask the upstream for the head of what is requested, once for all who need the answer now.
+
+        Returns the digest that it named for a manifest, or "" if it named none.
 
         Raises:
             Denied, NotFound, Unavailable: As the upstream answers.
@@ -209,17 +214,17 @@ class Pullers:
         with self._lock:
             running = self._asking.get(key)
             if running is None:
-                own = self._asking[key] = Future[None]()
+                own = self._asking[key] = Future[str]()
         if running is not None:
             try:
-                running.result(timeout)
+                return running.result(timeout)
             except TimeoutError:
                 message = "the upstream did not answer in time"
                 raise Unavailable(Kind.TIMEOUT, message) from None
-            return
         problem: Exception | None = None
+        digest = ""
         try:
-            self._ask_in_turn(reference, authorization, request.client, timeout)
+            digest = self._ask_in_turn(reference, authorization, request.client, timeout)
         except Exception as error:
             problem = error
             raise
@@ -227,13 +232,14 @@ class Pullers:
             with self._lock:
                 del self._asking[key]
             if problem is None:
-                own.set_result(None)
+                own.set_result(digest)
             else:
                 own.set_exception(problem)
+        return digest
 
     def _ask_in_turn(
         self, reference: Reference, authorization: PullerAuthorization | None, client: str, timeout: float
-    ) -> None:
+    ) -> str:
         is_shown = authorization is not None
         if is_shown:
             self._check_refusals(client)
@@ -242,7 +248,7 @@ class Pullers:
             raise Overloaded(message)
         result = ALLOWED
         try:
-            self._request(reference, authorization, timeout)
+            digest = self._request(reference, authorization, timeout)
             if reference.kind == BLOB:
                 self.note_blob(reference)
         except (Denied, NotFound):
@@ -256,6 +262,7 @@ class Pullers:
             if is_shown:
                 self._count_check(result)
                 self._note_result(client, is_refused=result == REFUSED)
+        return digest
 
     def _check_refusals(self, client: str) -> None:
         """Keep a client from finding out credentials by trying.

@@ -129,16 +129,18 @@ class Handler(ColdBlobs):
         manifests, pullers = self._parts.manifests, self._parts.pullers
         if pullers is None:
             return manifests.get(request.reference, request.client)
-        pullers.check(request, is_asked_anyway=manifests.needs_upstream(request.reference))
+        # If the upstream was asked about what the client shows, it has said what the tag means too.
+        answered = pullers.check(request, is_asked_anyway=manifests.needs_upstream(request.reference))
         try:
-            manifest = manifests.get(request.reference, request.client)
+            manifest = manifests.get(request.reference, request.client, answered)
         except Denied:
             if request.authorization is None:
                 raise
             # It may have been asked for with what somebody else showed.
+            answered = pullers.check(request)
+            manifest = manifests.get(request.reference, request.client, answered)
+        if not answered:
             pullers.check(request)
-            manifest = manifests.get(request.reference, request.client)
-        pullers.check(request)
         return manifest
 
     def _send_manifest(self, manifest: Manifest) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from store.store import Store
+    from upstream.client import Answer
     from upstream.credentials import PullerAuthorization
     from upstream.reference import Reference
     from upstream.source import Options, Source
@@ -113,17 +114,20 @@ class Manifests:
         # Until when nobody waits for a repository.
         self._slow_until: RecentDict[str, float] = RecentDict(MAX_SLOW_REPOSITORIES)
 
-    def get(self, reference: Reference, client: str = "") -> Manifest:
+    def get(self, reference: Reference, client: str = "", answered: str = "") -> Manifest:
         """Return a manifest, by its digest or by what its tag means now.
 
-        `client` is the address of the client, or "" if it is unknown.
+        `client` is the address of the client, or "" if it is unknown. `answered` is the digest that the upstream named
+        just now for a tag, or "" if it was not asked.
 
         Raises:
             NotFound: The upstream does not have the manifest.
             Unavailable, Denied: The upstream gave no usable response, and the cache does not know the manifest.
             Overloaded: Too many manifests are asked for, by this client or by all, and the cache does not know it.
         """
-        return self._get_by_digest(reference, client) if reference.is_digest else self._get_by_tag(reference, client)
+        if reference.is_digest:
+            return self._get_by_digest(reference, client)
+        return self._get_by_tag(reference, client, answered)
 
     def needs_upstream(self, reference: Reference) -> bool:
         """Return whether `get` asks the upstream: about a tag, or for a manifest that is not stored."""
@@ -135,16 +139,19 @@ class Manifests:
             return stored
         return self._look_up(reference, client, lambda: self._fetch_by_digest(reference), TIMEOUT_SECONDS)
 
-    def _get_by_tag(self, reference: Reference, client: str) -> Manifest:
+    def _get_by_tag(self, reference: Reference, client: str, answered: str) -> Manifest:
         if (fresh := self._read_fresh(reference)) is not None:
             return fresh
         known = self._read_tag(reference)
         if known is None:
             return self._look_up(reference, client, lambda: self._fetch_by_tag(reference), TIMEOUT_SECONDS)
+        if answered == known.digest:
+            self._note_revalidation(reference)
+            return known
         slow_until = self._slow_until.get(reference.repository, 0.0)
         patience = 0.0 if time.monotonic() < slow_until else STALE_AFTER_SECONDS
         try:
-            return self._look_up(reference, client, lambda: self._revalidate(reference, known), patience)
+            return self._look_up(reference, client, lambda: self._revalidate(reference, known, answered), patience)
         except NotFound as problem:
             if problem.is_certain:
                 raise
@@ -242,11 +249,11 @@ class Manifests:
     def _fetch_by_tag(self, reference: Reference) -> Manifest:
         return self._read_fresh(reference) or self._fetch(reference, reference)
 
-    def _revalidate(self, tag: Reference, known: Manifest) -> Manifest:
+    def _revalidate(self, tag: Reference, known: Manifest, answered: str) -> Manifest:
         """Ask what a known tag means now, by HEAD, which registries with rate limits do not count as a pull."""
         if (fresh := self._read_fresh(tag)) is not None:
             return fresh
-        digest = self._ask_for_digest(tag)
+        digest = answered or self._ask_for_digest(tag)
         manifest = known if digest == known.digest else None if digest is None else self._read(tag.repository, digest)
         if digest is None or manifest is None:
             try:
@@ -269,14 +276,13 @@ class Manifests:
         """
         try:
             with self._source.open("HEAD", tag, accept=ACCEPT, timeout=FETCH_SECONDS) as answer:
-                digest = answer.headers.get("Docker-Content-Digest", "")
+                return _digest_in(answer) or None
         except (NotFound, Denied):
             return None
         except Unavailable as problem:
             if not problem.may_concern_head_alone:
                 raise
             return None
-        return digest if DIGEST.fullmatch(digest) else None
 
     def _fetch_moved(self, tag: Reference, digest: str) -> Manifest:
         """Fetch the manifest to which a tag moved, by the tag if the upstream has none with the announced digest."""
@@ -385,8 +391,10 @@ class Manifests:
         self._count_tag_lookup(REVALIDATED)
 
 
-def ask_for(source: Source, reference: Reference, authorization: PullerAuthorization | None, timeout: float) -> None:
+def ask_for(source: Source, reference: Reference, authorization: PullerAuthorization | None, timeout: float) -> str:
     """Ask for the head of a manifest or blob, by HEAD, and if that is not answered properly, by GET.
+
+    Returns the digest that the answer to a HEAD request for a manifest names, or "" if there is none.
 
     Raises:
         NotFound, Unavailable, Denied: The upstream does not send it.
@@ -394,7 +402,8 @@ def ask_for(source: Source, reference: Reference, authorization: PullerAuthoriza
     is_blob = reference.kind == BLOB
     options: Options = {"authorization": authorization, "accept": () if is_blob else ACCEPT}
     try:
-        source.open("HEAD", reference, timeout=timeout, **options).close()
+        with source.open("HEAD", reference, timeout=timeout, **options) as answer:
+            return "" if is_blob else _digest_in(answer)
     except NotFound:
         # A node asks for manifests by HEAD too, and for blobs only by GET.
         if not is_blob:
@@ -402,11 +411,16 @@ def ask_for(source: Source, reference: Reference, authorization: PullerAuthoriza
     except Unavailable as problem:
         if not problem.may_concern_head_alone:
             raise
-    else:
-        return
     if is_blob:
         options["last_byte"] = 0
     source.open("GET", reference, timeout=timeout, **options).close()
+    return ""
+
+
+def _digest_in(answer: Answer) -> str:
+    """Return the digest of a manifest that an answer to a HEAD request names, or "" if it names none."""
+    digest = answer.headers.get("Docker-Content-Digest", "")
+    return digest if DIGEST.fullmatch(digest) else ""
 
 
 def _stored(digest: str, content: bytes, media_type: str) -> Manifest:
