@@ -9,21 +9,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.message import Message
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from unittest import mock
 
 import pytest
 from common import apart
 from fetching.fair_slots import FairSlots, Overloaded
 from gate import manifests
-from gate.manifests import Manifest, Manifests
+from gate.manifests import Manifest, Manifests, ask_for
 from gate.metrics import GONE, REVALIDATED, STALE
 from machine.processes import wait_for
 from made_sources import Asked, MadeAnswer, MadeSource, whole
 from made_stores import manifest_of, remount, small_disk
 from store.store import NoRoom, Store
 from upstream.errors import Denied, Kind, NotFound, Unavailable
-from upstream.reference import MANIFEST, Reference
+from upstream.reference import BLOB, MANIFEST, Reference
 from upstreams import oci
 from upstreams.oci import digest
 
@@ -402,6 +402,27 @@ def test_moved_tag_means_the_new_manifest_although_that_could_not_be_stored(
     monkeypatch.setattr(store, "put_manifest", mock.Mock(side_effect=NoRoom("the volume is full")))
     all_manifests = manifests_from(source_of(NEW), store, interval=3600)
     assert [all_manifests.get(reference("1")) for _ in range(2)] == [manifest(NEW)] * 2
+
+
+@pytest.mark.parametrize("kind", [BLOB, MANIFEST])
+def test_head_and_get_together_take_no_longer_than_one_request_may(
+    monkeypatch: pytest.MonkeyPatch, kind: Literal["blob", "manifest"]
+) -> None:
+    now = 100.0
+    asked: list[tuple[str, float]] = []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def take_long(method: str, *_: object, timeout: float, **__: object) -> MadeAnswer:
+        nonlocal now
+        asked.append((method, timeout))
+        now += 7
+        if method == "HEAD":
+            raise Unavailable(Kind.SERVER_ERROR, "no HEAD")
+        return whole(NEW)
+
+    source = mock.Mock(open=take_long)
+    ask_for(source, Reference(kind, "a/b", digest(NEW)), None, 10.0)
+    assert asked == [("HEAD", 10.0), ("GET", 3.0)]
 
 
 def test_fetch_of_a_manifest_that_trickles_in_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

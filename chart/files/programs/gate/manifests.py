@@ -392,13 +392,14 @@ class Manifests:
 
 
 def ask_for(source: Source, reference: Reference, authorization: PullerAuthorization | None, timeout: float) -> str:
-    """Ask for the head of a manifest or blob, by HEAD, and if that is not answered properly, by GET.
+    """Ask for the head of a manifest or blob, by HEAD, and if that is not answered properly, by GET, in all in time.
 
     Returns the digest that the answer to a HEAD request for a manifest names, or "" if there is none.
 
     Raises:
         NotFound, Unavailable, Denied: The upstream does not send it.
     """
+    deadline = time.monotonic() + timeout
     is_blob = reference.kind == BLOB
     options: Options = {"authorization": authorization, "accept": () if is_blob else ACCEPT}
     try:
@@ -413,7 +414,7 @@ def ask_for(source: Source, reference: Reference, authorization: PullerAuthoriza
             raise
     if is_blob:
         options["last_byte"] = 0
-    source.open("GET", reference, timeout=timeout, **options).close()
+    source.open("GET", reference, timeout=max(0.0, deadline - time.monotonic()), **options).close()
     return ""
 
 
