@@ -404,6 +404,18 @@ def test_moved_tag_means_the_new_manifest_although_that_could_not_be_stored(
     assert [all_manifests.get(reference("1")) for _ in range(2)] == [manifest(NEW)] * 2
 
 
+def test_tag_that_moved_back_means_that_although_the_volume_could_not_note_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_manifest("a/b", NEW)
+    store.put_manifest("a/b", OLD, "1")
+    monkeypatch.setattr(store, "set_tag", mock.Mock(side_effect=NoRoom("the volume is full")))
+    counted: list[str] = []
+    all_manifests = manifests_from(source_of(NEW), store, interval=3600, count_tag_lookup=counted.append)
+    assert [all_manifests.get(reference("1")) for _ in range(2)] == [manifest(NEW)] * 2
+    assert counted == [REVALIDATED] * 2
+
+
 @pytest.mark.parametrize("kind", [BLOB, MANIFEST])
 def test_head_and_get_together_take_no_longer_than_one_request_may(
     monkeypatch: pytest.MonkeyPatch, kind: Literal["blob", "manifest"]

@@ -263,9 +263,13 @@ class Manifests:
                     self._count_tag_lookup(GONE)
                     self._try_to_write(lambda: self._store.remove_tag(tag.repository, tag.identifier))
                 raise
-        if digest != known.digest:
-            self._try_to_write(lambda: self._store.set_tag(tag.repository, tag.identifier, digest))
-        self._note_revalidation(tag)
+        if digest == known.digest or self._try_to_write(
+            lambda: self._store.set_tag(tag.repository, tag.identifier, digest)
+        ):
+            self._note_revalidation(tag)
+        else:
+            # As in `_receive_and_store`: the volume does not know what the tag means now.
+            self._count_tag_lookup(REVALIDATED)
         return manifest
 
     def _ask_for_digest(self, tag: Reference) -> str | None:
@@ -371,12 +375,17 @@ class Manifests:
             raise Overloaded(message)
         held.callback(self._large_fetched.release)
 
-    def _try_to_write(self, action: Callable[[], None]) -> None:
-        """Run an action that only the volume can refuse: the response is right without it, the next pull repeats it."""
+    def _try_to_write(self, action: Callable[[], None]) -> bool:
+        """Run an action that only the volume can refuse, and return whether it did not.
+
+        The response is right without it, and the next pull repeats it.
+        """
         try:
             action()
         except (NoRoom, OSError) as problem:
             self._log(f"the volume cannot be written: {problem}")
+            return False
+        return True
 
     def _note_revalidation(self, tag: Reference) -> None:
         """Remember when the upstream was asked about a tag, and forget what is older than the interval."""
