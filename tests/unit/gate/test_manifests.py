@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 from common import apart
+from common.recent import RecentDict
 from fetching.fair_slots import FairSlots, Overloaded
 from gate import manifests
 from gate.manifests import Manifest, Manifests, ask_for
@@ -197,6 +198,21 @@ def test_response_in_time_ends_the_slow_time(store: Store, monkeypatch: pytest.M
     wait_for("the lookup to end", lambda: reference("1") not in all_manifests._lookups, TIMEOUT_SECONDS, 0.01)
     assert all_manifests.get(reference("2")) == manifest(NEW)
     come.set()
+
+
+def test_memory_of_slow_repositories_is_changed_by_one_thread_at_a_time(store: Store) -> None:
+    all_manifests = manifests_from(source_of(NEW), store)
+    unlocked: list[str] = []
+
+    class Watched(RecentDict[str, float]):
+        def pop(self, key: str, *default: Any) -> Any:
+            if not all_manifests._lock.locked():
+                unlocked.append(key)
+            return super().pop(key, *default)
+
+    all_manifests._slow_until = Watched(2)
+    assert all_manifests.get(reference("1")) == manifest(NEW)
+    assert not unlocked
 
 
 def test_late_response_counts_for_the_next_pull(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

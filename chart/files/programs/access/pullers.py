@@ -133,7 +133,8 @@ class Pullers:
         try:
             start_thread(self._recheck, request)
         except Unavailable:
-            self._rechecked_at.pop(repository, None)
+            with self._lock:
+                self._rechecked_at.pop(repository, None)
 
     def _recheck(self, request: PullRequest) -> None:
         try:

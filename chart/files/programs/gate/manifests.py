@@ -233,7 +233,8 @@ class Manifests:
         try:
             lookup.manifest = action()
             if time.monotonic() - started < STALE_AFTER_SECONDS:
-                self._slow_until.pop(reference.repository, None)
+                with self._lock:
+                    self._slow_until.pop(reference.repository, None)
         except Exception as problem:  # noqa: BLE001 - it is raised in the threads of the clients
             lookup.problem = problem
         finally:
