@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 from common import name_lookup
@@ -40,6 +41,15 @@ def test_lookup_that_hangs_blocks_no_caller_and_ends_later(monkeypatch: pytest.M
         with pytest.raises(socket.gaierror, match="try again") as raised:
             lookup.addresses()
     assert describe_lookup_error("cache", raised.value) == "cache has no address: try again"
+
+
+def test_lack_of_threads_is_an_error_of_the_lookup() -> None:
+    with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+        lookup = NameLookup("cache", 5000)
+    assert lookup.wait(0)
+    with pytest.raises(OSError, match="can't start new thread") as raised:
+        lookup.addresses()
+    assert describe_lookup_error("cache", raised.value) == "cache has no address: can't start new thread"
 
 
 def test_invalid_name_is_an_error() -> None:

@@ -8,6 +8,7 @@ look-up. Names are therefore looked up with a dot at their end, below no domain.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
@@ -33,18 +34,21 @@ class NameLookup:
         self._port = port
         self._addresses: list[Address] = []
         self._error: OSError | UnicodeError | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        try:
+            threading.Thread(target=self._run, daemon=True).start()
+        except RuntimeError as error:  # the container has as many threads as it may have
+            self._error = OSError(errno.EAGAIN, str(error))
+            self._ended.set()
 
     def wait(self, seconds: float) -> bool:
         """Wait until the look-up has ended, and return whether it has."""
-        self._thread.join(max(0.0, seconds))
-        return self.has_ended
+        return self._ended.wait(max(0.0, seconds))
 
     @property
     def has_ended(self) -> bool:
         """Whether there is a result."""
-        return not self._thread.is_alive()
+        return self._ended.is_set()
 
     def addresses(self) -> list[Address]:
         """Return the result of a look-up that has ended: at least one address, in the order in which to try them.
@@ -61,6 +65,8 @@ class NameLookup:
             self._addresses = _find_in_hosts(self._host, self._port) or _find(self._host, self._port)
         except (OSError, UnicodeError) as error:
             self._error = error
+        finally:
+            self._ended.set()
 
 
 def describe_lookup_error(host: str, error: OSError | UnicodeError) -> str:
