@@ -7,8 +7,8 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import cast
 
 from common.prometheus_text import CONTENT_TYPE
@@ -39,7 +39,7 @@ class StatusServer:
         """Serve the text that `metrics` returns; nothing is served before `listen`. No address means all of them.
 
         The liveness probe fails while `is_alive` returns false. `wrap` returns the socket to speak HTTP on for one that
-        was accepted, for example with TLS.
+        was accepted, for example with TLS, and raises a ConnectionError if that fails because of the client.
         """
         self._port = port
         self._address = address
@@ -138,7 +138,8 @@ class _Handler(socketserver.BaseRequestHandler):
         # In the thread of the connection, since a client may take its time for a handshake.
         self.request.settimeout(REQUEST_SECONDS)
         self.request = self.server.wrap(self.request)
-        request = self._receive_head(deadline).split(b"\n", 1)[0].split()
+        with _errors_of_the_client():
+            request = self._receive_head(deadline).split(b"\n", 1)[0].split()
         status, body, content_type = "200 OK", "ok\n", "text/plain"
         if request[:2] == [b"GET", b"/metrics"]:
             body, content_type = self.server.metrics(), CONTENT_TYPE
@@ -148,9 +149,10 @@ class _Handler(socketserver.BaseRequestHandler):
             status, body = "500 Internal Server Error", "not alive\n"
         content = body.encode()
         head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(content)}\r\n"
-        # The timeout of a socket is for all of sendall.
-        self.request.settimeout(max(0.001, deadline - time.monotonic()))
-        self.request.sendall(f"{head}Connection: close\r\n\r\n".encode() + content)
+        with _errors_of_the_client():
+            # The timeout of a socket is for all of sendall.
+            self.request.settimeout(max(0.001, deadline - time.monotonic()))
+            self.request.sendall(f"{head}Connection: close\r\n\r\n".encode() + content)
 
     def finish(self) -> None:
         """Close a connection that TLS took over; the server closes any other one."""
@@ -170,3 +172,15 @@ class _Handler(socketserver.BaseRequestHandler):
                 break
             head += part
         return head
+
+
+@contextmanager
+def _errors_of_the_client() -> Iterator[None]:
+    """Raise a ConnectionError for each error of a connection, since TLS has errors of its own for clients that hang up.
+
+    They are not imported here: programs without TLS need not have its library in memory.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConnectionError(*error.args) from error

@@ -29,9 +29,15 @@ class Certificate:
         """Return an accepted connection with TLS.
 
         Raises:
-            OSError: The handshake failed, or the files cannot be used.
+            ConnectionError: The client speaks no TLS, does not accept the certificate, or hung up.
+            OSError: The files cannot be used, or the handshake takes too long.
         """
-        return self._context().wrap_socket(connection, server_side=True)
+        context = self._context()
+        try:
+            return context.wrap_socket(connection, server_side=True)
+        except ssl.SSLError as error:
+            message = f"the handshake failed: {error.reason or error}"
+            raise ConnectionError(message) from error
 
     def read_end(self) -> float | None:
         """Return when the certificate ends, in seconds since 1970, or None if the file is not a certificate."""
