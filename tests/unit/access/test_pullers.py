@@ -359,6 +359,16 @@ def test_blob_in_flight_is_not_joined_by_who_may_not_have_it(start: Any) -> None
     assert statuses == [200]
 
 
+def test_blob_that_one_puller_was_refused_is_fetched_for_the_next_one(start: Any) -> None:
+    """A token may end between its check and the fetch. The node then gets another one."""
+    gate = start()
+    path = blob_path(PRIVATE, SECRET_CONTENT)
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 200
+    gate.upstream.allowed[PRIVATE] = {"Bearer next"}
+    assert gate.ask(path, RIGHT).headers["WWW-Authenticate"] == f'{CHALLENGE},error="invalid_token"'
+    assert gate.status(path, "Bearer next") == 200
+
+
 def test_revoked_credentials_stop_working_when_their_time_is_over(start: Any) -> None:
     gate = start(check_seconds=0.0)
     path = blob_path(PRIVATE, SECRET_CONTENT)

@@ -69,18 +69,21 @@ class Fetches:
         self._turns = FairSlots(MAX_CONCURRENT_FETCHES)
         self._connections = threading.BoundedSemaphore(MAX_ADDITIONAL_CONNECTIONS)
 
-    def get(self, reference: Reference, client: str = "", *, joins_others: bool = True) -> tuple[Fetch, bool]:
+    def get(
+        self, reference: Reference, client: str = "", *, joins_others: bool = True, joins_refused: bool = True
+    ) -> tuple[Fetch, bool]:
         """Join the fetch of a blob, and return it and whether it was started by this call.
 
         The caller calls `Fetch.leave` later. `client` is the address of the client, or "" if it is unknown. Without
-        `joins_others`, only a fetch for the same repository is joined.
+        `joins_others`, only a fetch for the same repository is joined. Without `joins_refused`, one that was refused a
+        moment ago is started again: it may have shown the upstream what another client has.
 
         Raises:
             Overloaded: Too many fetches have not ended, for this client or for all.
             Unavailable: The container has as many threads as it may have.
         """
         with self._lock:
-            fetch, is_new = self._find(reference, joins_others=joins_others), False
+            fetch, is_new = self._find(reference, joins_others=joins_others, joins_refused=joins_refused), False
             if fetch is None:
                 fetch, is_new = self._start(reference, client, is_wanted=True), True
             fetch.note_wanted()
@@ -135,12 +138,14 @@ class Fetches:
                 self._forget(fetch)
                 raise Abandoned
 
-    def _find(self, reference: Reference, *, joins_others: bool = True) -> Fetch | None:
+    def _find(self, reference: Reference, *, joins_others: bool = True, joins_refused: bool = True) -> Fetch | None:
         now = time.monotonic()
         while self._failed and next(iter(self._failed.values()))[0] <= now:
             del self._failed[next(iter(self._failed))]
         if reference in self._failed:
-            return self._failed[reference][1]
+            failed = self._failed[reference][1]
+            if joins_refused or not isinstance(failed.failure, Denied):
+                return failed
         leader = self._leaders.get(reference.identifier)
         if leader is not None and (joins_others or leader.reference == reference):
             return leader
@@ -153,6 +158,7 @@ class Fetches:
         is_suspect = time.monotonic() < self._suspects.get(reference.identifier, 0.0)
         fetch = Fetch(reference, client, is_suspect=is_suspect, is_wanted=is_wanted)
         self._active[reference] = fetch
+        self._failed.pop(reference, None)
         self._waiting.setdefault(client, deque()).append(fetch)
         self._start_waiting()
         if isinstance(fetch.failure, Unavailable):

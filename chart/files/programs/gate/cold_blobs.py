@@ -82,7 +82,9 @@ class ColdBlobs(Responses):
         while True:
             joins_others = pullers is None or pullers.may_read(reference.repository, reference.identifier)
             try:
-                fetch, is_new = self._parts.fetches.get(reference, request.client, joins_others=joins_others)
+                fetch, is_new = self._parts.fetches.get(
+                    reference, request.client, joins_others=joins_others, joins_refused=pullers is None
+                )
             except (Unavailable, Overloaded) as problem:
                 self._log_and_refuse(problem, request)
                 return
