@@ -19,6 +19,7 @@ from access.pullers import Pullers
 from access.rights import ForPullers, Rights, WatchedUpstream
 from fetching.replica_first import HOLDINGS_TYPE, REPLICA_HEADER, ReplicaFirst
 from gate import cold_blobs
+from gate.cold_blobs import FIRST_BYTE_SECONDS, ColdBlobs
 from gate.manifests import ask_for
 from gate.metrics import Metrics
 from gate.pull_request import parse_pull_request
@@ -367,6 +368,29 @@ def test_blob_that_one_puller_was_refused_is_fetched_for_the_next_one(start: Any
     gate.upstream.allowed[PRIVATE] = {"Bearer next"}
     assert gate.ask(path, RIGHT).headers["WWW-Authenticate"] == f'{CHALLENGE},error="invalid_token"'
     assert gate.status(path, "Bearer next") == 200
+
+
+def test_time_for_the_check_of_a_puller_is_a_part_of_the_time_for_the_blob(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = start()
+    check, wait = gate.parts.pullers.check, ColdBlobs._wait_for_fetch
+    checked_at: list[float] = []
+    deadlines: list[float] = []
+
+    def check_slowly(request: Any) -> str:
+        checked_at.append(time.monotonic())
+        time.sleep(0.1)
+        return cast("str", check(request))
+
+    def note_deadline(self: ColdBlobs, fetch: Any, request: Any, deadline: float) -> int | None:
+        deadlines.append(deadline)
+        return wait(self, fetch, request, deadline)
+
+    monkeypatch.setattr(gate.parts.pullers, "check", check_slowly)
+    monkeypatch.setattr(ColdBlobs, "_wait_for_fetch", note_deadline)
+    assert gate.status(blob_path(PRIVATE, SECRET_CONTENT), RIGHT) == 200
+    assert deadlines[0] <= checked_at[0] + FIRST_BYTE_SECONDS
 
 
 def test_revoked_credentials_stop_working_when_their_time_is_over(start: Any) -> None:

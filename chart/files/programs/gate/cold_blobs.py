@@ -75,9 +75,11 @@ class ColdBlobs(Responses):
         with self._parts.source.open("GET", reference, offset=0, last_byte=0, timeout=left) as answer:
             return None if answer.total_size is None else str(answer.total_size)
 
-    def _send_fetched_blob(self, request: PullRequest) -> None:
-        """Start or join a fetch of the blob, and let the front get the blob while it comes."""
-        deadline = time.monotonic() + FIRST_BYTE_SECONDS
+    def _send_fetched_blob(self, request: PullRequest, deadline: float) -> None:
+        """Start or join a fetch of the blob, and let the front get the blob while it comes.
+
+        If nothing has come by the deadline, the client is refused, and the fetch goes on.
+        """
         pullers, reference = self._parts.pullers, request.reference
         while True:
             joins_others = pullers is None or pullers.may_read(reference.repository, reference.identifier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 from common.identity import UPSTREAM_HEADER
@@ -12,7 +13,7 @@ from store.store import NoRoom
 from upstream.errors import Denied, NotFound, Unavailable
 from upstream.reference import BLOB
 
-from gate.cold_blobs import INCOMING, ColdBlobs
+from gate.cold_blobs import FIRST_BYTE_SECONDS, INCOMING, ColdBlobs
 from gate.metrics import PUSH, UNKNOWN
 from gate.pull_request import is_allowed, is_for_registry, parse_pull_request
 from gate.responses import JSON
@@ -157,6 +158,8 @@ class Handler(ColdBlobs):
     # Blobs.
 
     def _answer_blob(self, request: PullRequest) -> None:
+        # The checks before a fetch take a part of the time that the front waits.
+        deadline = time.monotonic() + FIRST_BYTE_SECONDS
         last_byte = self._last_byte_before_end(request)
         try:
             if self._parts.pullers is not None:
@@ -177,7 +180,7 @@ class Handler(ColdBlobs):
         else:
             if not request.from_replica:
                 self._parts.ahead.note_blob(request.reference.identifier)
-            self._send_fetched_blob(request)
+            self._send_fetched_blob(request, deadline)
 
     def _is_stored(self, request: PullRequest) -> bool:
         """Return whether the volume has the blob, and verify a blob that may be damaged.
