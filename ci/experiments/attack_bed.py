@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import statistics
 import sys
 import threading
@@ -113,7 +114,8 @@ class Scene:
         parts = urlsplit(self.pod.url)
         assert parts.hostname is not None
         assert parts.port is not None
-        name = self.bed.start_flood(Flood(parts.hostname, parts.port, path, **changes))
+        flood = Flood(parts.hostname, parts.port, path, tls=parts.scheme == "https", **changes)
+        name = self.bed.start_flood(flood)
         self._floods.append(name)
         return name
 
@@ -185,7 +187,8 @@ def ask(url: str, method: str = "GET", seconds: float = 60.0, headers: dict[str,
     return Answer(status, body, whole, time.monotonic() - begun, found)
 
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_UNCHECKED = ssl._create_unverified_context()  # noqa: S323, SLF001 - only containerd has to check the certificate
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_UNCHECKED))
 
 
 @dataclass
@@ -220,6 +223,11 @@ class AttackBed:
         """Return how many bytes of bodies the upstream sent of repositories with this in their names."""
         sent: dict[str, int] = json.loads(ask(f"{self.upstream_url}/-/sent").body)
         return sum(count for repository, count in sent.items() if part in repository)
+
+    def count_requests(self, behaviour: str) -> int:
+        """Return how many requests the hostile upstream got for repositories with this behaviour."""
+        asked: dict[str, int] = json.loads(ask(f"{self.upstream_url}/-/asked").body)
+        return asked.get(behaviour, 0)
 
     def start_flood(self, flood: Flood) -> str:
         """Start a flood from the attackers' network."""

@@ -10,6 +10,7 @@ from upstreams import oci
 
 from experiments.attack_bed import HONEST, MIB, ask
 from experiments.attacks import attack
+from experiments.pod_bench import CERTIFICATE, UPSTREAM
 
 if TYPE_CHECKING:
     from experiments.attack_bed import Scene
@@ -24,6 +25,19 @@ ABANDONED_SECONDS = 75.0
 LONG_BLOBS = 5
 RANGE_BYTES = 100_000
 MAX_THREADS = 64
+TOKENS = 3000
+TOKEN_BYTES = 6000
+# So many tokens of one address the upstream is asked about in a minute (access/attempts.py), and some in flight.
+MAX_ASKED = 1200 + 60 + 64
+MAX_GROWTH_MIB = 64
+PULLERS = {
+    "cache": {"http": {"tls": True}},
+    "values": {
+        "upstreamSettings": {
+            UPSTREAM: {"access": "Puller", "clusterIP": "10.96.0.100", "tlsSecretName": CERTIFICATE},
+        }
+    },
+}
 
 
 def push_forty(scene: Scene) -> oci.Image:
@@ -153,3 +167,23 @@ def odd_names(scene: Scene) -> None:
         scene.require(len(answer.body) <= MAX_ERROR_BYTES, f"/v2/{name[:20]}…: {len(answer.body)} bytes of error")
     logged = len(scene.pod.log("distribution")) - log_bytes
     scene.require(logged <= MAX_ERROR_BYTES, f"distribution logged {logged} bytes")
+
+
+@attack(f"{TOKENS:,} right and as many wrong tokens are shown for one private repository", **PULLERS)
+def different_tokens(scene: Scene) -> None:
+    path, padding = "/v2/hostile/private/x/manifests/1", "x" * TOKEN_BYTES
+    scene.require((answer := scene.get(path)).status == http.client.UNAUTHORIZED, f"status {answer.status}")
+    before = scene.limits.memory["gate"].sample()
+    asked, begun = scene.bed.count_requests("private"), time.monotonic()
+    # Wrong ones come last: after those, the cache asks about no other one of this address for a while.
+    for kind in ("right", "wrong"):
+        headers = {"Authorization": f"Bearer {kind}{{n}}{padding}"}
+        scene.flood_to_end(path, at_once=64, total=TOKENS, headers=headers)
+    asked = scene.bed.count_requests("private") - asked
+    most = MAX_ASKED * (1 + int((time.monotonic() - begun) / 60))
+    scene.require(asked <= most, f"the upstream was asked {asked} times")
+    grown = (scene.limits.memory["gate"].sample() - before) / MIB
+    scene.require(grown <= MAX_GROWTH_MIB, f"the gate grew by {grown:.0f} MiB")
+    answer = scene.get(path, Authorization="Bearer right-node")
+    scene.require(answer.status == http.client.OK, f"a node with a right token was answered with {answer.status}")
+    scene.require(answer.seconds < FAST_SECONDS, f"a node was answered after {answer.seconds:.1f} s")

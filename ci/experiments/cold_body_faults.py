@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cluster.pod_volumes import Tmpfs
 from machine import own_network, tools
 from machine.processes import Place, wait_for
-from upstreams import oci
+from upstreams import oci, pki
 from upstreams.fault_server import Fault, FaultServer
 from upstreams.sites import find_site
 
@@ -65,6 +65,8 @@ class Node:
         upstream = f"http://{host}:{port}"
         # containerd 1.6 ignores `server` in a file without hosts.
         hosts = f'[host."{mirror or upstream}"]\n  capabilities = ["pull", "resolve"]\n'
+        if mirror.startswith("https"):
+            hosts += f'  ca = "{pki.authority_file()}"\n'
         (folder / "hosts.toml").write_text(f'server = "{upstream}"\n{hosts}')
 
     def has(self, image: oci.Image) -> bool:

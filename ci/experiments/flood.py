@@ -11,6 +11,7 @@ import itertools
 import json
 import resource
 import signal
+import ssl
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -24,14 +25,16 @@ RECONNECT_SECONDS = 0.05
 class Flood:
     """What the connections do.
 
-    Each sends a request for `path`, in which `{n}` is the number of the request and `{d}` is a digest of it. It reads
-    the response, or hangs up `hangs_up` seconds later. With `unfinished` bytes, the connection sends that many bytes of
-    a head and keeps the head unfinished; with `drips`, it sends a byte of a head each second.
+    Each sends a request for `path`, in which `{n}` is the number of the request and `{d}` is a digest of it, as in the
+    values of `headers`. With `tls`, it does not check the server's certificate. It reads the response, or hangs up
+    `hangs_up` seconds later. With `unfinished` bytes, the connection sends that many bytes of a head and keeps the head
+    unfinished; with `drips`, it sends a byte of a head each second.
     """
 
     host: str
     port: int
     path: str = "/"
+    tls: bool = False
     at_once: int = 10
     total: int | None = None
     hangs_up: float | None = None
@@ -47,14 +50,18 @@ class Flood:
 
     def request(self, number: int) -> bytes:
         """Return the bytes that a connection sends."""
-        path = self.path.replace("{n}", str(number)).replace("{d}", f"sha256:{number:064x}")
-        lines = [f"GET {path} HTTP/1.1", "Host: cache", "User-Agent: containerd/v2.4.2", f"Accept: {self.accept}"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        request = f"GET {_filled(self.path, number)} HTTP/1.1"
+        lines = [request, "Host: cache", "User-Agent: containerd/v2.4.2", f"Accept: {self.accept}"]
+        lines += [f"{name}: {_filled(value, number)}" for name, value in self.headers.items()]
         if self.unfinished:
             # Lines of 1 kB, which each server accepts by itself.
             lines += [f"X-{line}: {'x' * 1000}" for line in range(self.unfinished // 1010)]
             return "\r\n".join([*lines, "X-Unfinished: "]).encode()
         return "\r\n".join([*lines, "Connection: close", "", ""]).encode()
+
+
+def _filled(text: str, number: int) -> str:
+    return text.replace("{n}", str(number)).replace("{d}", f"sha256:{number:064x}")
 
 
 @dataclass
@@ -63,9 +70,12 @@ class Flooding:
 
     flood: Flood
     statuses: Counter[str] = field(default_factory=Counter)
+    context: ssl.SSLContext | None = None
 
     async def run(self) -> None:
         """Send all requests, or requests until the task is cancelled."""
+        if self.flood.tls:
+            self.context = ssl._create_unverified_context()  # noqa: S323, SLF001 - an attacker
         numbers = iter(range(self.flood.total)) if self.flood.total is not None else itertools.count()
         await asyncio.gather(*(self._work(numbers) for _ in range(self.flood.at_once)))
 
@@ -78,7 +88,7 @@ class Flooding:
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _connect(self, number: int) -> None:
-        reader, writer = await asyncio.open_connection(self.flood.host, self.flood.port)
+        reader, writer = await asyncio.open_connection(self.flood.host, self.flood.port, ssl=self.context)
         try:
             content = self.flood.request(number)
             if self.flood.drips:

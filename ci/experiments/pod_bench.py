@@ -12,7 +12,7 @@ from cluster.cache_pod import CachePod
 from machine import own_network, tools
 from machine.cgroups import Cgroup
 from machine.processes import Place
-from upstreams import oci
+from upstreams import oci, pki
 from upstreams.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cluster.pod_volumes import Tmpfs
 
 UPSTREAM = "docker.io"
+CERTIFICATE = "certificate"
 
 
 @dataclass
@@ -47,8 +48,13 @@ class Bench:
     def pod(
         self, cache: dict[str, Any] | None = None, volume: Path | Tmpfs | None = None, **more: Any
     ) -> Iterator[CachePod]:
-        """Start a pod, and afterwards print the ends of its logs and remove all of it but its volume."""
+        """Start a pod, and afterwards print the ends of its logs and remove all of it but its volume.
+
+        A pod with TLS must name CERTIFICATE as the Secret of its certificate.
+        """
         pod = self.new_pod(cache, volume, **more)
+        if pod.url.startswith("https"):
+            issue_certificate(pod)
         try:
             pod.start()
             yield pod
@@ -63,6 +69,14 @@ class Bench:
         image = images.busybox(*(oci.random_layer(f"{name} {number}", size) for number in range(layers)), label=name)
         self.upstream.push(f"{site}/library/{name}:1", image)
         return image
+
+
+def issue_certificate(pod: CachePod) -> None:
+    """Give the Secret CERTIFICATE a certificate for the pod, of the authority of the test bed."""
+    names = pod.address, *pod.host_line.split()[1:]
+    certificate, key = pki.issue(pod.folder / "tls", "server", *names, common_name="cache")
+    files = {"tls.crt": certificate, "tls.key": key, "ca.crt": pki.authority_file()}
+    pod.set_secret(CERTIFICATE, {name: path.read_text() for name, path in files.items()})
 
 
 @contextmanager

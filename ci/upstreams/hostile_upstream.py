@@ -1,7 +1,8 @@
 """An upstream registry that is hostile in some repositories: `python -m upstreams.hostile_upstream HOST PORT TARGET`.
 
 It passes requests on to the registry at TARGET. A request for a repository `hostile/<behaviour>/…` gets what the
-behaviour of that name sends instead. `/-/sent` says how many bytes of bodies were sent for each repository.
+behaviour of that name sends instead. `/-/sent` says how many bytes of bodies were sent for each repository, and
+`/-/asked` how many requests there were for each behaviour.
 
 It runs in one thread, so that it can hold thousands of connections.
 """
@@ -40,6 +41,8 @@ TOKEN_BYTES = 32768
 CLOSED_PORT = 1
 # Where clouds tell a machine its credentials.
 LINK_LOCAL = "169.254.169.254"
+# How a token for a private repository begins.
+RIGHT = "Bearer right"
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class HostileUpstream:
     own: str
     target: tuple[str, int]
     sent: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of a connection."""
@@ -91,8 +95,12 @@ class HostileUpstream:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         exchange = Exchange(method, path, headers, writer, self.own, self.sent)
         match = HOSTILE.match(path)
+        if match is not None:
+            self.asked[match[1]] += 1
         if path == "/-/sent":
             await exchange.send(200, {}, json.dumps(self.sent).encode())
+        elif path == "/-/asked":
+            await exchange.send(200, {}, json.dumps(self.asked).encode())
         elif path.startswith("/token"):
             await _send_token(exchange)
         elif match is None:
@@ -124,9 +132,10 @@ class HostileUpstream:
 
 
 async def _send_token(exchange: Exchange) -> None:
-    """Send a large token; the query may name its lifetime."""
+    """Send a token, which is large and lasts for an hour unless the query says otherwise."""
     lifetime = "9" * 400 if "endless" in exchange.path else "3600"
-    body = b'{"token": "%b", "expires_in": %b}' % (b"t" * TOKEN_BYTES, lifetime.encode())
+    length = 1 if "short" in exchange.path else TOKEN_BYTES
+    body = b'{"token": "%b", "expires_in": %b}' % (b"t" * length, lifetime.encode())
     await exchange.send(200, {"Content-Type": "application/json"}, body)
 
 
@@ -220,6 +229,16 @@ def _asking_for_tokens(query: str) -> Callable[[Exchange, str], Awaitable[bool]]
     return ask
 
 
+async def _private(exchange: Exchange, _: str) -> bool:
+    """Send a manifest to whoever shows a token that begins as the right ones do."""
+    if exchange.headers.get("authorization", "").startswith(RIGHT):
+        await exchange.send_manifest(oci.Image(()).manifest)
+    else:
+        realm = f"http://{exchange.own}/token?short"
+        await exchange.send(401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'})
+    return True
+
+
 def _manifest(make: Callable[[str], bytes], media_type: str = oci.MANIFEST) -> Callable[..., Awaitable[bool]]:
     async def send(exchange: Exchange, identifier: str) -> bool:
         await exchange.send_manifest(make(identifier), media_type)
@@ -241,6 +260,7 @@ BEHAVIOURS: dict[str, Callable[[Exchange, str], Awaitable[bool]]] = {
     "redirect-link-local": _redirect_link_local,
     "relative-realm": _relative_realm,
     "tokens": _asking_for_tokens(""),
+    "private": _private,
     "endless-tokens": _asking_for_tokens("?endless"),
     "nested": _manifest(hostile_content.nested_manifest),
     "huge": _manifest(hostile_content.huge_manifest),

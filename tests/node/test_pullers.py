@@ -16,6 +16,7 @@ import pytest
 from common.endpoint import Endpoint
 from experiments.bare_node import Containerd
 from experiments.cache_client import HANG_SECONDS
+from experiments.pod_bench import CERTIFICATE, issue_certificate
 from machine import tools
 from machine.processes import Place, wait_for
 from node.test_cache_pod_credentials import assert_nowhere
@@ -35,18 +36,14 @@ if TYPE_CHECKING:
 TOKENS, BASIC = "lscr.example.com", "registry.example.com"
 ONE, TWO = ("team-one", "password of one"), ("team-two", "password of two")
 ACCOUNTS = {":".join(ONE): "private/one/", ":".join(TWO): "private/two/"}
-SECRET = "certificate"
 
 
 def new_pod(bench: Bench, upstream: str, ordinal: int = 0, **settings: Any) -> CachePod:
-    own = {"access": "Puller", "clusterIP": "10.96.0.100", "tlsSecretName": SECRET}
+    own = {"access": "Puller", "clusterIP": "10.96.0.100", "tlsSecretName": CERTIFICATE}
     cache = {"upstream": upstream, "remoteURL": f"https://{upstream}", "http": {"tls": True}}
     values = {"upstreamSettings": {upstream: own}, "cachePods": settings}
     pod = bench.new_pod(cache, values=values, ordinal=ordinal)
-    names = pod.address, *pod.host_line.split()[1:]
-    certificate, key = pki.issue(pod.folder / "tls", "server", *names, common_name="cache")
-    files = {"tls.crt": certificate, "tls.key": key, "ca.crt": pki.authority_file()}
-    pod.set_secret(SECRET, {name: path.read_text() for name, path in files.items()})
+    issue_certificate(pod)
     return pod
 
 

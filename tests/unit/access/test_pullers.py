@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from access import pullers
+from access import attempts
 from access.public import PublicRepositories
 from access.pullers import Pullers
 from access.rights import ForPullers, Rights, WatchedUpstream
@@ -462,7 +462,7 @@ def test_repository_is_asked_in_the_background_whether_it_is_still_public(start:
 
 
 def test_client_that_shows_many_wrong_credentials_is_refused(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pullers, "MAX_REFUSALS", 3)
+    monkeypatch.setattr(attempts, "MAX_REFUSALS", 3)
     gate = start()
     path = blob_path(PRIVATE, SECRET_CONTENT)
     assert gate.status(path, RIGHT) == 200
@@ -470,6 +470,22 @@ def test_client_that_shows_many_wrong_credentials_is_refused(start: Any, monkeyp
     assert gate.status(path, RIGHT) == 200, "what was allowed before is served"
     gate.upstream.requests()
     assert gate.ask(path, "Bearer guess-9", **{"X-Real-IP": "10.0.0.2"}).status == 401, "others are not limited"
+
+
+def test_client_that_shows_many_right_credentials_is_refused_for_a_while(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "MAX_ASKED", 3)
+    gate = start(MadeUpstream(allowed={PRIVATE: {f"Bearer right-{number}" for number in range(9)}}))
+    path = tag_path(PRIVATE)
+    assert [gate.status(path, f"Bearer right-{number}") for number in range(5)] == [200, 200, 200, 503, 503]
+    assert sum(method == "HEAD" for method, _, _ in gate.upstream.requests()) == 3
+    blob = blob_path(PRIVATE, SECRET_CONTENT)
+    assert gate.status(blob, "Bearer right-0") == 200, "a pull that has begun goes on"
+    others = {"X-Real-IP": "10.0.0.2"}
+    assert gate.ask(path, "Bearer right-5", **others).status == 200, "others are not limited"
+    monkeypatch.setattr(attempts, "WINDOW_SECONDS", 0.0)
+    assert gate.status(path, "Bearer right-6") == 200
 
 
 def test_basic_is_passed_on_with_tls_alone(start: Any) -> None:
@@ -549,7 +565,7 @@ def test_headers_that_carry_no_token_or_password_count_as_none(header: str) -> N
 
 
 def test_memory_of_answers_is_bounded(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pullers, "MAX_REFUSALS", 10**9)
+    monkeypatch.setattr(attempts, "MAX_REFUSALS", 10**9)
     gate = start()
     assert gate.status(blob_path(PRIVATE, SECRET_CONTENT), RIGHT) == 200
     rights = gate.parts.pullers._rights

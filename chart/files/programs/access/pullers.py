@@ -21,6 +21,8 @@ from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import BLOB
 from upstream.terms import BASIC, format_challenge
 
+from access.attempts import Attempts
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 UNAUTHORIZED = 401
 # What came of showing the credentials of a puller to the upstream: it allowed or refused the pull, it could not be
-# asked, or the client had shown too many that were refused.
+# asked, or the client had shown too many.
 ALLOWED, REFUSED, UNAVAILABLE, LIMITED = "allowed", "refused", "unavailable", "limited"
 RESULTS = (ALLOWED, REFUSED, UNAVAILABLE, LIMITED)
 # How long the upstream may take to answer, and how long if an earlier answer counts without it.
@@ -42,10 +44,6 @@ ASK_SECONDS = 10.0
 ASK_AGAIN_SECONDS = 1.5
 # Credentials that are shown to the upstream at once. One address gets half of them at most.
 MAX_CHECKS = 128
-# So many credentials of one address may be refused in a minute. All nodes may have the same address.
-MAX_REFUSALS = 60
-REFUSAL_WINDOW_SECONDS = 60.0
-MAX_CLIENTS = 4096
 MAX_REPOSITORIES = 2048
 
 
@@ -78,8 +76,7 @@ class Pullers:
         self._slots = FairSlots(MAX_CHECKS)
         self._asking: dict[tuple[Reference, bytes], Future[str]] = {}
         self._rechecked_at: RecentDict[str, float] = RecentDict(MAX_REPOSITORIES)
-        # When the first of some refusals was, and how many there were since then, by client.
-        self._refusals: RecentDict[str, tuple[float, int]] = RecentDict(MAX_CLIENTS)
+        self._attempts = Attempts()
 
     def check(self, request: PullRequest, *, is_asked_anyway: bool = False) -> str:
         """Check whether a client may pull from a repository.
@@ -91,7 +88,7 @@ class Pullers:
         Raises:
             Denied, NotFound: The upstream refuses it, or wants credentials.
             Unavailable: The upstream cannot be asked.
-            Overloaded: Too much is asked, or this client showed too much that was refused.
+            Overloaded: Too much is asked, or this client showed too much.
         """
         repository, authorization = request.reference.repository, request.authorization
         if self._is_public(request, is_asked_anyway=is_asked_anyway):
@@ -208,7 +205,7 @@ class Pullers:
 
         Raises:
             Denied, NotFound, Unavailable: As the upstream answers.
-            Overloaded: Too much is asked, or this client showed too much that was refused.
+            Overloaded: Too much is asked, or this client showed too much.
         """
         reference = request.reference
         key = reference, b"" if authorization is None else self._rights.hash(reference.repository, authorization)
@@ -242,8 +239,10 @@ class Pullers:
         self, reference: Reference, authorization: PullerAuthorization | None, client: str, timeout: float
     ) -> str:
         is_shown = authorization is not None
-        if is_shown:
-            self._check_refusals(client)
+        if is_shown and not self._attempts.take(client):
+            self._count_check(LIMITED)
+            message = "too many credentials of this client were shown to the upstream"
+            raise Overloaded(message)
         if not self._slots.take(client):
             message = "too many credentials are being checked"
             raise Overloaded(message)
@@ -262,26 +261,6 @@ class Pullers:
             self._slots.release(client)
             if is_shown:
                 self._count_check(result)
-                self._note_result(client, is_refused=result == REFUSED)
+                if result == REFUSED:
+                    self._attempts.note_refusal(client)
         return digest
-
-    def _check_refusals(self, client: str) -> None:
-        """Keep a client from finding out credentials by trying.
-
-        Raises:
-            Overloaded: Too many that it showed were refused.
-        """
-        started, count = self._refusals.get(client, (0.0, 0))
-        if count >= MAX_REFUSALS and time.monotonic() - started < REFUSAL_WINDOW_SECONDS:
-            self._count_check(LIMITED)
-            message = "the upstream refused too many credentials of this client"
-            raise Overloaded(message)
-
-    def _note_result(self, client: str, *, is_refused: bool) -> None:
-        now = time.monotonic()
-        with self._lock:
-            started, count = self._refusals.get(client, (now, 0))
-            if now - started >= REFUSAL_WINDOW_SECONDS:
-                started, count = now, 0
-            if is_refused:
-                self._refusals[client] = started, count + 1
