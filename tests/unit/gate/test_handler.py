@@ -560,19 +560,6 @@ def test_long_range_is_refused_while_the_blob_is_fetched_for_it(
     assert ask("GET", blob_path(CONTENT), Range="bytes=500-100000").headers["X-Accel-Redirect"].startswith("/blobs/")
 
 
-def test_blob_that_is_fetched_for_a_long_range_comes_to_its_end(
-    serve: Serve, ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cold_blobs, "MAX_RANGE_BYTES", 1000)
-    monkeypatch.setattr("fetching.fetch.DESERTED_SECONDS", 0.1)
-    more = threading.Event()
-    serve(MadeSource(lambda _: MadeAnswer([CONTENT[:9000], more, CONTENT[9000:]], len(CONTENT))))
-    assert ask("GET", blob_path(CONTENT), Range="bytes=500-100000").status == 503
-    time.sleep(0.2)
-    more.set()
-    wait_for("the blob", lambda: store.find_blob(digest(CONTENT)), TIMEOUT_SECONDS, 0.01)
-
-
 def test_range_up_to_the_known_end_is_a_request_for_the_rest(serve: Serve, ask: Ask, store: Store) -> None:
     store.put_manifest("a/b", IMAGE_MANIFEST)
     serve(MadeSource(lambda _: whole(CONTENT)))

@@ -178,14 +178,10 @@ class ColdBlobs(Responses):
     def _send_range_of_incoming(self, request: PullRequest, last_byte: int, *, is_started: bool) -> bool:
         """Send a range of an incoming blob if all of it has come, and return whether it has.
 
-        With `is_started`, the blob is fetched from now on, to its end although no client waits for that.
+        With `is_started`, the blob is fetched from now on.
         """
-        fetches, reference, is_new = self._parts.fetches, request.reference, False
-        fetch: Fetch | None
-        if is_started:
-            fetch, is_new = fetches.get(reference, request.client)
-        else:
-            fetch = fetches.find(reference)
+        fetches, reference = self._parts.fetches, request.reference
+        fetch = fetches.get(reference, request.client)[0] if is_started else fetches.find(reference)
         if fetch is None:
             return False
         try:
@@ -204,7 +200,7 @@ class ColdBlobs(Responses):
                 self._send_file(file.fileno(), request.first_byte, last_byte + 1)
             return True
         finally:
-            fetch.leave(is_kept=is_new)
+            fetch.leave()
 
     # Blobs that are still coming. The front asks for them after `_send_fetched_blob`.
 
