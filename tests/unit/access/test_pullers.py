@@ -590,3 +590,16 @@ def test_damaged_record_of_public_repositories_is_read_as_far_as_it_goes(tmp_pat
     public.load()
     assert all(name in public for name in ("library/nginx", "team/app"))
     assert "../../etc" not in public
+
+
+def test_record_of_public_repositories_is_written_as_soon_as_the_volume_takes_it(tmp_path: Path) -> None:
+    logged: list[str] = []
+    public = PublicRepositories(tmp_path / "volume" / "public", logged.append)
+    public.note(PUBLIC)
+    for _ in range(2):
+        public.record()
+    assert len(logged) == 1
+    assert "No such file or directory" in logged[0]
+    (tmp_path / "volume").mkdir()
+    public.record()
+    assert (tmp_path / "volume" / "public").read_text() == f"{PUBLIC}\n"

@@ -36,6 +36,7 @@ class PublicRepositories:
         # When the upstream was asked last. What was recorded before a restart counts as asked long ago.
         self._asked_at: RecentDict[str, float] = RecentDict(MAX_REPOSITORIES)
         self._is_recorded = True
+        self._logged_problem = ""
 
     def load(self) -> None:
         """Read the record of an earlier start, if there is one."""
@@ -53,13 +54,14 @@ class PublicRepositories:
                     self._asked_at[name] = -math.inf
 
     def record(self) -> None:
-        """Write the record, if it has changed; a volume that takes it not is tried again with the next change."""
+        """Write the record, if it has changed since it was written; one thread calls this again and again."""
         with self._lock:
             if self._is_recorded:
                 return
             self._is_recorded = True
             content = "".join(f"{name}\n" for name in sorted(self._asked_at)).encode()
         new = self._record.with_name(f"{RECORD_NAME}.new")
+        problem = ""
         try:
             write_and_flush(new, content, 0o600)
             new.rename(self._record)
@@ -67,7 +69,12 @@ class PublicRepositories:
         except OSError as error:
             with suppress(OSError):
                 new.unlink(missing_ok=True)
-            self._log(f"the public repositories were not recorded on the volume: {error}")
+            with self._lock:
+                self._is_recorded = False
+            problem = f"the public repositories are not recorded on the volume: {error}"
+        if problem not in ("", self._logged_problem):
+            self._log(problem)
+        self._logged_problem = problem
 
     def __contains__(self, repository: str) -> bool:
         """Return whether a repository was public when the upstream was asked last."""
