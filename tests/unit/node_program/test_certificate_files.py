@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from common.endpoint import Endpoint
@@ -14,9 +15,6 @@ from node_program.certificate_files import AUTHORITIES, WITH_KEY
 from node_program.hosts_toml import Mirror
 from node_program.registry_directory import RegistryDirectory
 from node_program.trust import OVERLAP_SECONDS, Trust
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ENDPOINT = Endpoint("https", "10.96.0.20", 5000)
 
@@ -89,6 +87,26 @@ def test_file_that_another_cache_or_release_names_stays(tmp_path: Path) -> None:
     directory.withdraw("docker.io")
     directory.close()
     assert files(tmp_path) == ["one\n"]
+
+
+def test_no_file_goes_while_a_hosts_toml_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pulls of the upstream would fail: containerd may read what this program cannot."""
+    other, directory = RegistryDirectory(tmp_path, "space/y"), RegistryDirectory(tmp_path, "space/x")
+    other.activate("quay.io", mirror("one\n"))
+    directory.activate("docker.io", mirror("two\n"))
+    read_bytes = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.parent.name == "quay.io":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        directory.activate("docker.io", mirror("three\n"))
+        assert files(tmp_path) == ["one\n", "three\n", "two\n"]
+    directory.activate("docker.io", mirror("four\n"))
+    assert files(tmp_path) == ["four\n", "one\n"]
 
 
 def test_file_of_a_program_that_was_killed_is_tidied(tmp_path: Path) -> None:

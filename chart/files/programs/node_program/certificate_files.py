@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import stat
 import time
-from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from common.files import flush_folder, write_and_flush
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 # Longer than containerd takes from reading a hosts.toml to reading what it names.
@@ -43,8 +43,10 @@ def install(root: Path, kind: str, certificates: str) -> str:
     return f"../{name}"
 
 
-def remove_unused(root: Path) -> None:
+def remove_unused(root: Path, read: Callable[[Path], str | None]) -> None:
     """Remove the files that no hosts.toml names any more, those of releases that were killed included.
+
+    `read` returns the text of a file, or None if it does not exist. If that fails, no file is removed.
 
     Raises:
         OSError: They cannot be removed.
@@ -55,8 +57,11 @@ def remove_unused(root: Path) -> None:
         return
     named = ""
     for hosts in root.glob("*/hosts.toml"):
-        with suppress(OSError):
-            named += hosts.read_text(encoding="utf-8", errors="replace")
+        try:
+            named += read(hosts) or ""
+        except OSError:
+            # It may name each of them, and containerd may be able to read it. The next call looks again.
+            return
     unused = [file for file in files if file.name not in named]
     if unused:
         time.sleep(GRACE_SECONDS)

@@ -84,7 +84,7 @@ class RegistryDirectory:
             for path in self._root.glob(LOCK.format("*")):
                 if path != self._lock_file(self._owner) and not _is_held(path):
                     path.unlink()
-            certificate_files.remove_unused(self._root)
+            certificate_files.remove_unused(self._root, _read)
         return tidied
 
     def activate(self, upstream: str, mirror: Mirror) -> bool:
@@ -103,7 +103,7 @@ class RegistryDirectory:
             mirror = self._with_certificates(mirror)
             is_changed = self._write_hosts(chosen, mirror)
             if is_changed:
-                certificate_files.remove_unused(self._root)
+                certificate_files.remove_unused(self._root, _read)
             return is_changed
 
     def _with_certificates(self, mirror: Mirror) -> Mirror:
@@ -133,7 +133,7 @@ class RegistryDirectory:
             OSError: The registry directory cannot be written.
         """
         with self._locked():
-            certificate_files.remove_unused(self._root)
+            certificate_files.remove_unused(self._root, _read)
             if self._own_lock is not None:
                 self._lock_file(self._owner).unlink(missing_ok=True)
                 os.close(self._own_lock)
