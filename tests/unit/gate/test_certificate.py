@@ -31,9 +31,8 @@ def authority() -> trustme.CA:
 def port(authority: trustme.CA, tmp_path: Path) -> int:
     """The port of a server with a certificate of the authority."""
     issued = authority.issue_cert("localhost")
-    issued.private_key_pem.write_to_path(tmp_path / "tls.key")
-    for pem in issued.cert_chain_pems:
-        pem.write_to_path(tmp_path / "tls.crt", append=True)
+    (tmp_path / "tls.key").write_bytes(issued.private_key_pem.bytes())
+    (tmp_path / "tls.crt").write_bytes(issued.cert_chain_pems[0].bytes())
     port = free_port()
     StatusServer(port, lambda: "up 1\n" * 100_000, lambda: True, Certificate(tmp_path).wrap).listen()
     return port
@@ -88,6 +87,26 @@ def test_client_that_breaks_tls_off_is_not_logged(
     client(port, authority)
     assert scrape(port, authority).startswith(b"up 1\n")
     assert capfd.readouterr() == ("", "")
+
+
+def test_old_certificate_stays_while_the_new_one_cannot_be_used(
+    port: int, authority: trustme.CA, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert scrape(port, authority)
+    issued = authority.issue_cert("localhost")
+    (tmp_path / "tls.crt").write_bytes(issued.cert_chain_pems[0].bytes())
+    for _ in range(2):
+        assert scrape(port, authority)
+    logged = capfd.readouterr()
+    assert logged.out.startswith("the new certificate of the cache cannot be used: ")
+    assert (logged.out.count("\n"), logged.err) == (1, "")
+    (tmp_path / "tls.key").write_bytes(issued.private_key_pem.bytes())
+    sent = ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection,
+        context_of(authority).wrap_socket(connection, server_hostname="localhost") as secure,
+    ):
+        assert secure.getpeercert(binary_form=True) == sent
 
 
 def test_files_that_cannot_be_used_are_logged(port: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

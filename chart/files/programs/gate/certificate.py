@@ -7,6 +7,8 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from common.log import describe_oserror, log
+
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
@@ -16,7 +18,10 @@ LONG_LENGTH = 0x80
 
 
 class Certificate:
-    """The files tls.crt and tls.key of a folder, which the kubelet replaces when they are renewed."""
+    """The files tls.crt and tls.key of a folder, which the kubelet replaces when they are renewed.
+
+    If new ones cannot be used, the old ones stay, as in the front: the kubelet would restart a gate without TLS.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Read nothing yet."""
@@ -24,13 +29,14 @@ class Certificate:
         self._key = folder / "tls.key"
         self._lock = threading.Lock()
         self._current: tuple[object, ssl.SSLContext] | None = None
+        self._logged_problem = ""
 
     def wrap(self, connection: socket.socket) -> socket.socket:
         """Return an accepted connection with TLS.
 
         Raises:
             ConnectionError: The client speaks no TLS, does not accept the certificate, or hung up.
-            OSError: The files cannot be used, or the handshake takes too long.
+            OSError: The files could never be used, or the handshake takes too long.
         """
         context = self._context()
         try:
@@ -48,11 +54,20 @@ class Certificate:
 
     def _context(self) -> ssl.SSLContext:
         with self._lock:
-            version = self._file.stat().st_ino, self._file.stat().st_mtime_ns
-            if self._current is None or self._current[0] != version:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(self._file, self._key)
-                self._current = version, context
+            problem = ""
+            try:
+                version = self._file.stat().st_ino, self._file.stat().st_mtime_ns
+                if self._current is None or self._current[0] != version:
+                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                    context.load_cert_chain(self._file, self._key)
+                    self._current = version, context
+            except OSError as error:
+                if self._current is None:
+                    raise
+                problem = f"the new certificate of the cache cannot be used: {describe_oserror(error)}"
+            if problem not in ("", self._logged_problem):
+                log(problem)
+            self._logged_problem = problem
             return self._current[1]
 
 
