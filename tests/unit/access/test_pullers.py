@@ -260,6 +260,37 @@ def test_credentials_that_count_once_are_checked_once_in_a_request(start: Any) -
     assert gate.status(tag_path(PRIVATE), RIGHT) == 401
 
 
+@pytest.mark.parametrize("is_current", [True, False])
+def test_challenge_of_a_stored_tag_costs_one_request(start: Any, *, is_current: bool) -> None:
+    """Nothing is asked for with what the last puller showed, for a node that has shown nothing yet."""
+    gate = start()
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 200
+    rights = gate.parts.pullers._rights
+    if not is_current:
+        rights._current.clear()
+    assert not rights.is_private(PRIVATE), "nobody asked without credentials"
+    gate.upstream.requests()
+    assert gate.ask(tag_path(PRIVATE)).headers["WWW-Authenticate"] == CHALLENGE
+    assert gate.upstream.requests() == [("HEAD", "manifest", None)]
+
+
+def test_tag_of_a_repository_that_became_public_is_served_after_one_request(start: Any) -> None:
+    gate = start()
+    assert gate.status(tag_path(PRIVATE), RIGHT) == 200
+    del gate.upstream.allowed[PRIVATE]
+    gate.upstream.requests()
+    assert gate.status(tag_path(PRIVATE)) == 200
+    assert gate.upstream.requests() == [("HEAD", "manifest", None)]
+
+
+def test_manifest_is_not_fetched_with_what_another_puller_showed_for_a_node_that_shows_nothing(start: Any) -> None:
+    gate = start()
+    assert gate.status(blob_path(PRIVATE, SECRET_CONTENT), RIGHT) == 200
+    gate.upstream.requests()
+    assert gate.status(tag_path(PRIVATE)) == 401
+    assert gate.upstream.requests() == [("HEAD", "manifest", None)]
+
+
 def test_upstream_that_names_no_digest_is_asked_about_the_tag_as_before(
     start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,12 +78,12 @@ class Pullers:
         self._rechecked_at: RecentDict[str, float] = RecentDict(MAX_REPOSITORIES)
         self._attempts = Attempts()
 
-    def check(self, request: PullRequest, *, is_asked_anyway: bool = False) -> str:
+    def check(self, request: PullRequest, *, is_asked_anyway: bool = False, is_fetched: bool = False) -> str:
         """Check whether a client may pull from a repository.
 
         Returns the digest that the upstream named for a requested manifest, or "" if it was not asked, or named none.
-        With `is_asked_anyway`, the upstream is asked for the content next, and the caller checks again after that. So
-        public images cost no request more.
+        With `is_asked_anyway`, the upstream is asked about the content next, and with `is_fetched` for the content
+        itself. The caller checks again after that. So public images cost no request more.
 
         Raises:
             Denied, NotFound: The upstream refuses it, or wants credentials.
@@ -100,7 +100,10 @@ class Pullers:
         if self._rights.is_private(repository):
             message = f"{repository} is not public"
             raise Denied(message, UNAUTHORIZED)
-        return "" if is_asked_anyway else self._ask(request, None, ASK_SECONDS)
+        # A fetch without credentials shows what is public. One with what the last puller showed would show nothing.
+        if is_fetched and self._rights.authorization_for(repository) is None:
+            return ""
+        return self._ask(request, None, ASK_SECONDS)
 
     def _is_public(self, request: PullRequest, *, is_asked_anyway: bool) -> bool:
         seconds = self._rights.public.seconds_since_asked(request.reference.repository)

@@ -130,8 +130,9 @@ class Handler(ColdBlobs):
         manifests, pullers = self._parts.manifests, self._parts.pullers
         if pullers is None:
             return manifests.get(request.reference, request.client)
+        is_stored, is_tag = manifests.is_stored(request.reference), not request.reference.is_digest
         # If the upstream was asked about what the client shows, it has said what the tag means too.
-        answered = pullers.check(request, is_asked_anyway=manifests.needs_upstream(request.reference))
+        answered = pullers.check(request, is_asked_anyway=is_tag or not is_stored, is_fetched=not is_stored)
         try:
             manifest = manifests.get(request.reference, request.client, answered)
         except Denied:

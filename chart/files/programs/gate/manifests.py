@@ -129,9 +129,11 @@ class Manifests:
             return self._get_by_digest(reference, client)
         return self._get_by_tag(reference, client, answered)
 
-    def needs_upstream(self, reference: Reference) -> bool:
-        """Return whether `get` asks the upstream: about a tag, or for a manifest that is not stored."""
-        return not reference.is_digest or self._read(reference.repository, reference.identifier) is None
+    def is_stored(self, reference: Reference) -> bool:
+        """Return whether the volume has a manifest, or the one to which a tag pointed when it was asked about last."""
+        if not reference.is_digest:
+            return self._read_tag(reference) is not None
+        return self._read(reference.repository, reference.identifier) is not None
 
     def _get_by_digest(self, reference: Reference, client: str) -> Manifest:
         stored = self._read(reference.repository, reference.identifier)
