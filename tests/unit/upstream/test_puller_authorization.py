@@ -9,7 +9,7 @@ from upstream.errors import Denied, NotFound, Unavailable
 from upstream.reference import BLOB, MANIFEST, Reference
 from upstream.terms import BASIC, BEARER, Demand, Terms, format_challenge
 from upstream.urls import Url
-from upstreams.scripted_server import ScriptedServer, redirect, send
+from upstreams.scripted_server import ScriptedServer, in_turn, redirect, send
 
 SHOWN = PullerAuthorization("Bearer s3cret")
 TAG, LAYER = Reference(MANIFEST, "team/app", "1"), Reference(BLOB, "team/app", "sha256:" + "0" * 64)
@@ -43,6 +43,18 @@ def test_refusal_is_final_and_has_its_status(reply: str, status: int) -> None:
         terms = client.find_terms("team/app")
         assert (terms is not None) == (status == 401)
         assert not terms or format_challenge(terms) == CHALLENGE
+
+
+def test_terms_of_a_repository_that_let_a_puller_in_are_tried_for_others() -> None:
+    """So a repository that nobody has asked for yet is not asked once without a token, only for what it wants."""
+    with ScriptedServer(in_turn(send(ASKED), OK), keeps_open=True) as server:
+        client = client_of(server)
+        with pytest.raises(Denied):
+            client.open("HEAD", TAG, timeout=10, authorization=SHOWN)
+        assert client.find_terms("team/other") is None, "these terms have let nobody in"
+        client.open("GET", TAG, timeout=10, authorization=SHOWN).close()
+    terms = client.find_terms("team/other")
+    assert terms == Terms(Demand(BEARER, REALM, "registry"), "repository:team/other:pull", is_own=False)
 
 
 def test_missing_manifest_is_missing() -> None:

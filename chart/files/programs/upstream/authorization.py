@@ -158,6 +158,12 @@ class Authorizer:
         with suppress(_Refused, Unavailable):
             self._learn(reply, repository)
 
+    def confirm_terms(self, repository: str) -> None:
+        """Remember that a repository let somebody in with credentials of their own, on the terms that are known."""
+        terms = self._terms.find(repository)
+        if terms is not None and terms.is_own:
+            self._terms.confirm(repository, terms)
+
     @contextmanager
     def _after_first_request(self, repository: str, deadline: float) -> Iterator[None]:
         """Let the first request of a repository alone find out how to authenticate; its others wait for it."""

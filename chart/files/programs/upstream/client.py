@@ -323,6 +323,8 @@ class Client:
         """
         reply = self._follow(request, authorization.header)
         if not reply.refuses_access:
+            if reply.status < http.HTTPStatus.BAD_REQUEST:
+                self._authorizer.confirm_terms(repository)
             return reply
         reply.discard()
         if reply.url.origin != request.url.origin:
