@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from access.rights import Rights
 
 UNAUTHORIZED = 401
-# What came of showing the credentials of a puller to the upstream: it allowed or refused the pull, it could not be
+# The results of a check of the credentials of a puller: the upstream allowed or refused the pull, it could not be
 # asked, or the client had shown too many.
 ALLOWED, REFUSED, UNAVAILABLE, LIMITED = "allowed", "refused", "unavailable", "limited"
 RESULTS = (ALLOWED, REFUSED, UNAVAILABLE, LIMITED)
@@ -83,7 +83,7 @@ class Pullers:
 
         Returns the digest that the upstream named for a requested manifest, or "" if it was not asked, or named none.
         With `is_asked_anyway`, the upstream is asked about the content next, and with `is_fetched` for the content
-        itself. The caller checks again after that. So public images cost no request more.
+        itself. The caller checks again after that. So public images cost no additional request.
 
         Raises:
             Denied, NotFound: The upstream refuses it, or wants credentials.
@@ -167,7 +167,7 @@ class Pullers:
         """Make sure that the upstream has a blob in a repository from which the client may pull.
 
         Raises:
-            Denied, NotFound: It has not.
+            Denied, NotFound: It does not have the blob there, or the client may not pull it.
             Unavailable: The upstream cannot be asked.
             Overloaded: Too much is asked.
         """

@@ -87,7 +87,7 @@ class Rights:
         """Check that the upstream has not refused it a moment ago.
 
         Raises:
-            Denied: It has.
+            Denied: The upstream refused it.
         """
         until, status = self._refused.get(self.hash(repository, authorization), (0.0, 0))
         if time.monotonic() < until:

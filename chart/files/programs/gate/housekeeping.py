@@ -1,4 +1,4 @@
-"""Keeps the volume within the limits of the configuration, and records what has come of large blobs."""
+"""Keeps the volume within the limits of the configuration, and records how far large incoming blobs are."""
 
 from __future__ import annotations
 

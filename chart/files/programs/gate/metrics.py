@@ -148,7 +148,7 @@ class Metrics:
             self._tag_lookups[result] += 1
 
     def count_puller_check(self, result: str) -> None:
-        """Count that the credentials of a puller were to be shown to the upstream, by what came of it."""
+        """Count a check of the credentials of a puller at the upstream, by its result."""
         with self._lock:
             self._puller_checks[result] += 1
 
@@ -182,7 +182,7 @@ class Metrics:
             ("registry_cache_tag_lookups", "Lookups of a tag, by how the cache found out what the tag means.",
              "result", self._tag_lookups),
             ("registry_cache_puller_checks",
-             "Credentials of pullers that were to be shown to the upstream, by what came of it.", "result",
+             "Checks of the credentials of pullers at the upstream, by their result.", "result",
              self._puller_checks),
             ("registry_cache_defects",
              "Unexpected errors of the gate in a request or thread, and ends of its process that nobody asked for.",

@@ -58,7 +58,7 @@ class Trust:
         """Return the certificates to show, with their keys, as PEM: the one in the folder first; "" is none.
 
         Raises:
-            ProbeFailed: There should be one, and is none.
+            ProbeFailed: There should be one, and there is none.
         """
         if self._folder is None:
             return [""]

@@ -65,9 +65,9 @@ class Settings(NamedTuple):
     `proxy_credentials` one with the files `username` and `password`. `connect_timeout` is the
     part of an answer's time, in seconds, that connecting may take. `credentials_source` and `ca_source` are what
     messages call the objects that the files come from. `headers` are sent with each request. `client_certificate` is
-    a folder with tls.crt and tls.key, which every server gets to see that asks for a certificate. `token_servers` get
-    the credentials although their names are not related to that of the upstream, and `allowed_networks` are those of
-    servers that the upstream may lead to although their addresses are not public.
+    a folder with tls.crt and tls.key; the certificate is shown to each server that asks for one. `token_servers` get
+    the credentials although their names are not related to that of the upstream. The upstream may lead to servers in
+    `allowed_networks` although their addresses are not public.
     """
 
     remote_url: str
@@ -87,7 +87,7 @@ class Settings(NamedTuple):
     allowed_networks: tuple[Network, ...] = ()
 
     def value(self, field: str) -> str:
-        """Return what the field of the values is called that sets something for this upstream."""
+        """Return how messages call a field of `upstreamSettings` for this upstream."""
         return f'upstreamSettings["{self.registry or Url.parse(self.remote_url).origin.authority}"].{field}'
 
 
