@@ -20,7 +20,7 @@ from made_sources import Asked, MadeAnswer, MadeSource, cut, whole
 from made_stores import is_empty, manifest_of
 from store import incoming_blob
 from store.store import NoRoom, Store, WrongContent
-from upstream.errors import Kind, NotFound, Unavailable
+from upstream.errors import Denied, Kind, NotFound, Unavailable
 from upstream.reference import BLOB, Reference
 from upstreams.oci import digest
 
@@ -98,6 +98,27 @@ def test_failure_is_remembered_for_a_while(store: Store, monkeypatch: pytest.Mon
     later = time.monotonic() + fetches.FAILURE_MEMORY_SECONDS
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert finish(all_fetches, blob()).failure is None
+
+
+@pytest.mark.parametrize("sent", [0, 9000])
+def test_refusal_is_remembered_for_all_clients_only_in_the_middle_of_a_blob(store: Store, sent: int) -> None:
+    """Another client may show other credentials. But one whose body broke off gives up if that happens again."""
+    answers: list[MadeAnswer] = [MadeAnswer([CONTENT[:sent], cut()], len(CONTENT))] if sent else []
+
+    def answer(_: Asked) -> MadeAnswer:
+        if answers:
+            return answers.pop(0)
+        raise Denied(status=401)
+
+    source = MadeSource(answer)
+    all_fetches = fetches_from(source, store)
+    assert isinstance(finish(all_fetches, blob()).failure, Denied)
+    source.answer = lambda _: whole(CONTENT)
+    assert isinstance(finish(all_fetches, blob()).failure, Denied)
+    fetch, is_new = all_fetches.get(blob(), joins_refused=False)
+    assert fetch.wait_for_end(TIMEOUT_SECONDS)
+    assert is_new is (sent == 0)
+    assert isinstance(fetch.failure, Denied) is not is_new
 
 
 def test_blob_that_one_repository_does_not_have_is_fetched_from_another(store: Store) -> None:

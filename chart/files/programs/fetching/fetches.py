@@ -76,7 +76,7 @@ class Fetches:
 
         The caller calls `Fetch.leave` later. `client` is the address of the client, or "" if it is unknown. Without
         `joins_others`, only a fetch for the same repository is joined. Without `joins_refused`, one that was refused a
-        moment ago is started again: it may have shown the upstream what another client has.
+        moment ago, before the first byte, is started again: it may have shown the upstream what another client has.
 
         Raises:
             Overloaded: Too many fetches have not ended, for this client or for all.
@@ -144,7 +144,7 @@ class Fetches:
             del self._failed[next(iter(self._failed))]
         if reference in self._failed:
             failed = self._failed[reference][1]
-            if joins_refused or not isinstance(failed.failure, Denied):
+            if joins_refused or failed.progress.written or not isinstance(failed.failure, Denied):
                 return failed
         leader = self._leaders.get(reference.identifier)
         if leader is not None and (joins_others or leader.reference == reference):
