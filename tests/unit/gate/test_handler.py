@@ -19,7 +19,7 @@ from fetching.fair_slots import FairSlots
 from fetching.fetch import Fetch
 from fetching.fetches import Fetches
 from fetching.replica_first import HOLDINGS_TYPE, ReplicaFirst
-from gate import cold_blobs, server
+from gate import cold_blobs, handler, server
 from gate.metrics import Metrics
 from gate.parts import Parts, render_metrics
 from gate.server import Server
@@ -558,6 +558,25 @@ def test_long_range_is_refused_while_the_blob_is_fetched_for_it(
     assert response.status in (206, 503)
     wait_for("the blob", lambda: store.find_blob(digest(CONTENT)), TIMEOUT_SECONDS, 0.01)
     assert ask("GET", blob_path(CONTENT), Range="bytes=500-100000").headers["X-Accel-Redirect"].startswith("/blobs/")
+
+
+@pytest.mark.parametrize("case", [(8999, 206), (9000, 503), (len(CONTENT), 416)])
+def test_rest_is_sent_only_if_its_first_byte_comes_in_time(
+    serve: Serve, ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch, case: tuple[int, int]
+) -> None:
+    """A fetch that began anew may be far behind, and containerd gives up after four bodies without a byte."""
+    first_byte, status = case
+    monkeypatch.setattr(handler, "FIRST_BYTE_SECONDS", 0.2)
+    monkeypatch.setattr(cold_blobs, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("fetching.fetch.DESERTED_SECONDS", 0.1)
+    store.put_manifest("a/b", IMAGE_MANIFEST)
+    more = threading.Event()
+    serve(MadeSource(lambda _: MadeAnswer([CONTENT[:9000], more, CONTENT[9000:]], len(CONTENT))))
+    agent = {"User-Agent": "containerd/v2.4.2"}
+    assert ask("GET", blob_path(CONTENT), Range=f"bytes={first_byte}-", **agent).status == status
+    time.sleep(0.2 if status == 503 else 0.0)
+    more.set()
+    wait_for("the blob", lambda: store.find_blob(digest(CONTENT)), TIMEOUT_SECONDS, 0.01)
 
 
 def test_range_up_to_the_known_end_is_a_request_for_the_rest(serve: Serve, ask: Ask, store: Store) -> None:

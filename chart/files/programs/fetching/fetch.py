@@ -126,13 +126,13 @@ class Fetch:
         with self._has_ended_condition:
             return self._has_ended_condition.wait_for(self._has_ended, seconds)
 
-    def wait_for_first_byte(self, seconds: float) -> bool:
+    def wait_for_first_byte(self, seconds: float, offset: int = 0) -> bool:
         """Wait until the blob can be followed or the fetch has ended, and return whether either happened in time.
 
-        A blob can be followed if its size is known, its first bytes have come and the upstream is sending.
+        A blob can be followed from `offset` on if its size is known, this byte has come and the upstream is sending.
         """
         with self._changed:
-            return self._changed.wait_for(lambda: self._has_ended() or self._can_be_followed(), seconds)
+            return self._changed.wait_for(lambda: self._has_ended() or self._can_be_followed(offset), seconds)
 
     def wait_for_more(self, offset: int, seconds: float) -> Progress:
         """Wait until more than `offset` bytes are there or all are verified or failed, and return the progress."""
@@ -149,8 +149,11 @@ class Fetch:
     def _has_ended(self) -> bool:
         return self._is_complete or self._failure is not None
 
-    def _can_be_followed(self) -> bool:
-        return self._written() > 0 and self._size is not None and self._broken_since is None
+    def _can_be_followed(self, offset: int) -> bool:
+        if self._size is None or self._broken_since is not None:
+            return False
+        # A byte that the blob does not have is not waited for.
+        return self._written() > (offset if offset < self._size else 0)
 
     def _written(self) -> int:
         return 0 if self._incoming is None else self._incoming.written

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # A client that does not survive a body that breaks off gets a blob that is complete by then from the volume, and a
 # longer one while it comes.
 COMPLETE_BLOB_SECONDS = 10.0
-# A blob of which nothing has come by then is refused, so that the client asks the upstream itself. The fetch goes on.
+# If nothing of what is requested has come by then, the client is refused, and asks the upstream. The fetch goes on.
 FIRST_BYTE_SECONDS = 12.0
 # How often a response that follows a fetch looks for bytes of which it was not told, since it is told only of many.
 FOLLOW_SECONDS = 0.1
@@ -118,12 +118,15 @@ class ColdBlobs(Responses):
             is_of_another = is_refused and not is_own
             if time.monotonic() > deadline or not (is_of_another or fetch.leader):
                 break
-        slow = Unavailable(Kind.TIMEOUT, f"the upstream sent nothing within {FIRST_BYTE_SECONDS:.0f} s")
+        slow = Unavailable(Kind.TIMEOUT, f"nothing of what is requested came within {FIRST_BYTE_SECONDS:.0f} s")
         broken = Unavailable(Kind.CUT, "the upstream broke off and has not sent anything since")
         self._refuse_for(fetch.failure or (broken if fetch.is_stalled else slow), request)
 
     def _wait_for_fetch(self, fetch: Fetch, request: PullRequest, deadline: float) -> int | None:
         """Wait until the blob is complete, or may be sent while it comes, and return its size in the second case.
+
+        The rest of a blob is sent when its first byte has come: a fetch that began anew may be far behind, and a client
+        gives up after a few bodies without a byte. A replica has looked how far the fetch is.
 
         Raises:
             ConnectionResetError: The client hung up.
@@ -136,7 +139,8 @@ class ColdBlobs(Responses):
                 self._check_client()
         if fetch.is_suspect:
             return None
-        while not fetch.wait_for_first_byte(WAIT_SECONDS):
+        first_byte = 0 if request.from_replica else request.first_byte
+        while not fetch.wait_for_first_byte(WAIT_SECONDS, first_byte):
             self._check_client()
             if time.monotonic() > deadline or (fetch.is_stalled and request.can_resume):
                 return None
