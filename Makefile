@@ -56,7 +56,7 @@ test-surroundings: setup ## Have nodes join, Services move and webhooks change p
 	@$(RUN) -m pytest tests/cluster/test_surroundings.py tests/cluster/test_joining.py
 
 .PHONY: bench
-bench: setup ## Measure commands, programs, and caches beside distribution alone (BENCH_ARGS="first-pull" for a part): about 45 min
+bench: setup ## Measure commands, programs, and caches beside distribution alone (BENCH_ARGS="first-pull" for a part): about 50 min
 	@$(RUN) -m experiments.run_bench $(BENCH_ARGS)
 
 .PHONY: simulate

@@ -20,7 +20,8 @@ from machine import environment
 from machine.links import Links, parse_delay, parse_rate
 
 from experiments.bench_contenders import print_markdown
-from experiments.first_pull_bed import CACHE, DIRECT, DISTRIBUTION, WAYS, Bed, Measured, Shape
+from experiments.first_private_pull import PrivateBed
+from experiments.first_pull_bed import CACHE, DIRECT, WAYS, Bed, Measured, Shape
 
 TIMES_DIRECT = "times direct"
 REPETITIONS = 3
@@ -74,6 +75,9 @@ DEFAULT = (
     Row(Shape(10, 2), GIGABIT, DELAY),
     Row(Shape(1, 300), GIGABIT, connection=CONNECTION),
 )
+# About 4 minutes.
+PRIVATE = (Row(Shape(10, 20), GIGABIT, DELAY), Row(Shape(10, 2), GIGABIT, DELAY))
+PRIVATE_REPETITIONS = 5
 
 
 @dataclass
@@ -83,6 +87,11 @@ class Results:
     row: Row
     first: defaultdict[str, list[Measured]] = field(default_factory=lambda: defaultdict(list))
     second: list[Measured] = field(default_factory=list)
+
+    @property
+    def ways(self) -> list[str]:
+        """The ways in their order."""
+        return [way for way in WAYS if way in self.first]
 
 
 def main(arguments: list[str]) -> int:
@@ -108,6 +117,11 @@ def main(arguments: list[str]) -> int:
         type=parse_rate,
         help="rates of each connection to the upstream, for example: 160mbit unlimited",
     )
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="pull private images with a pull secret, directly and through a cache with access: Puller and TLS",
+    )
     parser.add_argument("--all", action="store_true", help="measure all combinations, which takes hours")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help=f"default: {REPETITIONS}")
     parser.add_argument("--name", default="bench", help="the test cluster to use (default: bench)")
@@ -117,21 +131,28 @@ def main(arguments: list[str]) -> int:
     environment.clean_process()
     rows = choose_rows(options)
     cluster = NativeCluster(options.name, NODE_COUNT, files_in_memory=not options.disk)
-    measure_on(cluster, rows, options.repetitions, keep=options.keep_cluster)
+    bed = PrivateBed(cluster) if options.private else Bed(cluster)
+    measure_on(bed, rows, options.repetitions, keep=options.keep_cluster)
     return 0
 
 
 def bench_first_pull() -> None:
     """Measure the default rows, as a part of `make bench`."""
     cluster = NativeCluster("bench", NODE_COUNT, files_in_memory=True)
-    measure_on(cluster, list(DEFAULT), REPETITIONS)
+    measure_on(Bed(cluster), list(DEFAULT), REPETITIONS)
+
+
+def bench_private_pull() -> None:
+    """Measure first pulls of private images, as a part of `make bench`."""
+    cluster = NativeCluster("bench", NODE_COUNT, files_in_memory=True)
+    measure_on(PrivateBed(cluster), list(PRIVATE), PRIVATE_REPETITIONS)
 
 
 def choose_rows(options: argparse.Namespace) -> list[Row]:
     """Return the rows that the options select."""
     given = (options.images, options.rates, options.delays, options.connections)
     if not options.all and all(each is None for each in given):
-        return list(DEFAULT)
+        return list(PRIVATE if options.private else DEFAULT)
     values = [each or default for each, default in zip(given, (SHAPES, RATES, DELAYS, CONNECTIONS), strict=True)]
     return [Row(*combination) for combination in itertools.product(*values)]
 
@@ -149,11 +170,11 @@ def parse_shape(text: str) -> Shape:
     return Shape(int(match[1]), int(match[2]))
 
 
-def measure_on(cluster: NativeCluster, rows: list[Row], repetitions: int, *, keep: bool = False) -> None:
+def measure_on(bed: Bed, rows: list[Row], repetitions: int, *, keep: bool = False) -> None:
     """Start the cluster, measure the rows, and print the tables; remove the cluster unless it is kept."""
+    cluster = bed.cluster
     try:
         cluster.up()
-        bed = Bed(cluster)
         bed.install()
         try:
             results = [measure_row(bed, row, repetitions) for row in rows]
@@ -168,14 +189,15 @@ def measure_on(cluster: NativeCluster, rows: list[Row], repetitions: int, *, kee
 
 def measure_row(bed: Bed, row: Row, repetitions: int) -> Results:
     """Pull new images in each way in turns, and a second time through the cache; print a line of progress."""
-    begun, results, ways = time.monotonic(), Results(row), list(WAYS)
+    begun, results, ways = time.monotonic(), Results(row), list(bed.ways)
     bed.cluster.set_links(row.links)
     for number in range(repetitions):
-        bed.restart_distribution()
+        bed.prepare()
         with bed.stored(row.shape) as image:
             for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
                 results.first[way].append(bed.pull(way, image, row.rate))
-            if row.has_second:
+            # The upstream is asked about each pull of a private image.
+            if row.has_second or bed.secret:
                 results.second.append(bed.pull(CACHE, image, row.rate, is_second=True))
     seconds = {way: [f"{each.seconds:.2f}" for each in results.first[way]] for way in ways}
     seconds["second"] = [f"{each.seconds:.2f}" for each in results.second]
@@ -186,12 +208,17 @@ def measure_row(bed: Bed, row: Row, repetitions: int) -> Results:
 def print_tables(results: list[Results], repetitions: int) -> None:
     """Print the tables of first and of second pulls, with medians."""
     heads = ["image", "links of the nodes", "delay", "a connection", DIRECT]
+    ways = results[0].ways
     print(f"First pulls, medians of {repetitions}; at last, how many times the upstream sent the image's bytes, and")
-    print("how many requests it got: direct, through the cache, through distribution alone\n")
-    first_heads = [*heads, CACHE, TIMES_DIRECT, DISTRIBUTION, TIMES_DIRECT, "upstream's bytes", "upstream's requests"]
-    print_markdown(first_heads, [first_cells(each) for each in results])
-    print(f"\nSecond pulls through the cache, medians of {repetitions}\n")
+    print(f"how many requests it got: {', '.join(ways)}\n")
+    compared = [head for way in ways if way != DIRECT for head in (way, TIMES_DIRECT)]
+    print_markdown(
+        [*heads, *compared, "upstream's bytes", "upstream's requests"], [first_cells(each) for each in results]
+    )
     again = [each for each in results if each.second]
+    if not again:
+        return
+    print(f"\nSecond pulls through the cache, medians of {repetitions}\n")
     print_markdown([*heads, "second pull", "share of the link in use"], [second_cells(each) for each in again])
 
 
@@ -199,10 +226,12 @@ def first_cells(results: Results) -> list[str]:
     """Return the cells of a row of the first table."""
     median = {way: statistics.median(each.seconds for each in pulls) for way, pulls in results.first.items()}
     cells = [*results.row.cells, f"{median[DIRECT]:.1f} s"]
-    for way in (CACHE, DISTRIBUTION):
+    for way in results.ways:
+        if way == DIRECT:
+            continue
         cells += [f"{median[way]:.1f} s", f"{median[way] / median[DIRECT]:.2f}"]
-    multiples = (statistics.median(each.multiple for each in results.first[way]) for way in WAYS)
-    requests = (statistics.median(each.requests for each in results.first[way]) for way in WAYS)
+    multiples = (statistics.median(each.multiple for each in results.first[way]) for way in results.ways)
+    requests = (statistics.median(each.requests for each in results.first[way]) for way in results.ways)
     return [*cells, ", ".join(f"{each:.2f}" for each in multiples), ", ".join(f"{each:.0f}" for each in requests)]
 
 

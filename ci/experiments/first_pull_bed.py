@@ -4,7 +4,8 @@
     cache          through the chart's cache on the other node
     distribution   through distribution alone on the other node, in that node's network
 
-The three upstreams are behind the same nginx, and their files are hard links to the same content.
+The three upstreams are behind the same nginx, and their files are hard links to the same content. `first_private_pull`
+has a bed for private images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cluster import interface
 from cluster.containerd_configuration import REGISTRY_DIRECTORY
@@ -30,11 +31,12 @@ from machine import tools
 from machine.processes import wait_for
 from upstream.connections import USER_AGENT
 from upstreams import oci, pki
+from upstreams.sites import find_site
 
 from experiments.bench_contenders import CONFIGURATION, probe_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from cluster.native import NativeCluster
     from cluster.native_node import NativeNode
@@ -100,6 +102,11 @@ class Measured:
 class Bed:
     """A cluster with the chart's cache of one upstream, and distribution alone as the cache of another one."""
 
+    # The upstream of each way, the folder of its repositories, and the pull secret of its pods.
+    ways: ClassVar[Mapping[str, str]] = WAYS
+    folder: ClassVar[str] = "library"
+    secret: ClassVar[str | None] = None
+
     cluster: NativeCluster
     _stored: int = field(default=0)
 
@@ -110,13 +117,17 @@ class Bed:
     @cached_property
     def near(self) -> NativeNode:
         """The node with the cache pod."""
-        name = self.release.pod(WAYS[CACHE])["spec"]["nodeName"]
+        name = self.release.pod(self.ways[CACHE])["spec"]["nodeName"]
         return next(node for node in self.cluster.nodes if node.name == name)
 
     @cached_property
     def far(self) -> list[NativeNode]:
         """The nodes that pull: the first one what is new, and the second one what the first one has pulled."""
         return [node for node in self.cluster.nodes if node is not self.near]
+
+    def puller(self, way: str, *, is_second: bool) -> NativeNode:  # noqa: ARG002 - a subclass has a node for each way
+        """Return the node that pulls in one of the ways."""
+        return self.far[is_second]
 
     def install(self) -> None:
         """Install the chart, and have the first far node ask distribution for the images of its upstream."""
@@ -144,7 +155,7 @@ class Bed:
     def _distribution_volume(self) -> Path:
         return self.near.folder / "distribution-volume"
 
-    def restart_distribution(self) -> None:
+    def prepare(self) -> None:
         """Start distribution with an empty volume."""
         place, volume = self.near.place, self._distribution_volume
         place.stop(DISTRIBUTION, 60)
@@ -166,24 +177,25 @@ class Bed:
     def stored(self, shape: Shape) -> Iterator[StoredImage]:
         """Put a new image into all upstreams, and remove it afterwards."""
         self._stored += 1
-        repository, content = f"library/first-pull-{self._stored}", shape.image()
-        roots = {way: self.cluster.upstream.folder / "storage" / upstream for way, upstream in WAYS.items()}
+        repository, content = f"{self.folder}/first-pull-{self._stored}", shape.image()
+        first, *others = dict.fromkeys(self.ways.values())
+        root = self.cluster.upstream.folder / "storage"
         config = json.loads(content.manifest)["config"]["digest"]
         layers = frozenset(content.blobs) - {config}
-        image = StoredImage(repository, content.digest, config, layers, content.size)
+        image = StoredImage(self.ways, repository, content.digest, config, layers, content.size)
         folders = [Path("docker/registry/v2/repositories") / repository]
         folders += [oci.blob_file(Path(), digest).parent for digest in (*content.blobs, content.digest)]
         self.cluster.upstream.push(image.reference(DIRECT), content)
         del content
         try:
-            for way in (CACHE, DISTRIBUTION):
+            for upstream in others:
                 for folder in folders:
-                    shutil.copytree(roots[DIRECT] / folder, roots[way] / folder, copy_function=os.link)
+                    shutil.copytree(root / first / folder, root / upstream / folder, copy_function=os.link)
             yield image
         finally:
-            for root in roots.values():
+            for upstream in (first, *others):
                 for folder in folders:
-                    shutil.rmtree(root / folder, ignore_errors=True)
+                    shutil.rmtree(root / upstream / folder, ignore_errors=True)
 
     def pull(self, way: str, image: StoredImage, rate: int | None, *, is_second: bool = False) -> Measured:
         """Pull an image with a far node, whose link has this rate, and remove the image from the node.
@@ -192,16 +204,20 @@ class Bed:
             RuntimeError: The node had parts of the image already, or did not get all of it from the cache.
         """
         upstream, kubeconfig = self.cluster.upstream, self.cluster.kubeconfig
-        mark, node = upstream.mark(), self.far[is_second]
-        with self._link_bytes(node) as samples, Pod(kubeconfig, image.reference(way), node) as pod:
+        mark, node = upstream.mark(), self.puller(way, is_second=is_second)
+        pulling = Pod(kubeconfig, image.reference(way), node, secret=self.secret)
+        with self._link_bytes(node) as samples, pulling as pod:
             seconds = pod.wait_until_pulled(PULL_SECONDS)
         if samples[-1][1] - samples[0][1] < image.size:
             message = f"{node.name} had parts of {image.reference(way)} before it pulled that"
             raise RuntimeError(message)
         interface.kubectl(kubeconfig, "wait", "pod", pod.name, "--for=delete", f"--timeout={REMOVAL_SECONDS:.0f}s")
         wait_for(f"{node.name} to lose the image", lambda: _lost(node, way, image), REMOVAL_SECONDS, 0.5)
-        requests = [request for request in upstream.requests(mark) if request.upstream == WAYS[way]]
-        if way == CACHE and (others := {request.agent for request in requests} - {USER_AGENT}):
+        site = find_site(self.ways[way])
+        requests = [request for request in upstream.requests(mark) if request.upstream in site.hosts()]
+        # A node gets its tokens itself.
+        agents = {request.agent for request in requests if request.upstream != site.tokens}
+        if way == CACHE and (others := agents - {USER_AGENT}):
             message = f"not only the cache requested {image.reference(way)} from the upstream: {others}"
             raise RuntimeError(message)
         sent = sum(request.body_bytes for request in requests)
@@ -238,6 +254,7 @@ class Bed:
 class StoredImage:
     """An image that all upstreams have, without its content."""
 
+    ways: Mapping[str, str]
     repository: str
     digest: str
     config: str
@@ -246,11 +263,11 @@ class StoredImage:
 
     def reference(self, way: str) -> str:
         """Return the reference by which a node pulls it in one of the ways."""
-        return f"{WAYS[way]}/{self.repository}:1"
+        return f"{self.ways[way]}/{self.repository}:1"
 
     def names(self, way: str) -> list[str]:
         """Return the names of the image on a node that has it (containerd, internal/cri/server/images)."""
-        return [self.reference(way), f"{WAYS[way]}/{self.repository}@{self.digest}", self.config]
+        return [self.reference(way), f"{self.ways[way]}/{self.repository}@{self.digest}", self.config]
 
 
 def link_share(samples: list[tuple[float, int]], rate: int | None) -> float | None:

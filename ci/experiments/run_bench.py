@@ -27,7 +27,7 @@ from experiments.bench_index import bench_index
 from experiments.bench_nodes import bench_nodes
 from experiments.bench_published_shapes import bench_published_shapes
 from experiments.bench_tls import bench_tls
-from experiments.first_pull import bench_first_pull
+from experiments.first_pull import bench_first_pull, bench_private_pull
 
 CACHES = 100
 RUNS = 11
@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> int:
         "caches": bench_caches,
         "many-nodes": bench_nodes,
         "first-pull": bench_first_pull,
+        "private-pull": bench_private_pull,
         "index": bench_index,
         "tls": bench_tls,
         "published-shapes": bench_published_shapes,

@@ -8,7 +8,7 @@ import json
 import tarfile
 
 import pytest
-from experiments.first_pull import DEFAULT, Row, choose_rows, parse_shape
+from experiments.first_pull import DEFAULT, PRIVATE, Row, choose_rows, parse_shape
 from experiments.first_pull_bed import MEBIBYTE, Shape, link_share
 from machine.links import Links
 
@@ -16,7 +16,7 @@ from machine.links import Links
 def options(**given: object) -> argparse.Namespace:
     """Return the options of the command, of which only some are given."""
     return argparse.Namespace(
-        **{"images": None, "rates": None, "delays": None, "connections": None, "all": False, **given}
+        **{"images": None, "rates": None, "delays": None, "connections": None, "all": False, "private": False, **given}
     )
 
 
@@ -25,6 +25,7 @@ def test_default_rows_are_a_selection_of_all_combinations() -> None:
     assert len(every) == 4 * 3 * 2 * 2
     assert choose_rows(options()) == list(DEFAULT)
     assert set(DEFAULT) < set(every)
+    assert choose_rows(options(private=True)) == list(PRIVATE)
 
 
 def test_each_option_keeps_all_values_of_the_others() -> None:
