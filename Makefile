@@ -46,9 +46,9 @@ test-programs: setup ## Run the tests of the programs on the Python version and 
 	@$(RUN) -m machine.shipped_python $(PYTEST_ARGS)
 
 .PHONY: test-argocd
-test-argocd: setup ## Build Argo CD, and have it install, repair and delete the chart on a test cluster
+test-argocd: setup ## Build Argo CD, and have it install, change, repair and delete the chart on a test cluster: about 8 min
 	@$(RUN) -m cluster.argocd
-	@$(RUN) -m pytest tests/cluster/test_argocd.py
+	@$(RUN) -m pytest tests/cluster/test_argocd*.py
 
 .PHONY: test-surroundings
 test-surroundings: setup ## Have nodes join, Services move and webhooks change pods on a test cluster: about 4 min

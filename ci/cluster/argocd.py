@@ -21,6 +21,7 @@ from cluster import interface
 from cluster.prepare import prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cluster.interface import Cluster
@@ -85,15 +86,18 @@ class ArgoCD:
         self.place.cgroup.remove()
         self._kubectl("delete", "--ignore-not-found", "--timeout=60s", f"namespace/{NAMESPACE}", *DEFINITIONS)
 
-    def commit(self, files: dict[str, str] | None = None, chart: Path | None = None) -> None:
-        """Commit files, or the chart with them, to the git repository."""
+    def commit(self, files: Mapping[str, str | Path]) -> None:
+        """Commit files, and copies of folders, by their paths in the git repository."""
         self.repository.mkdir(exist_ok=True)
         if not (self.repository / ".git").exists():
             self._git("init", "--quiet", "--initial-branch=main")
-        if chart:
-            shutil.copytree(chart, self.repository / "chart", dirs_exist_ok=True)
-        for name, content in (files or {}).items():
-            (self.repository / name).write_text(content)
+        for name, content in files.items():
+            path = self.repository / name
+            if isinstance(content, str):
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(content)
+            else:
+                shutil.copytree(content, path, dirs_exist_ok=True)
         self._git("add", "--all")
         self._git("commit", "--quiet", "--allow-empty", "--message=A change")
 
@@ -120,13 +124,17 @@ class ArgoCD:
         }
         self._kubectl("apply", "--filename", "-", text=json.dumps(application))
 
+    def trust_without_tls(self, url: str) -> None:
+        """Have an OCI registry asked without TLS; `url` is that of the chart in it."""
+        data = {"type": "oci", "url": url, "insecureOCIForceHttp": "true"}
+        labels = {"argocd.argoproj.io/secret-type": "repository"}
+        metadata = {"name": "registry-without-tls", "namespace": NAMESPACE, "labels": labels}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
+        self._kubectl("apply", "--filename", "-", text=json.dumps(secret))
+
     def diff(self, name: str) -> str:
         """Return what `argocd app diff` prints."""
-        command = [str(tools.argocd()), "app", "diff", name, "--server", f"127.0.0.1:{self.api_port}", "--plaintext"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment("argocd"))
-        if done.returncode not in (0, 1):  # 1 if there is a difference
-            raise RuntimeError(done.stderr)
-        return done.stdout
+        return self._argocd("diff", name)
 
     def status(self, name: str) -> Any:
         """Return the status of an Application."""
@@ -163,8 +171,17 @@ class ArgoCD:
 
     def delete(self, name: str) -> None:
         """Delete an Application with everything that it has installed."""
-        delete = ["--namespace", NAMESPACE, "delete", "applications.argoproj.io", name]
+        delete = ["--namespace", NAMESPACE, "delete", "applications.argoproj.io", name, "--ignore-not-found"]
         self._kubectl(*delete, "--timeout=180s")
+
+    def _argocd(self, command: str, name: str) -> str:
+        """Return what `argocd app` prints."""
+        server = ["--server", f"127.0.0.1:{self.api_port}", "--plaintext"]
+        run = [str(tools.argocd()), "app", command, name, *server]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, env=self._environment("argocd"))
+        if done.returncode not in ((0, 1) if command == "diff" else (0,)):  # 1 if there is a difference
+            raise RuntimeError(done.stderr)
+        return done.stdout
 
     def _definitions_are_served(self) -> bool:
         try:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster import pulls
+from cluster.argocd import ArgoCD
 from cluster.cli import choose
 from cluster.native import NativeCluster
 from cluster_support import describe, pod_states
+from machine.paths import CHART
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -62,6 +64,20 @@ def native(cluster: Cluster) -> NativeCluster:
     if not isinstance(cluster, NativeCluster):
         pytest.skip("it enters the namespaces of the native cluster's nodes")
     return cluster
+
+
+@pytest.fixture(scope="session")
+def argocd(native: NativeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArgoCD]:
+    """Argo CD, with the chart in its git repository."""
+    running = ArgoCD(native, tmp_path_factory.mktemp("argocd"))
+    running.commit({"chart": CHART})
+    try:
+        running.start()
+        yield running
+    finally:
+        for log in sorted(running.place.folder.glob("*.log")):
+            print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
+        running.stop()
 
 
 @pytest.fixture(scope="session")

@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from cluster.argocd import ArgoCD
+from argocd_support import MARKS, PROBE, serves, synced
 from cluster.containerd_configuration import REGISTRY_DIRECTORY
-from cluster.pulls import new_image, pull
-from cluster.release import Release
-from cluster_support import containerd_files
-from machine import tools
-from machine.paths import CHART
 from machine.processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster.native import NativeCluster
+    from cluster.argocd import ArgoCD
+    from cluster.release import Release
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(not tools.argocd_is_built(), reason="Argo CD was not built: make test-argocd"),
-]
+pytestmark = MARKS
 
 CACHES = [{"upstream": "docker.io", "volume": {"size": "1Gi"}}, {"upstream": "ghcr.io", "volume": {"size": "1Gi"}}]
-PROBE = {"nodeProgram": {"probe": {"interval": "2s"}}}
 ONE_CACHE = {"caches": CACHES[:1], **PROBE}
-
-
-@pytest.fixture(scope="module")
-def argocd(native: NativeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArgoCD]:
-    """Argo CD, with the chart in its git repository."""
-    running = ArgoCD(native, tmp_path_factory.mktemp("argocd"))
-    running.commit(chart=CHART)
-    try:
-        running.start()
-        yield running
-    finally:
-        for log in sorted(running.place.folder.glob("*.log")):
-            print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
-        running.stop()
-
-
-@contextmanager
-def synced(argocd: ArgoCD, name: str, source: dict[str, Any], *options: str) -> Iterator[Release]:
-    """An Application that is synced and healthy; its deletion leaves nothing in the namespace and on the nodes."""
-    release = Release(argocd.cluster, name=name, namespace=name)
-    before = [containerd_files(node) for node in argocd.cluster.nodes]
-    argocd.apply(name, source, *options)
-    argocd.wait_until_synced(name)
-    yield release
-    argocd.delete(name)
-    assert release.get("all,configmaps", "--selector", f"app.kubernetes.io/instance={name}")["items"] == []
-    assert [containerd_files(node) for node in argocd.cluster.nodes] == before, "deletion leaves nodes as they were"
-    release.uninstall()
-
-
-def serves(release: Release) -> None:
-    """Pull an image through the cache of docker.io, and again on another node."""
-    cluster = release.cluster
-    reference, _ = new_image(cluster, f"docker.io/library/{release.name}:1")
-    first, second = cluster.nodes
-    assert pull(cluster, reference, first).served_by == "upstream through the cache"
-    assert pull(cluster, reference, second).served_by == "cache"
 
 
 @pytest.fixture(scope="module", params=["client", "server"])
