@@ -106,12 +106,15 @@ class ArgoCD:
         repository = f"file://{self.repository}"
         return {"repoURL": repository, "path": path, "targetRevision": "main", "helm": helm}
 
-    def apply(self, name: str, source: dict[str, Any], *options: str) -> None:
-        """Create or change an Application, which installs into the namespace `name`; `options` are those of syncs."""
+    def apply(self, name: str, source: dict[str, Any], *options: str, finalizer: bool = True) -> None:
+        """Create or change an Application, which installs into the namespace `name`; `options` are those of syncs.
+
+        Without the finalizer, what it has installed stays when it is deleted.
+        """
         application = {
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
-            "metadata": {"name": name, "namespace": NAMESPACE, "finalizers": [FINALIZER]},
+            "metadata": {"name": name, "namespace": NAMESPACE, "finalizers": [FINALIZER] if finalizer else []},
             "spec": {
                 "project": "default",
                 "source": source,
@@ -135,6 +138,10 @@ class ArgoCD:
     def diff(self, name: str) -> str:
         """Return what `argocd app diff` prints."""
         return self._argocd("diff", name)
+
+    def end_sync(self, name: str) -> None:
+        """End a sync that failed and would be tried again."""
+        self._argocd("terminate-op", name)
 
     def status(self, name: str) -> Any:
         """Return the status of an Application."""
@@ -170,7 +177,7 @@ class ArgoCD:
             raise
 
     def delete(self, name: str) -> None:
-        """Delete an Application with everything that it has installed."""
+        """Delete an Application; with the finalizer, with everything that it has installed."""
         delete = ["--namespace", NAMESPACE, "delete", "applications.argoproj.io", name, "--ignore-not-found"]
         self._kubectl(*delete, "--timeout=180s")
 

@@ -32,10 +32,10 @@ def values(path: Path, *upstreams: str) -> str:
     return str(path)
 
 
-def containerd_files(node: Node) -> str:
-    """Return the paths, types, modes and owners below /etc/containerd, and the time and digest of each file."""
-    listing = "find /etc/containerd -printf '%p %y %m %u:%g\\n' | sort"
-    files = "find /etc/containerd -type f -printf '%p %T@\\n' -exec sha256sum {} + | sort"
+def containerd_files(node: Node, folder: str = "/etc/containerd") -> str:
+    """Return the paths, types, modes and owners below a folder, and the time and digest of each file."""
+    listing = f"find {folder} -printf '%p %y %m %u:%g\\n' | sort"
+    files = f"find {folder} -type f -printf '%p %T@\\n' -exec sha256sum {{}} + | sort"
     return node.run("sh", "-c", f"{listing}; {files}")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster import pulls
+from cluster import interface, pulls
 from cluster.argocd import ArgoCD
 from cluster.cli import choose
 from cluster.native import NativeCluster
@@ -78,6 +79,25 @@ def argocd(native: NativeCluster, tmp_path_factory: pytest.TempPathFactory) -> I
         for log in sorted(running.place.folder.glob("*.log")):
             print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-20:], sep="\n")
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def expandable(cluster: Cluster) -> Iterator[str]:
+    """A storage class like the default one, whose claims may grow, although nothing makes their volumes grow."""
+    name = "expandable"
+    storage_class = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name, "annotations": {"defaultVolumeType": "local"}},
+        "provisioner": "rancher.io/local-path",
+        "allowVolumeExpansion": True,
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    interface.kubectl(cluster.kubeconfig, "apply", "--filename", "-", text=json.dumps(storage_class))
+    try:
+        yield name
+    finally:
+        interface.kubectl(cluster.kubeconfig, "delete", "storageclass", name)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,31 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-EXPANDABLE = "expandable"
 MEBIBYTE = 2**20
-
-
-@pytest.fixture
-def expandable(cluster: Cluster) -> Iterator[str]:
-    """A storage class like the default one, whose claims may grow, although nothing makes their volumes grow."""
-    storage_class = {
-        "metadata": {"name": EXPANDABLE, "annotations": {"defaultVolumeType": "local"}},
-        "provisioner": "rancher.io/local-path",
-        "allowVolumeExpansion": True,
-    }
-    with created(cluster, storage_class):
-        yield EXPANDABLE
-
-
-@contextmanager
-def created(cluster: Cluster, storage_class: dict[str, Any]) -> Iterator[None]:
-    """Create a storage class for the duration of a test."""
-    same = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "volumeBindingMode": "WaitForFirstConsumer"}
-    interface.kubectl(cluster.kubeconfig, "apply", "--filename", "-", text=json.dumps({**same, **storage_class}))
-    try:
-        yield
-    finally:
-        interface.kubectl(cluster.kubeconfig, "delete", "storageclass", storage_class["metadata"]["name"])
 
 
 @pytest.fixture
