@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cluster.pod_volumes import Tmpfs
 
 HOSTILE_PORT = 7000
+HOSTILE_URL = f"http://{own_network.ADDRESS}:{HOSTILE_PORT}"
 LINE_PORT = 6001
 ATTACKER_NUMBER = 200
 MIB = 1 << 20
@@ -209,10 +210,6 @@ class AttackBed:
         """Host and port of the registry behind the hostile upstream."""
         return f"{own_network.ADDRESS}:{find_site(UPSTREAM).port}"
 
-    @property
-    def upstream_url(self) -> str:
-        return f"http://{own_network.ADDRESS}:{HOSTILE_PORT}"
-
     def push(self, name: str, layers: int, size: int) -> oci.Image:
         """Push an image with layers of random content."""
         image = oci.Image(layers=tuple(oci.random_layer(f"{name} {number}", size) for number in range(layers)))
@@ -221,12 +218,12 @@ class AttackBed:
 
     def sent_bytes(self, part: str) -> int:
         """Return how many bytes of bodies the upstream sent of repositories with this in their names."""
-        sent: dict[str, int] = json.loads(ask(f"{self.upstream_url}/-/sent").body)
+        sent: dict[str, int] = json.loads(ask(f"{HOSTILE_URL}/-/sent").body)
         return sum(count for repository, count in sent.items() if part in repository)
 
     def count_requests(self, behaviour: str) -> int:
         """Return how many requests the hostile upstream got for repositories with this behaviour."""
-        asked: dict[str, int] = json.loads(ask(f"{self.upstream_url}/-/asked").body)
+        asked: dict[str, int] = json.loads(ask(f"{HOSTILE_URL}/-/asked").body)
         return asked.get(behaviour, 0)
 
     def start_flood(self, flood: Flood) -> str:
@@ -253,7 +250,7 @@ class AttackBed:
         """Start a pod, let it cache the honest image, and point the node to it."""
         configuration = {
             "upstream": UPSTREAM,
-            "remoteURL": self.upstream_url,
+            "remoteURL": HOSTILE_URL,
             "volume": {"size": VOLUME_SIZE},
             **(cache or {}),
         }
@@ -346,11 +343,8 @@ def attack_bed(folder: Path, margin_seconds: float = MARGIN_SECONDS) -> Iterator
     tools.ensure_native()
     with pod_bench(folder) as bench:
         programs = Place(folder / "programs", bench.cgroup)
-        port = find_site(UPSTREAM).port
-        module = "upstreams.hostile_upstream"
-        command = [*MEEK, sys.executable, "-m", module, own_network.ADDRESS, HOSTILE_PORT, port]
-        programs.start("hostile-upstream", command, {"PYTHONPATH": str(REPOSITORY / "ci")})
-        line = FaultServer((own_network.ADDRESS, LINE_PORT), (own_network.ADDRESS, port))
+        start_hostile_upstream(programs)
+        line = FaultServer((own_network.ADDRESS, LINE_PORT), (own_network.ADDRESS, find_site(UPSTREAM).port))
         line.start()
         containerd = Containerd("2.x", programs, folder / "certs")
         holder = programs.start("attackers", ["unshare", "--net", "sleep", "2147483647"])
@@ -362,9 +356,16 @@ def attack_bed(folder: Path, margin_seconds: float = MARGIN_SECONDS) -> Iterator
         try:
             containerd.start()
             bed = AttackBed(bench, Node(containerd, line), attackers, programs, oci.Image(()), margin_seconds)
-            wait_for("the hostile upstream", lambda: ask(f"{bed.upstream_url}/-/sent").status, START_SECONDS)
             bed.image = bed.push(HONEST, LAYERS, MIB)
             yield bed
         finally:
             containerd.close()
             line.stop()
+
+
+def start_hostile_upstream(place: Place) -> None:
+    """Start the hostile upstream in front of the registry, and wait until it answers."""
+    port = find_site(UPSTREAM).port
+    command = [*MEEK, sys.executable, "-m", "upstreams.hostile_upstream", own_network.ADDRESS, HOSTILE_PORT, port]
+    place.start("hostile-upstream", command, {"PYTHONPATH": str(REPOSITORY / "ci")})
+    wait_for("the hostile upstream", lambda: ask(f"{HOSTILE_URL}/-/sent").status, START_SECONDS)

@@ -13,7 +13,7 @@ from machine import own_network
 from machine.processes import wait_for
 from upstreams import oci
 
-from experiments.attack_bed import MIB, ask
+from experiments.attack_bed import HOSTILE_URL, MIB, ask
 from experiments.attacks import attack
 from experiments.attacks_by_clients import SECONDS
 from experiments.flood import Flood
@@ -34,9 +34,7 @@ START_SECONDS = 60.0
 @attack("a second gate starts on the volume of a running one")
 def two_gates(scene: Scene) -> None:
     """The second pod must wait, and say why; it may take over once the first one has ended."""
-    second = scene.bed.bench.new_pod(
-        {"upstream": UPSTREAM, "remoteURL": scene.bed.upstream_url}, volume=scene.pod.volume_folder
-    )
+    second = scene.bed.bench.new_pod({"upstream": UPSTREAM, "remoteURL": HOSTILE_URL}, volume=scene.pod.volume_folder)
     try:
         second.start(wait=False)
         time.sleep(SECONDS)

@@ -19,7 +19,7 @@ from cluster.pod_volumes import Tmpfs
 from machine import own_network, tools
 from machine.processes import Place, wait_for
 from upstreams import oci, pki
-from upstreams.fault_server import Fault, FaultServer
+from upstreams.fault_server import NO_FAULT, Fault, FaultServer
 from upstreams.sites import find_site
 
 from experiments.bare_node import OLDER_RELEASES, Containerd, Pull
@@ -175,20 +175,28 @@ def cold_body_bed(folder: Path, releases: Iterable[str]) -> Iterator[ColdBodyBed
         bench = stack.enter_context(pod_bench(folder))
         own_network.run("nft", "add table ip faults; add chain ip faults out { type filter hook output priority 0; }")
         own_network.run("nft", "add chain ip faults in { type filter hook input priority 0; }")
-        registry = (own_network.ADDRESS, find_site(UPSTREAM).port)
         place = Place(folder / "nodes", bench.cgroup)
         place.folder.mkdir()
+        registry = (own_network.ADDRESS, find_site(UPSTREAM).port)
+        yield ColdBodyBed(bench, stack.enter_context(started_nodes(place, names, registry, LINE)))
+
+
+@contextmanager
+def started_nodes(
+    place: Place, releases: Iterable[str], registry: tuple[str, int], fault: Fault = NO_FAULT
+) -> Iterator[list[Node]]:
+    """Start containerds, each with a line of its own to the registry at this address and port."""
+    with ExitStack() as stack:
         nodes = []
-        for number, release in enumerate(names):
-            address = (own_network.ADDRESS, FIRST_LINE_PORT + number)
-            line = FaultServer(address, registry, LINE)
+        for number, release in enumerate(releases):
+            line = FaultServer((own_network.ADDRESS, FIRST_LINE_PORT + number), registry, fault)
             line.start()
             stack.callback(line.stop)
-            containerd = Containerd(release, place, folder / f"certs-{release}")
+            containerd = Containerd(release, place, place.folder / f"certs-{release}")
             stack.callback(containerd.close)
             containerd.start()
             nodes.append(Node(containerd, line))
-        yield ColdBodyBed(bench, nodes)
+        yield nodes
 
 
 def measure_cold_body(bed: ColdBodyBed, fault: ColdBodyFault) -> ColdBodyResult:

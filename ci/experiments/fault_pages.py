@@ -1,4 +1,4 @@
-"""Writes the figures of `make faults` into docs/faults.md, docs/faults-bare.md and docs/faults-first-pull.md."""
+"""Writes the figures of `make faults` into the pages docs/faults*.md."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from experiments.bare_scenarios import Outcome
     from experiments.cluster_fault_costs import Row, Timed
     from experiments.cold_body_faults import ColdBodyResult
+    from experiments.odd_pulls import OddPulls
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 QUOTED = re.compile(r' ".*"')
@@ -83,6 +84,17 @@ def cold_body_figures(
     return f"Without a cache, such a pull takes {seconds}.\n\n{_with_rule(head, rows)}"
 
 
+def odd_figures(versions: Mapping[str, str], measured: Mapping[str, OddPulls]) -> str:
+    """Return the table for docs/faults-odd-repositories.md, by the title of each oddity."""
+    head = ["the repository", "without a cache", "through the cache", "the next pull", "another repository meanwhile"]
+    rows = []
+    for title, pulls in measured.items():
+        cells = (pulls.direct, pulls.through, pulls.again, pulls.other)
+        rows.append([title, *(_slowest(each, versions) for each in cells)])
+    usual = max(pull.seconds for pulls in measured.values() for pull in pulls.other_direct.values())
+    return f"Without a cache, a pull of the other repository takes {usual:.1f} s at most.\n\n{_with_rule(head, rows)}"
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
@@ -131,6 +143,15 @@ def _first_pull(result: ColdBodyResult, release: str, direct_seconds: float) -> 
         return f"{pull.seconds - direct_seconds:+.1f} s"
     retry = result.retries[release]
     return "fails" if retry.error else f"fails once; the next try takes {retry.seconds:.1f} s"
+
+
+def _slowest(pulls: Mapping[str, Pull], versions: Mapping[str, str]) -> str:
+    """Return how long the slowest pull took, and which releases failed."""
+    failed = [versions[release] for release, pull in pulls.items() if pull.error]
+    if len(failed) == len(pulls):
+        return "fails"
+    slowest = max(pull.seconds for pull in pulls.values() if not pull.error)
+    return f"{slowest:.1f} s; fails with {', '.join(failed)}" if failed else f"{slowest:.1f} s"
 
 
 def _source_of_rest(result: ColdBodyResult) -> str:

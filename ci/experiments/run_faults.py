@@ -15,6 +15,7 @@ from cluster.native import NativeCluster
 from cluster.release import Release
 from machine import environment
 from machine.paths import REPOSITORY
+from upstreams.odd_repositories import ODD_ANSWERS
 
 from experiments.bare_fault_costs import measure_all
 from experiments.bare_node import OLDER_RELEASES, RELEASES, bare_node
@@ -22,14 +23,16 @@ from experiments.bare_scenarios import SCENARIOS
 from experiments.cluster_fault_costs import Row, measure
 from experiments.cluster_faults import VALUES, Scene
 from experiments.cold_body_faults import COLD_BODY_FAULTS, cold_body_bed, measure_cold_body
-from experiments.fault_pages import bare_figures, cluster_figures, cold_body_figures, replace_figures
+from experiments.fault_pages import bare_figures, cluster_figures, cold_body_figures, odd_figures, replace_figures
 from experiments.faults import IN_CLUSTER
+from experiments.odd_pulls import measure_odd, odd_bed
 
 RUNS = 3
 CLUSTER_PAGE = REPOSITORY / "docs" / "faults.md"
 BARE_PAGE = REPOSITORY / "docs" / "faults-bare.md"
 FIRST_PULL_PAGE = REPOSITORY / "docs" / "faults-first-pull.md"
-BACK_ENDS = ("cluster", "bare", "first-pull")
+ODD_PAGE = REPOSITORY / "docs" / "faults-odd-repositories.md"
+BACK_ENDS = ("cluster", "bare", "first-pull", "odd")
 
 
 def main(arguments: list[str]) -> int:
@@ -56,6 +59,8 @@ def main(arguments: list[str]) -> int:
         measure_bare()
     if "first-pull" in back_ends:
         measure_first_pulls()
+    if "odd" in back_ends:
+        measure_odd_repositories()
     return 0
 
 
@@ -107,6 +112,16 @@ def measure_first_pulls() -> None:
             results[fault.title] = measure_cold_body(bed, fault)
             _print(f"{fault.title}: {results[fault.title]}")
         replace_figures(FIRST_PULL_PAGE, cold_body_figures(bed.versions, direct, results))
+
+
+def measure_odd_repositories() -> None:
+    """Measure what a repository for which the registry answers oddly costs, and write it."""
+    with tempfile.TemporaryDirectory() as work, odd_bed(Path(work), RELEASES) as bed:
+        measured = {}
+        for answer in ODD_ANSWERS:
+            measured[answer.title] = measure_odd(bed, answer)
+            _print(f"{answer.title}: {measured[answer.title]}")
+        replace_figures(ODD_PAGE, odd_figures(bed.versions, measured))
 
 
 def _print(text: str) -> None:

@@ -1,8 +1,8 @@
 """An upstream registry that is hostile in some repositories: `python -m upstreams.hostile_upstream HOST PORT TARGET`.
 
 It passes requests on to the registry at TARGET. A request for a repository `hostile/<behaviour>/…` gets what the
-behaviour of that name sends instead. `/-/sent` says how many bytes of bodies were sent for each repository, and
-`/-/asked` how many requests there were for each behaviour.
+behaviour of that name sends instead, and one for `odd/<name>/…` what `odd_repositories` says. `/-/sent` says how many
+bytes of bodies were sent for each repository, and `/-/asked` how many requests there were for each behaviour.
 
 It runs in one thread, so that it can hold thousands of connections.
 """
@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from upstreams import hostile_content, oci
+from upstreams.odd_repositories import CLOSED_PORT, ODD_ANSWERS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
 HOSTILE = re.compile(r"/v2/hostile/([a-z0-9-]+)/(.*?)/?(?:blobs|manifests)/([^/?]+)")
+ODD = re.compile(r"/v2/odd/([a-z0-9-]+)/.*?(blobs|manifests)/")
 REPOSITORY = re.compile(r"/v2/(.+)/(?:blobs|manifests)/")
 BIG = 1 << 20
 MISSING_SECONDS = 0.2
@@ -37,8 +39,6 @@ LONG_BYTES_PER_SECOND = 1 << 20
 HEADER_LINES = 95
 HEADER_LINE_BYTES = 65_000
 TOKEN_BYTES = 32768
-# Nothing listens there.
-CLOSED_PORT = 1
 # Where clouds tell a machine its credentials.
 LINK_LOCAL = "169.254.169.254"
 # How a token for a private repository begins.
@@ -94,7 +94,7 @@ class HostileUpstream:
         method, path, _ = request.split(" ", 2)
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         exchange = Exchange(method, path, headers, writer, self.own, self.sent)
-        match = HOSTILE.match(path)
+        match, odd = HOSTILE.match(path), ODD.match(path)
         if match is not None:
             self.asked[match[1]] += 1
         if path == "/-/sent":
@@ -103,6 +103,8 @@ class HostileUpstream:
             await exchange.send(200, {}, json.dumps(self.asked).encode())
         elif path.startswith("/token"):
             await _send_token(exchange)
+        elif odd is not None:
+            await self._answer_oddly(exchange, odd[1], odd[2])
         elif match is None:
             await self._pass_on(exchange, path)
         elif match[1] == "slow":
@@ -110,6 +112,16 @@ class HostileUpstream:
         else:
             return await BEHAVIOURS[match[1]](exchange, match[3])
         return True
+
+    async def _answer_oddly(self, exchange: Exchange, name: str, kind: str) -> None:
+        answer = next(answer for answer in ODD_ANSWERS if answer.name == name)
+        is_concerned = answer.concerns(exchange.method, kind)
+        if is_concerned:
+            await asyncio.sleep(answer.delay_seconds)
+        if is_concerned and answer.status is not None:
+            await exchange.send(answer.status, answer.headers_at(exchange.own.partition(":")[0]))
+        else:
+            await self._pass_on(exchange, exchange.path)
 
     async def _pass_on(self, exchange: Exchange, path: str, rate: int | None = None) -> None:
         """Send what the registry sends, at a rate."""
