@@ -68,7 +68,7 @@ soak: setup ## Pull at random while upstreams fail and caches are killed (SOAK_A
 	@$(RUN) -m experiments.run_soak $(SOAK_ARGS)
 
 .PHONY: faults
-faults: setup ## Measure what each fault of a cache costs a pull, and write docs/faults*.md: about 35 min
+faults: setup ## Measure what each fault of a cache costs a pull, and write docs/faults*.md: about 40 min
 	@$(RUN) -m experiments.run_faults $(FAULTS_ARGS)
 
 .PHONY: matrix
@@ -107,6 +107,10 @@ update: setup ## Take newer patch versions of programs and images, and the diges
 	$(RUN) -m publishing.update
 	$(RUN) -m registry_cache.regenerate
 	$(MAKE) test-fast
+
+.PHONY: check-images
+check-images: setup ## Ask the registry for each image that the chart names, for amd64 and arm64
+	$(RUN) -m publishing.check_images
 
 .PHONY: release
 release: setup ## Build the files of a tag into build/release (TAG=v1.2.3, RELEASE_ARGS="--pgp-key NAME --pgp-keyring FILE")

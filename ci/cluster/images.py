@@ -1,7 +1,8 @@
 """The images that run in the test cluster, under the names of the stock images that they stand in for.
 
 The native cluster cannot reach public registries. Each image has the same program as the stock image, from the same
-source, and the certificate of the test authority in place of the public ones.
+source, and the certificate of the test authority in place of the public ones. So it has another digest than the one in
+the name, which containerd does not compare for an image that was imported.
 """
 
 from __future__ import annotations
@@ -56,6 +57,15 @@ def archives(references: tuple[str, ...] = ()) -> dict[str, Path]:
     """Create the archives of these images, or of all images, where they are missing, and return them by name."""
     recipes = _recipes()
     return {name: _archive(name, recipes[name]) for name in references or recipes}
+
+
+def name_in_containerd(reference: str) -> str:
+    """Return the name under which containerd looks for an image that a pod names with a tag and a digest.
+
+    The tag does not count then (github.com/distribution/reference, `ParseDockerRef`, which the CRI plugin calls).
+    """
+    name, at, digest = reference.partition("@")
+    return f"{name.rpartition(':')[0]}@{digest}" if at else reference
 
 
 def build(reference: str) -> oci.Image:
@@ -120,7 +130,7 @@ def _archive(reference: str, make: Callable[[], oci.Image]) -> Path:
     with locks.exclusive(path, reference):
         if not path.exists():
             _remove_unused(reference)
-            make().write_archive(path, reference)
+            make().write_archive(path, name_in_containerd(reference))
         os.utime(path)
     return path
 

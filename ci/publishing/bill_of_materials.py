@@ -44,7 +44,7 @@ def components(source: Source) -> list[Component]:
     images = [
         Component(
             f"image-{name}",
-            image["tag"],
+            image["tag"].partition("@")[0],
             listed["images"][name]["license"],
             _image_url(**image),
             "container",
@@ -159,7 +159,8 @@ def _cyclonedx_license(expression: str) -> dict[str, Any]:
 
 
 def _image_url(registry: str, repository: str, tag: str, digest: str, **_: str) -> str:
-    name = repository.rpartition("/")[2]
+    name, pinned = repository.rpartition("/")[2], tag.partition("@")[2]
+    tag, digest = tag.partition("@")[0], digest or pinned
     if digest:
         return f"pkg:oci/{name}@{quote(digest, safe='')}?repository_url={registry}/{repository}&tag={tag}"
     return f"pkg:docker/{repository}@{tag}?repository_url={registry}"

@@ -15,12 +15,12 @@ import urllib.request
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from machine import SetupFailed, environment, gobuild
 from machine.paths import REPOSITORY
 from packaging.requirements import Requirement
-from registry_cache.model.pods import Images
+from registry_cache.model.pods import Image, Images
 
 from publishing.bill_of_materials import COMPONENTS
 
@@ -108,16 +108,9 @@ def update_programs(text: str, versions_of: Callable[[str], list[str]]) -> str:
     return "".join(_update_section(section, versions_of) for section in sections)
 
 
-def update_image(text: str, image: Any, tag: str, digest: str) -> str:
-    """Return the text of a file with another tag and digest of an image, wherever the file has the old ones."""
-    name = image.repository
-    text = text.replace(f"{name}:{image.tag}", f"{name}:{tag}")
-    model = re.compile(
-        rf'(repository: str = Field\("{name}",[^\n]*\n    tag: str = Field\()"[^"]*"(.*?\n)'
-        r'(?:    digest: Digest = Field\("[^"]*",[^\n]*\n)?'
-    )
-    line = f'    digest: Digest = Field("{digest}", description="The digest. It wins over the tag.")\n'
-    return model.sub(lambda match: f'{match[1]}"{tag}"{match[2]}{line if digest else ""}', text)
+def update_image(text: str, image: Image, tag: str) -> str:
+    """Return the text of a file with another tag of an image, wherever the file has the old one."""
+    return re.sub(rf'(?<=[":]){re.escape(image.tag)}(?=["\n])', tag, text)
 
 
 def update_packages(text: str) -> str:
@@ -144,15 +137,15 @@ def main() -> int:
         host, _, path = image.registry.partition("/")
         registry, repository = Registry(host), f"{path}/{image.repository}".removeprefix("/")
         try:
-            tag = newest_patch(image.tag, registry.tags(repository))
-            digest = registry.digest(repository, tag)
+            tag = newest_patch(image.tag.partition("@")[0], registry.tags(repository))
+            pinned = f"{tag}@{registry.digest(repository, tag)}"
         except CannotReach as error:
             print(f"  {name} stays at {image.tag}: {error}")
             continue
-        print(f"  {name}: {image.tag} -> {tag}@{digest}")
+        print(f"  {name}: {image.tag} -> {pinned}")
         for file in IMAGE_FILES:
             path = REPOSITORY / file
-            path.write_text(update_image(path.read_text(), image, tag, digest))
+            path.write_text(update_image(path.read_text(), image, pinned))
     return 0
 
 

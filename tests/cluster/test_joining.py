@@ -12,6 +12,7 @@ from cluster.joining import boot, joined, lose_power
 from cluster.pulls import new_image, pull
 from cluster_support import installed
 from machine.processes import wait_for
+from registry_cache.model.pods import Images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cluster.native import NativeCluster
     from cluster.native_node import NativeNode
     from cluster.release import Release
+    from registry_cache.model.pods import Image
     from upstreams.access_log import Request
     from upstreams.upstream import Upstream
 
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.cluster
 
 ECR = "public.ecr.aws"
 IMAGES = (images.REGISTRY, images.NGINX, images.PYTHON)
+NAMES_OF_IMAGES = {images.name_in_containerd(reference) for reference in IMAGES}
 SECONDS = 120.0
 
 
@@ -33,7 +36,7 @@ SECONDS = 120.0
 def without_images(native: NativeCluster) -> Iterator[NativeCluster]:
     """A cluster whose nodes have none of the chart's images, which are in their registry instead."""
     for reference in IMAGES:
-        native.upstream.push(reference, images.build(reference))
+        native.upstream.push(reference.partition("@")[0], images.build(reference))
     for node in native.nodes:
         remove_images(node)
     yield native
@@ -44,7 +47,7 @@ def without_images(native: NativeCluster) -> Iterator[NativeCluster]:
 def remove_images(node: NativeNode) -> None:
     """Remove the chart's images with all names that the kubelet has for them, so that their content goes too."""
     listed = [line.split()[:3] for line in node.run("ctr", "--namespace", "k8s.io", "images", "list").splitlines()]
-    digests = {digest for name, _, digest in listed if name in IMAGES}
+    digests = {digest for name, _, digest in listed if name in NAMES_OF_IMAGES}
     names = [name for name, _, digest in listed if digest in digests]
     node.run("ctr", "--namespace", "k8s.io", "images", "remove", "--sync", *names)
 
@@ -60,12 +63,18 @@ def release(without_images: NativeCluster, mark: int, tmp_path_factory: pytest.T
     path = tmp_path_factory.mktemp("joining") / "values.yaml"
     address = f"{without_images.network.services.rpartition('.')[0]}.77"
     document = {
+        "images": {name: {"tag": stand_in_tag(image)} for name, image in Images()},
         "caches": [{"upstream": name, "volume": {"size": "1Gi"}} for name in ("docker.io", ECR)],
         "upstreamSettings": {ECR: {"clusterIP": address}},
     }
     path.write_text(json.dumps(document))
     with installed(without_images, "joining", "--values", str(path)) as running:
         yield running
+
+
+def stand_in_tag(image: Image) -> str:
+    """Return the tag of an image with the digest of what stands in for it."""
+    return f"{image.tag.partition('@')[0]}@{images.build(image.reference).digest}"
 
 
 def image_pulls(requests: list[Request]) -> list[tuple[str, str, str]]:

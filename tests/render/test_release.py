@@ -139,7 +139,9 @@ def test_bill_of_materials_is_valid_cyclonedx(release: Path) -> None:
 def test_bill_of_materials_has_the_images_of_the_values(release: Path) -> None:
     listed = json.loads((release / CYCLONEDX).read_text())["components"]
     images = {one["name"]: one["version"] for one in listed if one["type"] == "container"}
-    assert images == {name: image.tag for name, image in Images()}
+    assert images == {name: image.tag.partition("@")[0] for name, image in Images()}
+    addresses = {one["name"]: one["purl"] for one in listed if one["type"] == "container"}
+    assert all("@sha256%3A" in address for address in addresses.values())
 
 
 def test_list_of_components_has_every_direct_dependency() -> None:

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from registry_cache.model.pods import Images
 from rendering import Object, RenderingFailed, by_kind, names, pod_specs, render, render_text
 
 if TYPE_CHECKING:
@@ -69,16 +70,16 @@ def images(objects: list[Object]) -> set[str]:
 def test_global_registry_wins_over_those_of_the_images(chart: Chart, registry: str) -> None:
     of_images = {"nginx": {"registry": "quay.io", "digest": DIGEST}}
     assert images(chart(images=of_images, **{"global": {"imageRegistry": registry}})) == {
-        "registry.example.com:5000/library/registry:3.1.1",
+        f"registry.example.com:5000/library/registry:{Images().distribution.tag}",
         f"registry.example.com:5000/library/nginx@{DIGEST}",
-        "registry.example.com:5000/library/python:3.13-alpine",
+        f"registry.example.com:5000/library/python:{Images().python.tag}",
     }
     assert f"quay.io/library/nginx@{DIGEST}" in images(chart(images=of_images))
 
 
 def test_global_registry_may_have_a_path(chart: Chart) -> None:
     rendered = images(chart(**{"global": {"imageRegistry": "a.b/mirror/hub"}}))
-    assert "a.b/mirror/hub/library/python:3.13-alpine" in rendered
+    assert f"a.b/mirror/hub/library/python:{Images().python.tag}" in rendered
 
 
 def test_global_and_own_pull_secrets_are_merged_without_duplicates(chart: Chart) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from registry_cache import cli
+from registry_cache.model.pods import Images
 from registry_cache.plan import Plan, plan
 from registry_cache.regenerate import REPOSITORY
 from registry_cache.values_file import load_values
@@ -214,7 +215,7 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             one(),
             {**one(), "images": {"nginx": {"tag": "1.28.1-alpine"}}},
             "docker.io: changed, restarts\n"
-            "  images.nginx.tag: 1.28.0-alpine -> 1.28.1-alpine\n"
+            f"  images.nginx.tag: {Images().nginx.tag} -> 1.28.1-alpine\n"
             "  nodes pull from the upstream while the cache restarts; the cached content stays",
             id="image",
         ),
@@ -222,10 +223,10 @@ def planned(old: dict[str, Any], new: dict[str, Any], release: str = "registry-c
             one(),
             {**one(), "images": {"python": {"tag": "3.14-alpine"}}},
             "docker.io: changed, restarts\n"
-            "  images.python.tag: 3.13-alpine -> 3.14-alpine\n"
+            f"  images.python.tag: {Images().python.tag} -> 3.14-alpine\n"
             "  nodes pull from the upstream while the cache restarts; the cached content stays\n"
             "nodes: changed, restarts\n"
-            "  images.python.tag: 3.13-alpine -> 3.14-alpine\n"
+            f"  images.python.tag: {Images().python.tag} -> 3.14-alpine\n"
             "  the node program restarts on a few nodes at a time; these pull from the upstreams until it is back",
             id="image-of-all",
         ),

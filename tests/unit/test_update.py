@@ -13,14 +13,14 @@ import pytest
 from machine import SetupFailed
 from machine.paths import REPOSITORY
 from publishing import update
+from publishing.check_images import missing_images
 from publishing.update import CannotReach, Registry
-from registry_cache.model.pods import Images
+from registry_cache.model.pods import Image, Images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIGEST = "sha256:" + "a" * 64
-PODS = (REPOSITORY / "generator/registry_cache/model/pods.py").read_text()
 
 
 def platform(architecture: str) -> dict[str, object]:
@@ -32,6 +32,7 @@ INDEXES = {
     "1.0.1": [platform("amd64")],
     "1.0.2": [],
 }
+INDEXES_BY_DIGEST = {tag: f"sha256:{number:064}" for number, tag in enumerate(INDEXES)}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -46,7 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.endswith("/tags/list"):
             self.answer(200, {"tags": list(INDEXES)})
         else:
-            manifests = INDEXES[self.path.rpartition("/")[2]]
+            reference = self.path.rpartition("/")[2]
+            tags = {digest: tag for tag, digest in INDEXES_BY_DIGEST.items()}
+            manifests = INDEXES[tags.get(reference, reference)]
             self.answer(200, {"manifests": manifests}, {"Docker-Content-Digest": DIGEST})
 
     def answer(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
@@ -123,19 +126,30 @@ def test_registry_that_is_away_is_reported() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in Images()])
-def test_image_gets_its_tag_and_digest_in_the_model(name: str) -> None:
-    image = getattr(Images(), name)
-    once = update.update_image(PODS, image, "9.9.9", DIGEST)
-    assert f'"9.9.9", description="The tag.")\n    digest: Digest = Field("{DIGEST}", ' in once
-    other = "sha256:" + "b" * 64
-    twice = update.update_image(once, image.model_copy(update={"tag": "9.9.9"}), "9.9.10", other)
-    assert DIGEST not in twice
-    assert twice.count("digest: Digest = ") == PODS.count("digest: Digest = ") + (0 if image.digest else 1)
+@pytest.mark.parametrize("file", update.IMAGE_FILES)
+def test_image_gets_its_tag_and_digest_in_each_file(name: str, file: str) -> None:
+    image, text = getattr(Images(), name), (REPOSITORY / file).read_text()
+    updated = update.update_image(text, image, f"9.9.9@{DIGEST}")
+    assert updated.count(f"9.9.9@{DIGEST}") == 1
+    changed = [line for line in updated.splitlines() if line not in text.splitlines()]
+    assert len(changed) == 1
 
 
-def test_digests_of_the_images_are_empty_or_complete() -> None:
-    for name, image in Images():
-        assert re.fullmatch(r"(sha256:[0-9a-f]{64})?", image.digest), name
+@pytest.mark.parametrize("image", [image for _, image in Images()], ids=lambda image: image.repository)
+def test_images_are_pinned_by_digest(image: Image) -> None:
+    assert re.fullmatch(r"[\w.-]+@sha256:[0-9a-f]{64}", image.tag)
+    assert image.reference.endswith(f":{image.tag}")
+
+
+def test_images_that_cannot_be_pulled_for_both_platforms_are_named(registry: Registry) -> None:
+    there, partly = (
+        Image(registry=registry.host, repository="library/x", tag=f"1@{INDEXES_BY_DIGEST[tag]}")
+        for tag in ("1.0.0", "1.0.1")
+    )
+    assert missing_images([there], "http") == []
+    (line,) = missing_images([there, partly], "http")
+    assert line.startswith(f"{partly.reference}: ")
+    assert line.endswith("no image for linux/arm64")
 
 
 def test_packages_are_those_that_are_installed() -> None:

@@ -19,14 +19,17 @@ from registry_cache.model.scalars import (
     TaintKey,
 )
 
+# The digest is part of the tag, so that it goes when somebody sets another tag.
+TAG = "The tag, with the digest that is pulled. A tag alone is pulled as it is at that moment."
+
 
 class Image(Model):
     """A container image; each use of it has its own defaults."""
 
     registry: str = Field("public.ecr.aws/docker", description="The registry, which may have a path.")
     repository: str = Field(description="The repository in the registry.")
-    tag: str = Field(description="The tag.")
-    digest: Digest = Field("", description="The digest. It wins over the tag.")
+    tag: str = Field(description=TAG)
+    digest: Digest = Field("", description="A digest, which wins over the tag.")
     pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="The pull policy.")
 
     @property
@@ -39,21 +42,30 @@ class DistributionImage(Image):
     """The image of distribution."""
 
     repository: str = Field("library/registry", description="The repository in the registry.")
-    tag: str = Field("3.1.1", description="The tag.")
+    tag: str = Field(
+        "3.1.1@sha256:325b4b29b041e82803abeb703e201655e4e23ab83264ec1a7c9ddb0a5b14a6e0",
+        description=TAG,
+    )
 
 
 class NginxImage(Image):
     """The image of nginx."""
 
     repository: str = Field("library/nginx", description="The repository in the registry.")
-    tag: str = Field("1.28.0-alpine", description="The tag.")
+    tag: str = Field(
+        "1.28.3-alpine@sha256:a8b39bd9cf0f83869a2162827a0caf6137ddf759d50a171451b335cecc87d236",
+        description=TAG,
+    )
 
 
 class PythonImage(Image):
     """The image of Python."""
 
     repository: str = Field("library/python", description="The repository in the registry.")
-    tag: str = Field("3.13-alpine", description="The tag.")
+    tag: str = Field(
+        "3.13-alpine@sha256:79e7a9b9ff1cbceff819f856fb374477792a5967759d94df266de7b7b4120e6f",
+        description=TAG,
+    )
 
 
 class Images(Model):
