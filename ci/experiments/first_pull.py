@@ -209,12 +209,13 @@ def print_tables(results: list[Results], repetitions: int) -> None:
     """Print the tables of first and of second pulls, with medians."""
     heads = ["image", "links of the nodes", "delay", "a connection", DIRECT]
     ways = results[0].ways
-    print(f"First pulls, medians of {repetitions}; at last, how many times the upstream sent the image's bytes, and")
-    print(f"how many requests it got: {', '.join(ways)}\n")
-    compared = [head for way in ways if way != DIRECT for head in (way, TIMES_DIRECT)]
-    print_markdown(
-        [*heads, *compared, "upstream's bytes", "upstream's requests"], [first_cells(each) for each in results]
+    print(f"First pulls, medians of {repetitions}; at last, for each way ({', '.join(ways)}): how many times the")
+    print(
+        "upstream sent the image's bytes, how many requests it got, and the share of the machine's processors in use\n"
     )
+    compared = [head for way in ways if way != DIRECT for head in (way, TIMES_DIRECT)]
+    of_each = ("upstream's bytes", "upstream's requests", "processors")
+    print_markdown([*heads, *compared, *of_each], [first_cells(each) for each in results])
     again = [each for each in results if each.second]
     if not again:
         return
@@ -230,18 +231,25 @@ def first_cells(results: Results) -> list[str]:
         if way == DIRECT:
             continue
         cells += [f"{median[way]:.1f} s", f"{median[way] / median[DIRECT]:.2f}"]
-    multiples = (statistics.median(each.multiple for each in results.first[way]) for way in results.ways)
-    requests = (statistics.median(each.requests for each in results.first[way]) for way in results.ways)
-    return [*cells, ", ".join(f"{each:.2f}" for each in multiples), ", ".join(f"{each:.0f}" for each in requests)]
+    of_each = [
+        ", ".join(f"{statistics.median(each.multiple for each in results.first[way]):.2f}" for way in results.ways),
+        ", ".join(f"{statistics.median(each.requests for each in results.first[way]):.0f}" for way in results.ways),
+        ", ".join(_median_share([each.processors for each in results.first[way]]) for way in results.ways),
+    ]
+    return [*cells, *of_each]
 
 
 def second_cells(results: Results) -> list[str]:
     """Return the cells of a row of the second table."""
-    shares = [each.link_share for each in results.second if each.link_share is not None]
     direct = statistics.median(each.seconds for each in results.first[DIRECT])
     second = statistics.median(each.seconds for each in results.second)
-    share = f"{statistics.median(shares):.2f}" if shares else "-"
+    share = _median_share([each.link_share for each in results.second])
     return [*results.row.cells, f"{direct:.1f} s", f"{second:.1f} s", share]
+
+
+def _median_share(shares: list[float | None]) -> str:
+    known = [share for share in shares if share is not None]
+    return f"{statistics.median(known):.2f}" if known else "-"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from cluster import interface
 from cluster.containerd_configuration import REGISTRY_DIRECTORY
@@ -29,6 +29,7 @@ from cluster.pulls import Pod
 from cluster.release import Release
 from machine import tools
 from machine.processes import wait_for
+from machine.usage import busy_seconds
 from upstream.connections import USER_AGENT
 from upstreams import oci, pki
 from upstreams.sites import find_site
@@ -90,12 +91,25 @@ class Shape:
 
 @dataclass(frozen=True)
 class Measured:
-    """One pull: the kubelet's seconds, what the upstream sent for it, and the share of the node's link in use."""
+    """One pull: the kubelet's seconds, what the upstream sent for it, and the share of the node's link in use.
+
+    `processors` is the share of all processors in use while the bulk of the bytes came, by whatever program: all hosts
+    of the test cluster share them.
+    """
 
     seconds: float
     multiple: float
     requests: int
     link_share: float | None
+    processors: float | None
+
+
+class Sample(NamedTuple):
+    """What a link had carried at a moment, and how long the processors had been busy."""
+
+    seconds: float
+    link_bytes: int
+    busy_seconds: float = 0.0
 
 
 @dataclass
@@ -206,9 +220,9 @@ class Bed:
         upstream, kubeconfig = self.cluster.upstream, self.cluster.kubeconfig
         mark, node = upstream.mark(), self.puller(way, is_second=is_second)
         pulling = Pod(kubeconfig, image.reference(way), node, secret=self.secret)
-        with self._link_bytes(node) as samples, pulling as pod:
+        with self._sampled(node) as samples, pulling as pod:
             seconds = pod.wait_until_pulled(PULL_SECONDS)
-        if samples[-1][1] - samples[0][1] < image.size:
+        if samples[-1].link_bytes - samples[0].link_bytes < image.size:
             message = f"{node.name} had parts of {image.reference(way)} before it pulled that"
             raise RuntimeError(message)
         interface.kubectl(kubeconfig, "wait", "pod", pod.name, "--for=delete", f"--timeout={REMOVAL_SECONDS:.0f}s")
@@ -221,18 +235,23 @@ class Bed:
             message = f"not only the cache requested {image.reference(way)} from the upstream: {others}"
             raise RuntimeError(message)
         sent = sum(request.body_bytes for request in requests)
-        return Measured(seconds, sent / image.size, len(requests), link_share(samples, rate))
+        return Measured(
+            seconds, sent / image.size, len(requests), link_share(samples, rate), processors_in_use(samples)
+        )
 
     @contextmanager
-    def _link_bytes(self, node: NativeNode) -> Iterator[list[tuple[float, int]]]:
-        """Sample how many bytes the link has carried to a node, with the time, while the block runs."""
+    def _sampled(self, node: NativeNode) -> Iterator[list[Sample]]:
+        """Sample how many bytes the link has carried to a node while the block runs."""
         counter = Path(f"/sys/class/net/{self.cluster.network.link(node.address)}/statistics/tx_bytes")
-        samples = [(time.monotonic(), int(counter.read_text()))]
-        ended = threading.Event()
+
+        def take() -> Sample:
+            return Sample(time.monotonic(), int(counter.read_text()), busy_seconds())
+
+        samples, ended = [take()], threading.Event()
 
         def sample() -> None:
             while not ended.wait(SAMPLE_SECONDS):
-                samples.append((time.monotonic(), int(counter.read_text())))
+                samples.append(take())
 
         sampling = threading.Thread(target=sample)
         sampling.start()
@@ -270,19 +289,37 @@ class StoredImage:
         return [self.reference(way), f"{self.ways[way]}/{self.repository}@{self.digest}", self.config]
 
 
-def link_share(samples: list[tuple[float, int]], rate: int | None) -> float | None:
+def link_share(samples: list[Sample], rate: int | None) -> float | None:
     """Return the share of a link's rate that was in use while the bulk of the bytes came.
 
     The counter has one header for each large packet. The link has one for each of its parts.
     """
-    if rate is None or not samples:
+    bulk = _bulk(samples)
+    if rate is None or bulk is None:
         return None
-    first, last = samples[0][1], samples[-1][1]
-    bulk = [sample for sample in samples if EDGE <= (sample[1] - first) / max(1, last - first) <= 1 - EDGE]
-    if len(bulk) < 2 or bulk[-1][0] == bulk[0][0]:  # noqa: PLR2004 - a duration needs two samples
+    begin, end = bulk
+    carried = end.link_bytes - begin.link_bytes
+    return carried * PACKET_BYTES / PAYLOAD_BYTES * 8 / (end.seconds - begin.seconds) / rate
+
+
+def processors_in_use(samples: list[Sample]) -> float | None:
+    """Return the share of the machine's processors that were busy while the bulk of the bytes came."""
+    bulk = _bulk(samples)
+    if bulk is None:
         return None
-    (begun, before), (ended, after) = bulk[0], bulk[-1]
-    return (after - before) * PACKET_BYTES / PAYLOAD_BYTES * 8 / (ended - begun) / rate
+    begin, end = bulk
+    return (end.busy_seconds - begin.busy_seconds) / (end.seconds - begin.seconds) / (os.cpu_count() or 1)
+
+
+def _bulk(samples: list[Sample]) -> tuple[Sample, Sample] | None:
+    """Return where the bulk of the bytes begins and ends, if there are enough samples."""
+    if not samples:
+        return None
+    first, last = samples[0].link_bytes, samples[-1].link_bytes
+    bulk = [sample for sample in samples if EDGE <= (sample.link_bytes - first) / max(1, last - first) <= 1 - EDGE]
+    if len(bulk) < 2 or bulk[-1].seconds == bulk[0].seconds:  # noqa: PLR2004 - a duration needs two samples
+        return None
+    return bulk[0], bulk[-1]
 
 
 def _lost(node: NativeNode, way: str, image: StoredImage) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,14 @@ def cpu_seconds(cgroup: Cgroup) -> float:
             return int(match[1]) / 1e6
     message = f"no controller counts the time of {cgroup.name}"
     raise LookupError(message)
+
+
+def busy_seconds() -> float:
+    """Return how long all processors of the machine together have been busy (man 5 proc, /proc/stat)."""
+    user, nice, system, _idle, _waiting, *others = map(
+        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    )
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(processes: Iterable[int]) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import tarfile
 
 import pytest
 from experiments.first_pull import DEFAULT, PRIVATE, Row, choose_rows, parse_shape
-from experiments.first_pull_bed import MEBIBYTE, Shape, link_share
+from experiments.first_pull_bed import MEBIBYTE, Sample, Shape, link_share, processors_in_use
 from machine.links import Links
 
 
@@ -60,13 +61,23 @@ def test_image_has_the_layers_of_its_shape_and_no_other_image_has_them() -> None
 
 def test_share_of_a_link_is_that_while_the_bulk_of_the_bytes_comes() -> None:
     # Nothing for a second, then 10 MB in a second, and nothing again.
-    samples = [(t / 100, min(max(t - 100, 0), 100) * 100_000) for t in range(300)]
+    samples = [Sample(t / 100, min(max(t - 100, 0), 100) * 100_000) for t in range(300)]
     payload = 1448 / 1514
     assert link_share(samples, 80_000_000) == pytest.approx(1 / payload, rel=0.02)
     assert link_share(samples, 160_000_000) == pytest.approx(0.5 / payload, rel=0.02)
 
 
-@pytest.mark.parametrize("samples", [[], [(0.0, 5)], [(0.0, 5), (1.0, 5)], [(0.0, 0), (1.0, 10)]])
-def test_share_of_a_link_needs_samples_and_a_rate(samples: list[tuple[float, int]]) -> None:
+def test_share_of_the_processors_is_that_of_the_time_in_which_the_bytes_came() -> None:
+    """Half of one processor is busy in the second of the bytes, and none before and after it."""
+    samples = [
+        Sample(t / 100, min(max(t - 100, 0), 100) * 100_000, min(max(t - 100, 0), 100) / 200) for t in range(300)
+    ]
+    assert processors_in_use(samples) == pytest.approx(0.5 / (os.cpu_count() or 1), rel=0.02)
+
+
+@pytest.mark.parametrize("pairs", [[], [(0.0, 5)], [(0.0, 5), (1.0, 5)], [(0.0, 0), (1.0, 10)]])
+def test_shares_need_samples_and_that_of_a_link_a_rate(pairs: list[tuple[float, int]]) -> None:
+    samples = [Sample(*pair) for pair in pairs]
     assert link_share(samples, 1000) is None
-    assert link_share([(0.0, 0), (1.0, 500), (2.0, 600), (3.0, 1000)], None) is None
+    assert processors_in_use(samples) is None
+    assert link_share([Sample(0.0, 0), Sample(1.0, 500), Sample(2.0, 600), Sample(3.0, 1000)], None) is None
