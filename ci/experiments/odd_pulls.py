@@ -86,6 +86,8 @@ class OddPulls:
     """The next pull of the same image, by nodes that have nothing of it."""
     other_direct: dict[str, Pull]
     other: dict[str, Pull]
+    damaged: list[str]
+    """The blobs on the volume of the cache whose content does not have their digest."""
 
 
 @contextmanager
@@ -115,4 +117,4 @@ def measure_odd(bed: OddBed, answer: OddAnswer) -> OddPulls:
         through, other_through = bed.pull(odd, other)
         bed.remove(odd)
         (again,) = bed.pull(odd)
-    return OddPulls(direct, through, again, other_direct, other_through)
+    return OddPulls(direct, through, again, other_direct, other_through, oci.damaged_blobs(pod.volume_folder))

@@ -102,6 +102,12 @@ def blob_file(root: Path, digest: str) -> Path:
     return root / "docker/registry/v2/blobs/sha256" / code[:2] / code / "data"
 
 
+def damaged_blobs(root: Path) -> list[str]:
+    """Return the digests of the blobs below the root folder of a distribution whose content has another digest."""
+    files = (root / "docker/registry/v2/blobs/sha256").glob("*/*/data")
+    return sorted(file.parent.name for file in files if digest(file.read_bytes()) != f"sha256:{file.parent.name}")
+
+
 def layer_of_files(files: dict[str, bytes], *, links: dict[str, str] | None = None, executable: bool = False) -> bytes:
     """Return a layer with these files by path, and these symbolic links to their targets, owned by root."""
     buffer = io.BytesIO()

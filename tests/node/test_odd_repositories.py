@@ -51,3 +51,7 @@ def test_other_repository_is_pulled_as_without_the_odd_one(pulls: OddPulls, rele
     other = pulls.other[release]
     assert other.error == ""
     assert other.seconds < pulls.other_direct[release].seconds + MARGIN_SECONDS
+
+
+def test_volume_has_nothing_wrong(pulls: OddPulls) -> None:
+    assert pulls.damaged == []
