@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def settings_for(certs: Path, state: Path, cache: Cache) -> Configuration:
-    """Return the configuration for one cache, with a registry directory and a folder for the state."""
+def settings_for(certs: Path, state: Path, *caches: Cache, interval: float = 5.0) -> Configuration:
+    """Return the configuration for caches, with a registry directory and a folder for the state."""
     return Configuration(
         owner="a/b",
         registry_directory=certs,
         state_directory=state,
         dial_timeout="500ms",
-        probe=Probe(interval=5.0, timeout=1.0, failure_threshold=2, max_backoff=0.0),
+        probe=Probe(interval=interval, timeout=1.0, failure_threshold=2, max_backoff=0.0),
         metrics_port=0,
         containerd=Containerd("/none", str(certs), "", {}),
         configure=None,
         proxy_check=None,
-        caches=(cache,),
+        caches=caches,
     )

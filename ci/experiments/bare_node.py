@@ -26,7 +26,7 @@ from upstreams.distribution import Distribution
 from upstreams.push import push_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 UPSTREAM_PORT = 5000
@@ -164,6 +164,11 @@ state = '{self.folder}/state'
     def _call(self, method: str, request: bytes, timeout: float) -> bytes:
         answer: bytes = self._channel.unary_unary(f"/runtime.v1.{method}")(request, timeout=timeout)
         return answer
+
+
+def versions(containerds: Iterable[Containerd]) -> dict[str, str]:
+    """Return the version of each release."""
+    return {containerd.release: containerd.version for containerd in containerds}
 
 
 class Watch:

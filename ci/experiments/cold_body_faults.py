@@ -84,16 +84,15 @@ class ColdBodyBed:
     nodes: list[Node]
 
     @property
-    def versions(self) -> dict[str, str]:
-        """The version of each release."""
-        return {node.containerd.release: node.containerd.version for node in self.nodes}
+    def containerds(self) -> list[Containerd]:
+        """The containerds of the nodes."""
+        return [node.containerd for node in self.nodes]
 
     def wait_for_bytes(self, count: int) -> None:
         """Wait until each containerd has written this much of a layer, in parts of 1 MiB."""
-        containerds = [node.containerd for node in self.nodes]
         wait_for(
             f"{count} bytes at each containerd",
-            lambda: min(containerd.partial_bytes() for containerd in containerds) >= count,
+            lambda: min(containerd.partial_bytes() for containerd in self.containerds) >= count,
             HANG_SECONDS,
             0.02,
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cluster import interface
 from upstreams import pki
 
-from experiments.first_pull_bed import CACHE, DIRECT, VOLUME_MEMORY, VOLUME_SIZE, Bed
+from experiments.first_pull_bed import CACHE, DIRECT, RESOURCES, VOLUME_SIZE, Bed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,12 +72,10 @@ class PrivateBed(Bed):
 def _values(folder: Path, address: str, near: str) -> dict[str, object]:
     certificate, key = pki.issue(folder, "cache", address, common_name="cache")
     files = {"tls.crt": certificate, "tls.key": key, "ca.crt": pki.authority_file()}
-    # If the volume is in memory, it belongs to the memory of the container that writes it.
-    resources = {name: {"limits": {"memory": VOLUME_MEMORY}} for name in ("front", "gate", "distribution")}
     return {
         "caches": [{"upstream": UPSTREAM, "volume": {"size": VOLUME_SIZE}, "http": {"tls": True}}],
         "upstreamSettings": {UPSTREAM: {"access": "Puller", "clusterIP": address, "tlsSecretName": CERTIFICATE}},
-        "cachePods": {"resources": resources, "nodeSelector": {"kubernetes.io/hostname": near}},
+        "cachePods": {"resources": RESOURCES, "nodeSelector": {"kubernetes.io/hostname": near}},
         "nodeProgram": {"nodeSelector": {LABEL: "cache"}},
         "extraObjects": [
             {

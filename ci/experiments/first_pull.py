@@ -210,9 +210,7 @@ def print_tables(results: list[Results], repetitions: int) -> None:
     heads = ["image", "links of the nodes", "delay", "a connection", DIRECT]
     ways = results[0].ways
     print(f"First pulls, medians of {repetitions}; at last, for each way ({', '.join(ways)}): how many times the")
-    print(
-        "upstream sent the image's bytes, how many requests it got, and the share of the machine's processors in use\n"
-    )
+    print("upstream sent the image's bytes, how many requests it got, and how busy the processors were\n")
     compared = [head for way in ways if way != DIRECT for head in (way, TIMES_DIRECT)]
     of_each = ("upstream's bytes", "upstream's requests", "processors")
     print_markdown([*heads, *compared, *of_each], [first_cells(each) for each in results])

@@ -48,7 +48,8 @@ WAYS = {DIRECT: "ghcr.io", CACHE: "docker.io", DISTRIBUTION: "quay.io"}
 MEBIBYTE = 1 << 20
 # Enough for a few images of 2 GiB. Older ones are evicted.
 VOLUME_SIZE = "8Gi"
-VOLUME_MEMORY = "10Gi"
+# If the volume is in memory, it belongs to the memory of the container that writes it.
+RESOURCES = {name: {"limits": {"memory": "10Gi"}} for name in ("front", "gate", "distribution")}
 PORT = 5100
 PULL_SECONDS = 600.0
 REMOVAL_SECONDS = 300.0
@@ -147,11 +148,9 @@ class Bed:
         """Install the chart, and have the first far node ask distribution for the images of its upstream."""
         upstream = WAYS[CACHE]
         cache = {"upstream": upstream, "remoteURL": "https://registry-1.docker.io", "volume": {"size": VOLUME_SIZE}}
-        # If the volume is in memory, it belongs to the memory of the container that writes it.
-        resources = {key: {"limits": {"memory": VOLUME_MEMORY}} for key in ("front", "gate", "distribution")}
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "values.yaml"
-            path.write_text(json.dumps({"caches": [cache], "cachePods": {"resources": resources}}))
+            path.write_text(json.dumps({"caches": [cache], "cachePods": {"resources": RESOURCES}}))
             self.release.install("--values", str(path))
         self.release.wait_for_nodes(upstream, use=True)
         folder = f"{REGISTRY_DIRECTORY}/{WAYS[DISTRIBUTION]}"

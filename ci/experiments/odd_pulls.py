@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from upstreams.odd_repositories import OddAnswer
 
-    from experiments.bare_node import Pull
+    from experiments.bare_node import Containerd, Pull
 
 LAYERS = 2
 LAYER_BYTES = 1 << 20
@@ -38,9 +38,9 @@ class OddBed:
     nodes: list[Node]
 
     @property
-    def versions(self) -> dict[str, str]:
-        """The version of each release."""
-        return {node.containerd.release: node.containerd.version for node in self.nodes}
+    def containerds(self) -> list[Containerd]:
+        """The containerds of the nodes."""
+        return [node.containerd for node in self.nodes]
 
     def push(self, repository: str) -> Image:
         """Push an image, as `<repository>:1`."""

@@ -18,7 +18,7 @@ from machine.paths import REPOSITORY
 from upstreams.odd_repositories import ODD_ANSWERS
 
 from experiments.bare_fault_costs import measure_all
-from experiments.bare_node import OLDER_RELEASES, RELEASES, bare_node
+from experiments.bare_node import OLDER_RELEASES, RELEASES, bare_node, versions
 from experiments.bare_scenarios import SCENARIOS
 from experiments.cluster_fault_costs import Row, measure
 from experiments.cluster_faults import VALUES, Scene
@@ -93,13 +93,12 @@ def measure_in_cluster(cluster: NativeCluster, runs: int, only: str) -> None:
 def measure_bare() -> None:
     """Measure the faults of a cache without Kubernetes, and write them."""
     with tempfile.TemporaryDirectory() as work, bare_node(Path(work)) as node:
-        versions = {containerd.release: containerd.version for containerd in node.containerds}
         measured = measure_all(node)
         outcomes = {}
         for scenario in SCENARIOS:
             outcomes[scenario.title] = scenario.run(node)
             _print(f"{scenario.title}: {outcomes[scenario.title].remark}")
-        replace_figures(BARE_PAGE, bare_figures(versions, measured, outcomes))
+        replace_figures(BARE_PAGE, bare_figures(versions(node.containerds), measured, outcomes))
 
 
 def measure_first_pulls() -> None:
@@ -111,7 +110,7 @@ def measure_first_pulls() -> None:
         for fault in COLD_BODY_FAULTS:
             results[fault.title] = measure_cold_body(bed, fault)
             _print(f"{fault.title}: {results[fault.title]}")
-        replace_figures(FIRST_PULL_PAGE, cold_body_figures(bed.versions, direct, results))
+        replace_figures(FIRST_PULL_PAGE, cold_body_figures(versions(bed.containerds), direct, results))
 
 
 def measure_odd_repositories() -> None:
@@ -121,7 +120,7 @@ def measure_odd_repositories() -> None:
         for answer in ODD_ANSWERS:
             measured[answer.title] = measure_odd(bed, answer)
             _print(f"{answer.title}: {measured[answer.title]}")
-        replace_figures(ODD_PAGE, odd_figures(bed.versions, measured))
+        replace_figures(ODD_PAGE, odd_figures(versions(bed.containerds), measured))
 
 
 def _print(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from machine import environment
 from registry_cache.model.pods import Images
 
-from publishing.update import CannotReach, Registry
+from publishing.update import CannotReach, find_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,10 +20,9 @@ def missing_images(images: Iterable[Image], scheme: str = "https") -> list[str]:
     """Return what the registries say about the images that cannot be pulled by their digests."""
     found = []
     for image in images:
-        host, _, path = image.registry.partition("/")
-        digest = image.tag.partition("@")[2]
+        registry, repository = find_image(image, scheme)
         try:
-            Registry(host, scheme).digest(f"{path}/{image.repository}".removeprefix("/"), digest)
+            registry.digest(repository, image.tag.partition("@")[2])
         except CannotReach as error:
             found.append(f"{image.reference}: {error}")
     return found

@@ -128,14 +128,19 @@ def update_packages(text: str) -> str:
     return head + "".join(lines)
 
 
+def find_image(image: Image, scheme: str = "https") -> tuple[Registry, str]:
+    """Return the registry of an image, and the repository there."""
+    host, _, path = image.registry.partition("/")
+    return Registry(host, scheme), f"{path}/{image.repository}".removeprefix("/")
+
+
 def main() -> int:
     """Update all that can be reached, and return the exit code."""
     environment.clean_process()
     _rewrite(Path("ci/tools.toml"), lambda text: update_programs(text, _module_versions))
     _rewrite(Path(COMPONENTS), update_packages)
     for name, image in Images():
-        host, _, path = image.registry.partition("/")
-        registry, repository = Registry(host), f"{path}/{image.repository}".removeprefix("/")
+        registry, repository = find_image(image)
         try:
             tag = newest_patch(image.tag.partition("@")[0], registry.tags(repository))
             pinned = f"{tag}@{registry.digest(repository, tag)}"

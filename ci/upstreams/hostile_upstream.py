@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from upstreams import hostile_content, oci
-from upstreams.odd_repositories import CLOSED_PORT, ODD_ANSWERS
+from upstreams.odd_repositories import CLOSED_PORT, ODD_ANSWERS, SLOW_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -29,7 +29,6 @@ ODD = re.compile(r"/v2/odd/([a-z0-9-]+)/.*?(blobs|manifests)/")
 REPOSITORY = re.compile(r"/v2/(.+)/(?:blobs|manifests)/")
 BIG = 1 << 20
 MISSING_SECONDS = 0.2
-SLOW_ANSWER_SECONDS = 12.0
 DRIP_SECONDS = 5.0
 SLOW_BYTES_PER_SECOND = 2 << 20
 PART_BYTES = 1 << 16
@@ -163,7 +162,7 @@ async def _silent(_exchange: Exchange, _: str) -> bool:
 
 
 async def _slow_answer(exchange: Exchange, _: str) -> bool:
-    await asyncio.sleep(SLOW_ANSWER_SECONDS)
+    await asyncio.sleep(SLOW_SECONDS)
     await exchange.send(404, {})
     return True
 

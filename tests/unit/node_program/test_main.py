@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from common.endpoint import Endpoint
+from made_node import settings_for
 from node_program import __main__ as main
 from node_program import keeper
-from node_program.configuration import Cache, Configuration, Containerd, Probe
+from node_program.configuration import Cache, Configuration, Containerd
 from node_program.directory_watch import DirectoryWatch
 from node_program.hosts_toml import Mirror
 from node_program.metrics import Metrics
@@ -35,18 +36,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # the program replaces it
     certs = tmp_path / "certs.d"
     certs.mkdir()
-    return Configuration(
-        owner="a/b",
-        registry_directory=certs,
-        state_directory=tmp_path / "state",
-        dial_timeout="500ms",
-        probe=Probe(interval=0.05, timeout=1.0, failure_threshold=2, max_backoff=0.0),
-        metrics_port=0,
-        containerd=Containerd("/none", str(certs), "", {}),
-        configure=None,
-        proxy_check=None,
-        caches=tuple(Cache(name, f"https://{name}", Endpoint("http", "127.0.0.1", 5000)) for name in UPSTREAMS),
-    )
+    caches = [Cache(name, f"https://{name}", Endpoint("http", "127.0.0.1", 5000)) for name in UPSTREAMS]
+    return settings_for(certs, tmp_path / "state", *caches, interval=0.05)
 
 
 def are_in_use(settings: Configuration) -> bool:
