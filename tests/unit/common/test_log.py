@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from common.log import SeldomLog, describe_oserror, log
+from common.log import ProblemLog, SeldomLog, describe_oserror, log
 
 
 def test_line_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,6 +20,14 @@ def test_topic_is_logged_again_only_after_the_interval(monkeypatch: pytest.Monke
     clock[0] += 61
     seldom.log("a", "later")
     assert lines == ["first", "other", "later"]
+
+
+def test_problem_is_logged_when_it_begins_or_changes() -> None:
+    lines: list[str] = []
+    problems = ProblemLog(lines.append)
+    for problem in ("", "full", "full", "gone", "", "gone", "gone"):
+        problems.note(problem)
+    assert lines == ["full", "gone", "gone"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.files import flush_folder, write_and_flush
+from common.log import ProblemLog
 from common.recent import RecentDict
 from store.layout import MAX_REPOSITORY_CHARACTERS, REPOSITORY
 
@@ -36,7 +37,7 @@ class PublicRepositories:
         # When the upstream was asked last. What was recorded before a restart counts as asked long ago.
         self._asked_at: RecentDict[str, float] = RecentDict(MAX_REPOSITORIES)
         self._is_recorded = True
-        self._logged_problem = ""
+        self._problems = ProblemLog(log)
 
     def load(self) -> None:
         """Read the record of an earlier start, if there is one."""
@@ -72,9 +73,7 @@ class PublicRepositories:
             with self._lock:
                 self._is_recorded = False
             problem = f"the public repositories are not recorded on the volume: {error}"
-        if problem not in ("", self._logged_problem):
-            self._log(problem)
-        self._logged_problem = problem
+        self._problems.note(problem)
 
     def __contains__(self, repository: str) -> bool:
         """Return whether a repository was public when the upstream was asked last."""

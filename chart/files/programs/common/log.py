@@ -34,6 +34,24 @@ class SeldomLog:
         self._log(line)
 
 
+class ProblemLog:
+    """Logs what does not work when it begins or changes, and not each time that it is tried again.
+
+    One thread at a time may call it.
+    """
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        """Pass lines on to `log`."""
+        self._log = log
+        self._last = ""
+
+    def note(self, problem: str) -> None:
+        """Take the problem of the latest try, or "" if it worked."""
+        if problem not in ("", self._last):
+            self._log(problem)
+        self._last = problem
+
+
 def log(line: str) -> None:
     """Write a line to the log, in one piece even if several threads write at the same time."""
     sys.stdout.write(f"{line}\n")

@@ -7,7 +7,7 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from common.log import describe_oserror, log
+from common.log import ProblemLog, describe_oserror, log
 
 if TYPE_CHECKING:
     import socket
@@ -29,7 +29,7 @@ class Certificate:
         self._key = folder / "tls.key"
         self._lock = threading.Lock()
         self._current: tuple[object, ssl.SSLContext] | None = None
-        self._logged_problem = ""
+        self._problems = ProblemLog(log)
 
     def wrap(self, connection: socket.socket) -> socket.socket:
         """Return an accepted connection with TLS.
@@ -65,9 +65,7 @@ class Certificate:
                 if self._current is None:
                     raise
                 problem = f"the new certificate of the cache cannot be used: {describe_oserror(error)}"
-            if problem not in ("", self._logged_problem):
-                log(problem)
-            self._logged_problem = problem
+            self._problems.note(problem)
             return self._current[1]
 
 

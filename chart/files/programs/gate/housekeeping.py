@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.log import log
+from common.log import ProblemLog, log
 
 from gate.configuration import read_limits
 
@@ -32,7 +32,7 @@ def keep_house(
 
     The limits are read again each time, since the kubelet updates the file while the gate runs.
     """
-    logged_problem = ""
+    problems = ProblemLog(log)
     while not stop.wait(INTERVAL_SECONDS):
         problem = ""
         store.record_incoming_blobs()
@@ -42,9 +42,7 @@ def keep_house(
             _clean_up(store, metrics, read_limits(configuration_folder))
         except (OSError, ValueError) as error:
             problem = f"nothing is removed from the volume: {error}"
-        if problem not in ("", logged_problem):
-            log(problem)
-        logged_problem = problem
+        problems.note(problem)
 
 
 def _clean_up(store: Store, metrics: Metrics, limits: Limits) -> None:

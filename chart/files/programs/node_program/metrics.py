@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from common.http_status import StatusServer
-from common.log import describe_oserror, log
+from common.log import ProblemLog, describe_oserror, log
 from common.prometheus_text import Histogram, Metric, Sample, format_metrics
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class MetricsServer:
         """Serve nothing before `ensure_listening`, and nothing at all on port 0. No address means all of them."""
         self._port = port
         self._server = StatusServer(port, metrics.render, address=address)
-        self._logged_problem = ""
+        self._problems = ProblemLog(log)
 
     def ensure_listening(self) -> None:
         """Start to serve, unless the server does already."""
@@ -145,9 +145,7 @@ class MetricsServer:
             self._server.listen()
         except OSError as error:
             problem = describe_oserror(error)
-            if problem != self._logged_problem:
-                self._logged_problem = problem
-                log(f"metrics are not served: cannot listen on port {self._port}: {problem}")
+            self._problems.note(f"metrics are not served: cannot listen on port {self._port}: {problem}")
 
 
 def _by_label(label: str, counts: Counter[tuple[str, str]]) -> list[Sample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from common.log import describe_oserror, log
+from common.log import ProblemLog, describe_oserror, log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,7 @@ class Readiness:
         self._reasons: dict[str, str | None] = dict.fromkeys(names, "not probed yet")
         self._lock = threading.Lock()
         self._written: str | None = None
-        self._logged_problem = ""
+        self._problems = ProblemLog(log)
         self._write()
 
     def set(self, name: str, reason: str | None) -> bool:
@@ -44,9 +44,7 @@ class Readiness:
             temporary.rename(self._folder / wanted)
             (self._folder / other).unlink(missing_ok=True)
         except OSError as error:
-            problem = describe_oserror(error)
-            if problem != self._logged_problem:
-                self._logged_problem = problem
-                log(f"the readiness file cannot be written: {problem}")
+            self._problems.note(f"the readiness file cannot be written: {describe_oserror(error)}")
             return
-        self._written, self._logged_problem = text, ""
+        self._written = text
+        self._problems.note("")
